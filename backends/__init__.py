@@ -1,0 +1,1 @@
+"""Who answers: targets on simulated low-voltage memory, in process or over HTTP. Knows nothing of optimisation."""

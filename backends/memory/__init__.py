@@ -1,0 +1,1 @@
+"""The memory that a target's weights are stored in: codes, chips, energy."""

@@ -1,0 +1,115 @@
+"""Fits a target on its data and keeps it in a cache, checked by its SHA-256.
+
+The cache is the folder named by ``BBFUSE_CACHE``, or ``~/.cache/bbfuse``. A file that does not match its checksum is fitted
+again; a folder that cannot be written costs a fit per process and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backends.data import Dataset, load
+from backends.targets import networks
+
+__all__ = ["RECIPE", "Recipe", "accuracy", "fit", "fitted"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW under a one-cycle schedule, every second batch shifted by at most one pixel."""
+
+    steps: int = 600
+    batch: int = 128
+    lr: float = 3e-3
+    weight_decay: float = 1e-2
+    seed: int = 0
+
+
+RECIPE = Recipe()
+
+
+def fitted(target: str, data: str, recipe: Recipe = RECIPE) -> nn.Module:
+    """The target called ``target``, fitted on the training part of ``data``, frozen; from the cache where it is."""
+    network = networks.build(target)
+    digest = hashlib.sha256(repr((target, data, recipe, str(network))).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("BBFUSE_CACHE") or Path.home() / ".cache" / "bbfuse")
+    path = folder / f"{target}-{data}-{digest}.pt"
+    state = _read(path)
+    if state is None:
+        network = fit(network, load(data), recipe)
+        _write(path, network.state_dict())
+    else:
+        network.load_state_dict(state)
+    return network.eval().requires_grad_(False)
+
+
+def fit(network: nn.Module, data: Dataset, recipe: Recipe = RECIPE) -> nn.Module:
+    """``network`` fitted by cross-entropy on ``data.train``; the weights it came with are not used."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.reset_parameters()
+        optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps)
+        for step in range(recipe.steps):
+            batch = data.train[torch.randint(len(data.train), (recipe.batch,))]
+            images = _shifted(batch.images) if step % 2 else batch.images
+            optimizer.zero_grad()
+            F.cross_entropy(network(images), batch.labels).backward()
+            optimizer.step()
+            schedule.step()
+    return network
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows whose largest logit is the label's."""
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def _shifted(images: Tensor) -> Tensor:
+    height, width = images.shape[2:]
+    down, right = torch.randint(0, 3, (2,)).tolist()
+    return F.pad(images, (1, 1, 1, 1), value=-1.0)[:, :, down : down + height, right : right + width]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        blob, checksum = path.read_bytes(), path.with_suffix(".sha256").read_text().strip()
+    except OSError:
+        return None
+    if hashlib.sha256(blob).hexdigest() != checksum:
+        log.warning("%s does not match its checksum; fitting the target again", path)
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(blob), weights_only=True)
+    return state
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    blob = buffer.getvalue()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the checksum goes first: a kill in between leaves a mismatch or nothing, never a wrong target
+        for destination, content in (
+            (path.with_suffix(".sha256"), hashlib.sha256(blob).hexdigest().encode()), (path, blob),
+        ):  # fmt: skip
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(content)
+            os.replace(file.name, destination)
+    except OSError as error:
+        log.warning("the fitted target could not be cached in %s: %s", path.parent, error)

@@ -1,0 +1,63 @@
+"""From settings to objects: the only place in this package that opens a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import cast
+
+from backends.data import Dataset, load
+from backends.interface import Backend, InputError
+from bbfuse.config import RunConfig
+from bbfuse.fuse import Fuse
+
+__all__ = ["energy", "open_backend", "owned_data"]
+
+
+def owned_data(config: RunConfig) -> Dataset:
+    """The data set as far as the user owns it."""
+    return load(config.data).owned(config.images)
+
+
+def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack) -> Backend:
+    """Open the backend that ``config`` names; ``stack`` closes it. ``say`` is told of what a user should know.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    if config.backend == "remote":
+        from backends.remote import OwnServer, RemoteBackend
+
+        url = config.remote.url
+        if url is None:
+            server = OwnServer(config.target, config.data)
+            stack.callback(server.close)
+            url = server.url
+            say(f"no --remote.url given: started a server of our own at {url}, it stops with this run")
+        backend: Backend = RemoteBackend(url, config.remote.model or config.target, config.remote.timeout, config.remote.attempts)
+    else:
+        from backends.local import LocalBackend
+        from backends.targets.fit import fitted
+        from backends.whitebox import WhiteboxBackend
+
+        data = load(config.data)
+        shape = cast(tuple[int, int, int], tuple(data.train.images.shape[1:]))
+        kind = LocalBackend if config.backend == "local" else WhiteboxBackend
+        backend = kind(config.target, fitted(config.target, config.data), shape, data.classes)
+    stack.callback(backend.close)
+    return backend
+
+
+def energy(config: RunConfig, fuse: Fuse, shape: tuple[int, int, int]) -> dict[str, float | None]:
+    """The part ``energy`` of the summary; ``saving`` is ``None`` where the target's architecture is not known."""
+    from backends.memory.energy import saving, voltage, weight_reads
+    from backends.targets.networks import build
+
+    try:
+        reads = weight_reads(build(config.target), shape)
+    except InputError:
+        return {"saving": None, "voltage": voltage(config.bit_error_rate)}
+    return {
+        "saving": saving(config.bit_error_rate, reads, weight_reads(fuse, shape)),
+        "voltage": voltage(config.bit_error_rate),
+    }

@@ -1,0 +1,278 @@
+"""One frozen configuration goes into a run. Its fields are the flags of ``python -m bbfuse.run``; it imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from backends.interface import Access, Chip, InputError
+
+__all__ = ["GRANTS", "NEEDS", "AffineConfig", "BackpropConfig", "EopmConfig", "RemoteConfig", "ReportConfig", "RgeConfig",
+           "RunConfig", "SpsaConfig", "StandardizeConfig", "ValidationConfig", "from_dict", "to_dict", "validate"]  # fmt: skip
+
+BackendName = Literal["local", "remote", "whitebox"]
+OptimizerName = Literal["backprop", "rge", "spsa"]
+HeadName = Literal["none", "standardize", "affine"]
+
+GRANTS: dict[str, Access] = {"local": Access.LOGITS, "remote": Access.LOGITS, "whitebox": Access.GRADIENTS}
+"""What each backend grants."""
+NEEDS: dict[str, Access] = {"backprop": Access.GRADIENTS, "rge": Access.LOGITS, "spsa": Access.LOGITS}
+"""What each method needs."""
+
+
+@dataclass(frozen=True)
+class RemoteConfig:
+    """The server to ask (Open Inference Protocol v2)."""
+
+    url: str | None = None
+    """address of the server, such as http://127.0.0.1:8080; without it one is started on loopback"""
+    model: str | None = None
+    """the model's name on the server; the target's name if not given"""
+    timeout: float = 30.0
+    """seconds to wait for a connection and for an answer"""
+    attempts: int = 4
+    """how often a request is sent at most when the server is busy or the connection breaks"""
+
+
+@dataclass(frozen=True)
+class EopmConfig:
+    """The objective: clean-weight * clean loss + perturbed-weight * mean over chips of the perturbed loss."""
+
+    clean_weight: float | None = None
+    """weight of the loss at nominal voltage; if not given 1 for the population of chips, 0 for one chip"""
+    perturbed_weight: float = 5.0
+    """NeuralFuse's lambda"""
+    chips: int = 1
+    """fresh chips a step, for the population"""
+
+
+@dataclass(frozen=True)
+class StandardizeConfig:
+    """The label-free head."""
+
+    images: int = 50
+    """raw answers that calibrate it, on every chip it meets and once at nominal voltage"""
+
+
+@dataclass(frozen=True)
+class AffineConfig:
+    """The affine head."""
+
+    lr: float = 6e-3
+    """learning rate of its steps beside the fuse's"""
+    decay: float = 1e-3
+    """weight of the squared distance to a head that changes nothing"""
+
+
+@dataclass(frozen=True)
+class BackpropConfig:
+    """White-box reference: Adam on the true gradient."""
+
+    lr: float = 3e-3
+    """learning rate at the start; it falls linearly to a twentieth"""
+
+
+@dataclass(frozen=True)
+class SpsaConfig:
+    """Simultaneous perturbation (Spall 1992) with the gains of Spall 1998."""
+
+    step: float = 3e-3
+    """wanted mean size of the first update of a parameter; sets the gain a"""
+    c: float = 2e-2
+    """size of the first perturbation"""
+    alpha: float = 0.602
+    """how fast the step falls"""
+    gamma: float = 0.101
+    """how fast the perturbation falls"""
+    pairs: int = 1
+    """pairs of probes a step"""
+
+
+@dataclass(frozen=True)
+class RgeConfig:
+    """Random gradient estimation by antithetic pairs of probes, under Adam."""
+
+    space: Literal["inputs", "parameters"] = "inputs"
+    """what is probed: the target's inputs, image by image, or the fuse's parameters"""
+    lr: float | None = None
+    """learning rate at the start, falling linearly to a twentieth; if not given 0.005 for inputs, 0.001 for parameters"""
+    smoothing: float | None = None
+    """size of a probe per coordinate; if not given 0.15 for inputs (pixels span 2), 0.01 for parameters"""
+    directions: int = 1
+    """pairs of probes a step (inputs: of each image)"""
+    broyden: bool = True
+    """inputs: keep every image's Jacobian and correct it with each pair, in place of starting from nothing every time"""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How often the run looks at itself; these images count like all others."""
+
+    images: int = 100
+    """owned images that are kept for it and asked each time"""
+    times: int = 8
+    """how often"""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The closing measurement on held-out images; it is paid from the same budget."""
+
+    chips: int = 10
+    """unseen chips, for the population"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Train a fuse in front of a target that may only be asked, and report what it wins back."""
+
+    backend: BackendName = "local"
+    """who answers: the simulator here (local), a server (remote), the simulator with gradients (whitebox)"""
+    optimizer: OptimizerName = "rge"
+    """how the fuse learns: backprop (reference, whitebox only), rge, spsa"""
+    data: str = "digits"
+    """data set"""
+    target: str = "digits"
+    """the classifier that nobody may change"""
+    generator: str = "MLP"
+    """the fuse's network: MLP (images of up to 16x16) or UNetXS"""
+    bit_error_rate: float = 0.05
+    """wrong bits per stored bit at the low voltage"""
+    chip_seed: int | None = None
+    """train for this one chip; without it for the population of chips"""
+    head: HeadName | None = None
+    """correction of the answers; if not given affine for one chip, standardize for the population"""
+    images: int | None = None
+    """images owned; all of the data set's pool if not given"""
+    labels: Literal["given", "target"] = "given"
+    """labels to learn from: the data's, or the target's own answers at nominal voltage"""
+    budget: int = 20_000
+    """images sent at most: training, validation, closing report and retries together"""
+    batch: int = 32
+    """images a step"""
+    sampling: Literal["hard", "uniform"] = "hard"
+    """how a batch is drawn: wrong and unsure images more often (reweighted, so that the mean stays the same), or all alike"""
+    seed: int = 0
+    """root of all random streams of the run"""
+    out: Path | None = None
+    """run folder, new or empty; if not given runs/ and a name made from time and settings"""
+    json: bool = False
+    """print the summary, and nothing else, on standard output"""
+    resume: Path | None = None
+    """go on with the run in this folder; all other settings come from there"""
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    eopm: EopmConfig = field(default_factory=EopmConfig)
+    standardize: StandardizeConfig = field(default_factory=StandardizeConfig)
+    affine: AffineConfig = field(default_factory=AffineConfig)
+    backprop: BackpropConfig = field(default_factory=BackpropConfig)
+    spsa: SpsaConfig = field(default_factory=SpsaConfig)
+    rge: RgeConfig = field(default_factory=RgeConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    @property
+    def head_name(self) -> HeadName:
+        """The head in force: `head`, or the default for the kind of run."""
+        return self.head or ("standardize" if self.chip_seed is None else "affine")
+
+    @property
+    def clean_weight(self) -> float:
+        """The weight of the clean loss in force."""
+        return self.eopm.clean_weight if self.eopm.clean_weight is not None else float(self.chip_seed is None)
+
+
+# section -> the choice that makes it count
+_BELONGS_TO = {
+    "remote": ("backend", "remote"), "standardize": ("head_name", "standardize"), "affine": ("head_name", "affine"),
+    "backprop": ("optimizer", "backprop"), "spsa": ("optimizer", "spsa"), "rge": ("optimizer", "rge"),
+}  # fmt: skip
+_POSITIVE = (
+    "budget", "batch", "remote.timeout", "remote.attempts", "eopm.perturbed_weight", "eopm.chips", "standardize.images", "affine.lr",
+    "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs", "rge.lr", "rge.smoothing", "rge.directions", "validation.images", "report.chips",
+)  # fmt: skip
+_NOT_NEGATIVE = ("seed", "chip_seed", "eopm.clean_weight", "affine.decay", "spsa.alpha", "spsa.gamma", "validation.times")
+
+
+def validate(config: RunConfig) -> None:
+    """Refuse what cannot work, before anything is opened or written.
+
+    Raises:
+        InputError: a value outside its range, a section that the choices leave without effect, or a method that needs more
+            than the backend grants.
+    """
+    Chip(config.bit_error_rate, config.chip_seed or 0)
+    for name in _POSITIVE + _NOT_NEGATIVE:
+        value = _get(config, name)
+        lowest = "above 0" if name in _POSITIVE else "0 or more"
+        if value is not None and not (math.isfinite(value) and (value > 0 or (value == 0 and name in _NOT_NEGATIVE))):
+            raise InputError(f"{_flag(name)} must be {lowest}, got {value}")
+    if NEEDS[config.optimizer] > GRANTS[config.backend]:
+        enough = [name for name, need in NEEDS.items() if need <= GRANTS[config.backend]]
+        raise InputError(
+            f"--optimizer {config.optimizer} needs gradients, but --backend {config.backend} grants logits only: "
+            f"choose --backend whitebox, or --optimizer {' or '.join(enough)}"
+        )
+    for section, (choice, value) in _BELONGS_TO.items():
+        changed = _changed(getattr(config, section))
+        if changed and getattr(config, choice) != value:
+            raise InputError(
+                f"{_flag(f'{section}.{changed[0]}')} has no effect without --{choice.removesuffix('_name')} {value}: drop it or choose that"
+            )
+    if config.optimizer == "rge" and config.rge.space == "parameters" and not config.rge.broyden:
+        raise InputError("--rge.no-broyden has no effect with --rge.space parameters: drop it")
+    if config.chip_seed is None and config.head_name == "affine":
+        raise InputError(
+            "--head affine is learnt for one chip and cannot be carried to unseen ones: give --chip-seed, or choose --head standardize"
+        )
+    for name, why in (("eopm.chips", "trained"), ("report.chips", "reported")):
+        if config.chip_seed is not None and _get(config, name) != _get(RunConfig(), name):
+            raise InputError(f"{_flag(name)} has no effect with --chip-seed, where one chip is {why}: drop one of the two")
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values, as written to ``config.json``; where the run lies and how it prints is not part of what it computes."""
+    plain = dataclasses.asdict(config)
+    for name in ("out", "json", "resume"):
+        del plain[name]
+    return plain
+
+
+def from_dict(plain: dict[str, Any]) -> RunConfig:
+    """The inverse of `to_dict`.
+
+    Raises:
+        InputError: a setting is missing or unknown.
+    """
+    return _build(RunConfig, plain, "")  # type: ignore[no-any-return]
+
+
+def _build(kind: Any, plain: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    if unknown := sorted(set(plain) - set(hints)):
+        raise InputError(f"config.json has an unknown setting {where}{unknown[0]}")
+    values = {}
+    for name, value in plain.items():
+        nested = dataclasses.is_dataclass(hints[name])
+        allowed = [choice for hint in (hints[name], *get_args(hints[name])) for choice in get_args(hint) if isinstance(choice, str)]
+        if allowed and isinstance(value, str) and value not in allowed:
+            raise InputError(f"config.json has {where}{name} = {value}, which is none of {', '.join(allowed)}")
+        values[name] = _build(hints[name], value, f"{where}{name}.") if nested else value
+    return kind(**values)
+
+
+def _get(config: RunConfig, dotted: str) -> Any:
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _changed(section: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(section) if getattr(section, f.name) != f.default]
+
+
+def _flag(dotted: str) -> str:
+    return "--" + dotted.replace("_", "-")

@@ -1,0 +1,97 @@
+"""What a run shows while it goes on, and the table it ends with. All of it on standard error but the table."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bbfuse.train import Status
+
+__all__ = ["Show", "closing_table"]
+
+_PLAIN_LINES = 10
+
+
+class Show:
+    """A progress bar on a terminal, about ten plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None
+        self._task = None
+        self._printed = 0
+        self._began = time.monotonic()
+        self._first: int | None = None
+
+    def say(self, message: str) -> None:
+        """One line for the user."""
+        self._console.print(message, soft_wrap=True, markup=False)
+
+    def __enter__(self) -> Show:
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.fields[spent]} images"), BarColumn(), TextColumn("loss {task.fields[loss]}"),
+                TextColumn("validation {task.fields[validation]}"), TimeRemainingColumn(compact=True),
+            )  # fmt: skip
+            self._bar = Progress(*columns, console=self._console)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None, spent="0", loss="-", validation="-")  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def watch(self, status: Status) -> None:
+        """Take note of where the run stands."""
+        loss = "-" if status.loss is None else f"{status.loss:.3f}"
+        validation = "-" if status.validation is None else f"{100 * status.validation:.1f} %"
+        spent = f"{status.images:,} of {status.budget:,}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=status.step, total=status.steps, spent=spent, loss=loss, validation=validation)
+        elif status.step * _PLAIN_LINES // status.steps > self._printed:
+            self._first = status.step if self._first is None else self._first
+            self._printed = status.step * _PLAIN_LINES // status.steps
+            elapsed = time.monotonic() - self._began
+            left = elapsed * (status.steps - status.step) / status.step
+            self.say(f"{spent} images, loss {loss}, validation {validation}, about {left:.0f} s left")
+
+
+def closing_table(summary: dict[str, Any]) -> None:
+    """Print what was won, on standard output."""
+    accuracy = summary["accuracy"]
+    chips = accuracy["perturbed"]["chips"]
+    console = Console(highlight=False)
+    where = f"chip {summary['config']['chip_seed']}" if summary["config"]["chip_seed"] is not None else f"{chips} unseen chips"
+    console.print(f"Held-out accuracy, {100 * summary['config']['bit_error_rate']:g} % bit errors, {where}", soft_wrap=True)
+    table = Table()
+    for name, justify in (("", "left"), ("accuracy", "right"), ("won back", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_row("nominal voltage", f"{100 * accuracy['clean']:.1f} %", "")
+    lost = accuracy["clean"] - accuracy["perturbed"]["mean"]
+    for label, key in LABELS.items():
+        spread = accuracy[key]
+        sd = f" ± {100 * spread['sd']:.1f}" if chips > 1 else ""
+        share = f"{100 * (spread['mean'] - accuracy['perturbed']['mean']) / lost:.0f} %" if lost > 0 and key != "perturbed" else ""
+        table.add_row(label, f"{100 * spread['mean']:.1f}{sd} %", share)
+    console.print(table)
+    queries = summary["queries"]
+    console.print(
+        f"{summary['lost_points']:.1f} points lost, {summary['recovered_points']:.1f} won back; {queries['images']:,} images in "
+        f"{queries['requests']:,} requests (budget {queries['budget']:,}); {summary['seconds']:.0f} s",
+        soft_wrap=True,
+    )
+
+
+LABELS = {
+    "no protection": "perturbed",
+    "head alone": "perturbed_head",
+    "fuse alone": "perturbed_fuse",
+    "fuse and head": "perturbed_fused",
+}
+"""The rows of the closing table and the bars of the report, in order."""

@@ -1,0 +1,61 @@
+"""What an estimator is: it looks at one step and adds its estimate to the gradients of the fuse's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bbfuse.objective import Step
+
+__all__ = ["Estimator", "Problem", "adam", "falling"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The sizes that an estimator may need to know."""
+
+    owned: int
+    terms: int
+    classes: int
+    pixels: int
+
+
+class Estimator(Protocol):
+    """One method. Its state may depend on the steps it saw and on nothing else, so that a resumed run is the same run."""
+
+    answers_per_image: int
+    """How often each image of a batch is sent in one step, for each term of the objective."""
+
+    def estimate(self, step: Step) -> None:
+        """Add the estimated gradient of the step's loss to ``step.fuse``'s parameters; scores fill in the heads'."""
+        ...
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The update rule that the method goes with."""
+        ...
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Learning rate of step ``step`` of ``steps``; asked after `estimate`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on identically."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to where `state_dict` was taken."""
+        ...
+
+
+def falling(lr: float, step: int, steps: int) -> float:
+    """``lr`` at first, falling linearly to a twentieth of it."""
+    return lr * (1.0 - 0.95 * step / steps)
+
+
+def adam(parameters: Iterable[nn.Parameter | Tensor]) -> torch.optim.Adam:
+    """Adam (Kingma and Ba 2015), its learning rate set at every step."""
+    return torch.optim.Adam(parameters, lr=0.0)

@@ -1,0 +1,94 @@
+"""The loss that a fuse is trained on, image by image, and one training step's view of it.
+
+EOPM (NeuralFuse, Eq. 2 to 5), per image: ``w_clean * CE(nominal) + w_perturbed * mean over chips of CE(chip)``,
+each answer taken through its head, divided by ``w_clean + w_perturbed`` so that a learning rate means the same for any weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from backends.interface import Chip
+from bbfuse.fuse import Fuse
+from bbfuse.head import Head
+from bbfuse.ledger import Ask
+
+__all__ = ["Score", "Step", "Term"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the objective: a chip, its head and its weight."""
+
+    chip: Chip
+    head: Head
+    weight: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """What n images earned from t terms, without tape."""
+
+    losses: Tensor
+    """(n,): each image's share of the step's loss; they sum to it."""
+    answers: Tensor
+    """(t, n, classes): the raw logits."""
+    sensitivity: Tensor
+    """(t, n, classes): derivative of the step's loss by each logit, exact, through the heads."""
+
+
+@dataclass
+class Step:
+    """What an estimator may use in one step. Every score is a pure function of images, chips and heads (law 2)."""
+
+    number: int
+    seed: int
+    fuse: Fuse
+    index: Tensor
+    """(n,): which owned images these are."""
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+    """(n,): weight of each image in the step's loss."""
+    terms: list[Term]
+    ask: Ask
+    ask_with_tape: Ask
+    _difficulty: list[Tensor] = field(default_factory=list)
+    _loss: list[float] = field(default_factory=list)
+
+    def score(self, images: Tensor) -> Score:
+        """Ask the target about ``images`` (n, channels, height, width) in place of the step's own; the heads learn from it."""
+        answers = [self.ask(images, term.chip).requires_grad_() for term in self.terms]
+        losses = self._losses(answers)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        sensitivity = [a.grad for a in answers if a.grad is not None]
+        return Score(losses.detach(), torch.stack(answers).detach(), torch.stack(sensitivity))
+
+    def backward(self) -> None:
+        """The true gradient, to the fuse and the heads alike; needs a target that grants it."""
+        fused = self.fuse(self.images)
+        self._losses([self.ask_with_tape(fused, term.chip) for term in self.terms]).sum().backward()  # type: ignore[no-untyped-call]
+
+    def finish(self) -> tuple[float, Tensor]:
+        """Make the heads' gradients those of the mean over the scores; the step's loss and each image's difficulty (n,)."""
+        for head in {id(term.head): term.head for term in self.terms}.values():
+            for p in head.parameters():
+                if p.grad is not None:
+                    p.grad /= len(self._loss)
+            if any(True for _ in head.parameters()):
+                head.penalty().backward()  # type: ignore[no-untyped-call]
+        return sum(self._loss) / len(self._loss), torch.stack(self._difficulty).mean(0)
+
+    def _losses(self, answers: list[Tensor]) -> Tensor:
+        total = sum(term.weight for term in self.terms)
+        per_image = torch.zeros(len(self.labels))
+        for term, logits in zip(self.terms, answers, strict=True):
+            per_image = per_image + term.weight / total * F.cross_entropy(term.head(logits), self.labels, reduction="none")
+        losses = per_image * self.weights / len(self.labels)
+        self._loss.append(losses.detach().sum().item())
+        self._difficulty.append(1.0 - torch.exp(-per_image.detach()))
+        return losses

@@ -1,0 +1,125 @@
+"""The run folder: one config in, everything else out.
+
+``config.json`` (settings), ``events.jsonl`` (a line a step, flushed), ``checkpoint`` (written, synced, renamed), ``answers.jsonl``
+(paid answers since the checkpoint), ``fuse.pt`` (the trained fuse), ``summary.json`` and ``report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backends.interface import InputError
+from bbfuse.config import RunConfig, from_dict, to_dict
+
+__all__ = ["RunFolder", "events"]
+
+
+class RunFolder:
+    """A run's files. Nothing outside ``path`` is written."""
+
+    def __init__(self, path: Path, created: bool) -> None:
+        self.path = path
+        self._created = created
+        self._events = (path / "events.jsonl").open("ab")
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+        """A new run in ``path``, which must not exist or be empty.
+
+        Raises:
+            InputError: something is there already, or it cannot be written.
+        """
+        existed = path.exists()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise InputError(f"--out {path} is not empty: choose another folder, or go on with --resume {path}")
+            _write(path / "config.json", _json(to_dict(config)))
+            return cls(path, created=not existed)
+        except OSError as error:
+            raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[RunFolder, RunConfig]:
+        """The run that ``path`` holds, to go on with.
+
+        Raises:
+            InputError: there is none, or its settings cannot be read.
+        """
+        try:
+            config = from_dict(json.loads((path / "config.json").read_text()))
+            return cls(path, created=False), config
+        except (OSError, json.JSONDecodeError, AttributeError, TypeError) as error:
+            raise InputError(f"--resume {path} holds no run that can be read: {error}") from error
+
+    def event(self, record: dict[str, Any]) -> None:
+        """Append a line to ``events.jsonl``."""
+        self._events.write((json.dumps(record) + "\n").encode())
+        self._events.flush()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint; a kill at any moment leaves the old one or the new one."""
+        self._events.flush()
+        temporary = self.path / "checkpoint.new"
+        with temporary.open("wb") as file:
+            torch.save({**state, "events": self._events.tell()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path / "checkpoint")
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint, if one was written; events after it are dropped, since their steps will be done again."""
+        path = self.path / "checkpoint"
+        state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
+        self._events.truncate(state["events"] if state else 0)
+        return state
+
+    def write_fuse(self, fuse: dict[str, Any]) -> None:
+        """The trained fuse and heads, as `bbfuse.train` names them."""
+        temporary = self.path / "fuse.new"
+        torch.save(fuse, temporary)
+        os.replace(temporary, self.path / "fuse.pt")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """``summary.json``, whole or not at all."""
+        _write(self.path / "summary.json", _json(summary))
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that has ended."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def discard(self) -> None:
+        """Take back a run that could not begin."""
+        self._events.close()
+        if self._created:
+            shutil.rmtree(self.path)
+        else:
+            for name in ("config.json", "events.jsonl", "answers.jsonl"):
+                (self.path / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._events.close()
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of ``events.jsonl`` in the run folder ``path``; a torn last line is left out."""
+    lines = (path / "events.jsonl").read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,174 @@
+"""Command line: ``python -m bbfuse.run``. Parses, builds, trains, reports; exit code 0, 2 for bad input, 1 for a failed target."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from backends.interface import InputError, TargetError
+from bbfuse.config import RunConfig, to_dict, validate
+
+if TYPE_CHECKING:
+    from bbfuse.console import Show
+    from bbfuse.records import RunFolder
+
+__all__ = ["SCHEMA", "execute", "main", "parse"]
+
+SCHEMA = 1
+EMBEDDED_DEFAULT = ["--chip-seed", "0"]
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(_guarded(sys.argv[1:]))
+
+
+def parse(arguments: list[str]) -> RunConfig:
+    """The configuration that ``arguments`` ask for.
+
+    Raises:
+        InputError: a flag or value that does not exist, in one line.
+        SystemExit: ``--help`` was asked for and has been printed.
+    """
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(RunConfig, args=arguments, prog="python -m bbfuse.run")
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(_one_line(told.getvalue())) from None
+
+
+def execute(config: RunConfig) -> dict[str, Any]:
+    """Carry out the run that ``config`` describes, or go on with the one in ``config.resume``; the summary, as written.
+
+    Raises:
+        InputError: nothing was begun.
+        TargetError: the target failed on the way; the run folder can be resumed.
+    """
+    from bbfuse.console import Show, closing_table
+    from bbfuse.records import RunFolder
+
+    show = Show()
+    if config.resume is not None:
+        if dataclasses.replace(config, resume=None, json=False) != RunConfig():
+            raise InputError("--resume takes its settings from the run folder: give no others than --json")
+        folder, as_written = RunFolder.open(config.resume)
+        config = dataclasses.replace(as_written, resume=config.resume, json=config.json)
+        validate(config)
+    else:
+        validate(config)
+        folder = RunFolder.create(config.out or _fresh_path(config), config)
+    with contextlib.closing(folder):
+        summary = folder.summary() or _train(config, folder, show)
+    show.say(f"run folder: {folder.path}")
+    if config.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        closing_table(summary)
+    return summary
+
+
+def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
+    from bbfuse.build import energy, open_backend, owned_data
+    from bbfuse.console import LABELS
+    from bbfuse.ledger import BudgetSpentError, Journal, Ledger
+    from bbfuse.report import write_report
+    from bbfuse.train import Trainer
+
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        try:
+            backend = open_backend(config, show.say, stack)
+            # a local simulator is asked again at no cost; only answers that were paid for are kept
+            journal = Journal(folder.path / "answers.jsonl") if config.backend == "remote" else None
+            if journal is not None:
+                stack.callback(journal.close)
+            ledger = Ledger(backend, config.budget, journal)
+            trainer = Trainer(config, backend.info, owned_data(config), ledger, folder)
+        except InputError:
+            if config.resume is None:
+                folder.discard()
+            raise
+        try:
+            with show:
+                accuracy = trainer.run(show.watch)
+        except BudgetSpentError as error:
+            raise TargetError(f"retries used up the budget before the closing report: {error}; {_how_to_go_on(folder)}") from error
+        except TargetError as error:
+            raise TargetError(f"{error}; {_how_to_go_on(folder)}") from error
+        images = trainer.data.test.images
+        fused = trainer.fused(images)
+        lost = accuracy["clean"] - accuracy["perturbed"]["mean"]
+        summary = {
+            "schema": SCHEMA,
+            "config": to_dict(config),
+            "accuracy": accuracy,
+            "recovered_points": 100 * (accuracy["perturbed_fused"]["mean"] - accuracy["perturbed"]["mean"]),
+            "lost_points": 100 * lost,
+            "queries": {"images": ledger.images, "requests": ledger.requests, "budget": config.budget},
+            "energy": energy(config, trainer.fuse, backend.info.image_shape),
+            "seconds": time.monotonic() - began,
+            "stopped": "budget",
+        }
+        folder.write_fuse(trainer.trained())
+        write_report(folder.path, summary, LABELS, images, fused)
+        folder.write_summary(summary)
+    return summary
+
+
+def _guarded(arguments: list[str]) -> int:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        if not arguments:
+            arguments = EMBEDDED_DEFAULT
+            print(f"no arguments: running python -m bbfuse.run {' '.join(arguments)}", file=sys.stderr)
+        execute(parse(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TargetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume and the run folder", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _how_to_go_on(folder: RunFolder) -> str:
+    return f"what was learned is kept, go on with --resume {folder.path}"
+
+
+def _fresh_path(config: RunConfig) -> Path:
+    name = f"{config.data}-{config.backend}-{config.optimizer}-{'population' if config.chip_seed is None else f'chip{config.chip_seed}'}"
+    path = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    number = 1
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{path.name.split('+')[0]}+{number}")
+    return path
+
+
+def _one_line(told: str) -> str:
+    """The parser's boxed message without its frame, its advice and its line breaks."""
+    lines = [re.sub(r"[─╭╮╰╯│]", "", line).strip() for line in told.splitlines()]
+    text = " ".join(line for line in lines[1:] if line)
+    for advice in ("Argument helptext:", "For full helptext", "Perhaps you meant:", "Similar"):
+        text = text.split(advice)[0]
+    return f"{text.strip().rstrip('.')}; python -m bbfuse.run --help lists what there is"
+
+
+if __name__ == "__main__":
+    main()

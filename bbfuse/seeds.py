@@ -1,0 +1,39 @@
+"""Named random streams: the numbers of a stream depend on the run's seed and the stream's name, and on nothing else.
+
+Chips are drawn from three ranges of seeds that never meet (law 4): training 0 to 29,999 (NeuralFuse draws from 0 to 30,000),
+validation from 40,000, reporting from 50,000 (NeuralFuse's 50,000 to 50,009).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+__all__ = ["reporting_chips", "stream", "training_chips", "validation_chip"]
+
+_TRAINING = 30_000
+_VALIDATION = 40_000
+_REPORTING = 50_000
+
+
+def stream(seed: int, *name: str | int) -> torch.Generator:
+    """A generator for the stream called ``name`` of the run with root ``seed``, such as ``stream(0, "probe", step, 3)``."""
+    digest = hashlib.sha256(repr((seed, *name)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def training_chips(seed: int, step: int, count: int) -> list[int]:
+    """Seeds of the chips met in training step ``step``."""
+    seeds: list[int] = torch.randint(_TRAINING, (count,), generator=stream(seed, "training chips", step)).tolist()
+    return seeds
+
+
+def validation_chip(index: int) -> int:
+    """Seed of the chip of the ``index``-th validation."""
+    return _VALIDATION + index
+
+
+def reporting_chips(count: int) -> list[int]:
+    """Seeds of the chips that results are reported on."""
+    return [_REPORTING + index for index in range(count)]

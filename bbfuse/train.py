@@ -1,0 +1,247 @@
+"""The loop: draw batch and chips, let the estimator ask, step, record. The same for every method and backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.data import Dataset
+from backends.interface import NOMINAL, BackendInfo, Chip, InputError
+from bbfuse import seeds
+from bbfuse.config import RunConfig
+from bbfuse.estimators import Estimator, Problem, make
+from bbfuse.fuse import Fuse
+from bbfuse.head import Heads
+from bbfuse.ledger import IMAGES_PER_REQUEST, BudgetSpentError, Ledger
+from bbfuse.measure import accuracies, accuracy, report_images
+from bbfuse.objective import Step, Term
+from bbfuse.records import RunFolder
+from bbfuse.sampling import Sampler
+
+__all__ = ["Plan", "Status", "Trainer", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will send, in images, known before anything is sent."""
+
+    warm_up: int
+    step: int
+    validation: int
+    validations: int
+    report: int
+    steps: int
+    training_limit: int
+    """The ledger's limit until the report, for which the rest is kept."""
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation is due before step ``step`` (after the last one for ``step == steps``)."""
+        last = self.validations - 1
+        return any(step == (round(j * self.steps / last) if last else self.steps) for j in range(self.validations))
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands."""
+
+    images: int
+    budget: int
+    step: int
+    steps: int
+    loss: float | None
+    validation: float | None
+
+
+def plan(config: RunConfig, data: Dataset, heads: Heads, answers_per_image: int) -> Plan:
+    """How the budget is laid out for a method that sends each image of a batch ``answers_per_image`` times.
+
+    Raises:
+        InputError: it does not allow a single step.
+    """
+    population = config.chip_seed is None
+    chips = config.eopm.chips if population else 1
+    terms = chips + (config.clean_weight > 0)
+    checked = min(config.validation.images, len(data.validation))
+    warm_up = heads.images_first + (len(data.train) + checked if config.labels == "target" else 0)
+    step = min(config.batch, len(data.train)) * terms * answers_per_image + population * chips * heads.images_per_chip
+    validation = checked + population * heads.images_per_chip
+    report = report_images(data.test, config.report.chips if population else 1, heads)
+    # one request is kept back for a run that is killed while its answer is under way
+    free = config.budget - warm_up - config.validation.times * validation - report - IMAGES_PER_REQUEST
+    if free < step:
+        raise InputError(
+            f"--budget {config.budget} does not allow one step: {config.budget - free} images go to warm-up, validation and the closing "
+            f"report, {step} to a step; give at least {config.budget - free + step}"
+        )
+    return Plan(warm_up, step, validation, config.validation.times, report, free // step, config.budget - report)
+
+
+class Trainer:
+    """One run, from its first question to its summary. ``run`` may be called on a fresh or on a resumed folder."""
+
+    def __init__(self, config: RunConfig, info: BackendInfo, data: Dataset, ledger: Ledger, folder: RunFolder) -> None:
+        """Build everything; nothing is asked yet.
+
+        Raises:
+            InputError: the settings do not fit each other, the target or the budget.
+        """
+        shape = tuple(data.train.images.shape[1:])
+        if shape != info.image_shape or data.classes != info.classes:
+            raise InputError(
+                f"{info.name} takes images {info.image_shape} and knows {info.classes} classes, but --data {data.name} has {shape} and {data.classes}"
+            )
+        self.config = config
+        self.ledger = ledger
+        self.folder = folder
+        self.data = data
+        self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
+        raw = data.train.images if config.head_name == "affine" else data.train.images[: config.standardize.images]
+        self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
+        self.fuse = Fuse(config.generator, info.image_shape, seeds.stream(config.seed, "fuse"))
+        chips = config.eopm.chips if self.chip is None else 1
+        problem = Problem(len(data.train), chips + (config.clean_weight > 0), info.classes, data.train.images[0].numel())
+        self.estimator: Estimator = make(config, problem)
+        self.plan = plan(config, data, self.heads, self.estimator.answers_per_image)
+        self.sampler = Sampler(len(data.train), config.batch, config.sampling == "hard")
+        self.optimizer = self.estimator.optimizer(self.fuse.parameters())
+        self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
+        self.labels = data.train.labels
+        self.validation_labels = data.validation.labels
+        self.step = 0
+        self.loss: float | None = None
+        self.validation: float | None = None
+
+    def status(self) -> Status:
+        """Where the run stands."""
+        return Status(self.ledger.images, self.config.budget, self.step, self.plan.steps, self.loss, self.validation)
+
+    def run(self, watch: Callable[[Status], None], checkpoint_seconds: float = 10.0) -> dict[str, Any]:
+        """Train until the budget is spent, measure, and return the accuracies.
+
+        Raises:
+            BudgetSpentError: retries took what was kept for the report.
+            TargetError: the target failed; everything up to the last whole step is in the checkpoint.
+        """
+        self.ledger.limit = self.plan.training_limit
+        state = self.folder.load()
+        if state is not None:
+            self._load(state)
+        try:
+            if state is None:
+                self._warm_up()
+                self.save()
+            saved = time.monotonic()
+            while self.step < self.plan.steps:
+                if self.plan.validates(self.step):
+                    self._validate()
+                self.loss = self._train_step()
+                self.step += 1
+                self.folder.event({"step": self.step, "images": self.ledger.images, "loss": self.loss})
+                watch(self.status())
+                if time.monotonic() - saved > checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+            if self.plan.validates(self.step):
+                self._validate()
+                watch(self.status())
+        except BudgetSpentError:
+            pass  # retries have used up the rest; what was learned is reported
+        self.ledger.limit = self.config.budget
+        return accuracies(self.ledger.ask, self.fuse, self.heads, self.data.test, self._reported())
+
+    def fused(self, images: Tensor) -> Tensor:
+        """``images`` as the fuse makes them now."""
+        with torch.no_grad():
+            result: Tensor = self.fuse(images)
+        return result
+
+    def trained(self) -> dict[str, Any]:
+        """What was learned, for ``fuse.pt``."""
+        shape = list(self.data.train.images.shape[1:])
+        return {"generator": self.config.generator, "image_shape": shape, "fuse": self.fuse.state_dict(), "heads": self.heads.state_dict()}
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that changes."""
+        self.folder.save({
+            "step": self.step, "loss": self.loss, "validation": self.validation, "fuse": self.fuse.state_dict(), "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "estimator": self.estimator.state_dict(),
+            "head_optimizer": self.head_optimizer.state_dict() if self.head_optimizer else None,
+            "difficulty": self.sampler.difficulty, "labels": (self.labels, self.validation_labels),
+            "ledger": self.ledger.state_dict(),
+        })  # fmt: skip
+        self.ledger.checkpointed()
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
+        self.fuse.load_state_dict(state["fuse"])
+        self.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.estimator.load_state_dict(state["estimator"])
+        if self.head_optimizer:
+            self.head_optimizer.load_state_dict(state["head_optimizer"])
+        self.sampler.difficulty = state["difficulty"]
+        self.labels, self.validation_labels = state["labels"]
+        self.ledger.load_state_dict(state["ledger"])
+
+    def _warm_up(self) -> None:
+        if self.config.labels == "target":
+            checked = self.data.validation.images[: self.config.validation.images]
+            self.labels = self.ledger.ask(self.data.train.images, NOMINAL).argmax(1)
+            self.validation_labels = self.ledger.ask(checked, NOMINAL).argmax(1)
+        answers = self.heads.warm_up(self.labels)
+        if answers is not None:
+            assert self.chip is not None
+            sure = self.heads.meet(self.chip)(answers).detach().softmax(1).gather(1, self.labels[:, None])[:, 0]
+            self.sampler.observe(torch.arange(len(sure)), 1.0 - sure)
+
+    def _train_step(self) -> float:
+        index, weights = self.sampler.draw(seeds.stream(self.config.seed, "batch", self.step))
+        step = Step(
+            self.step, self.config.seed, self.fuse, index, self.data.train.images[index], self.labels[index], weights, self._terms(),
+            self.ledger.ask, self.ledger.ask_with_tape,
+        )  # fmt: skip
+        self.optimizer.zero_grad()
+        if self.head_optimizer:
+            self.head_optimizer.zero_grad()
+        self.estimator.estimate(step)
+        loss, difficulty = step.finish()
+        self.sampler.observe(index, difficulty)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.estimator.learning_rate(self.step, self.plan.steps)
+        self.optimizer.step()
+        if self.head_optimizer:
+            for group in self.head_optimizer.param_groups:
+                group["lr"] = self.config.affine.lr * (1.0 - 0.95 * self.step / self.plan.steps)
+            self.head_optimizer.step()
+        return loss
+
+    def _terms(self) -> list[Term]:
+        """The nominal term, where it has a weight, then the perturbed ones."""
+        if self.chip is not None:
+            chips = [self.chip]
+        else:
+            numbers = seeds.training_chips(self.config.seed, self.step, self.config.eopm.chips)
+            chips = [Chip(self.config.bit_error_rate, number) for number in numbers]
+        weight = self.config.eopm.perturbed_weight / len(chips)
+        terms = [Term(chip, self.heads.meet(chip), weight) for chip in chips]
+        if self.config.clean_weight > 0:
+            terms.insert(0, Term(NOMINAL, self.heads.meet(NOMINAL), self.config.clean_weight))
+        return terms
+
+    def _validate(self) -> None:
+        chip = self.chip or Chip(self.config.bit_error_rate, seeds.validation_chip(self.step))
+        images = self.data.validation.images[: self.config.validation.images]
+        with torch.no_grad():
+            logits: Tensor = self.heads.meet(chip)(self.ledger.ask(self.fused(images), chip))
+        self.validation = accuracy(logits, self.validation_labels[: len(images)])
+        self.folder.event({"step": self.step, "images": self.ledger.images, "validation": self.validation})
+
+    def _reported(self) -> list[Chip]:
+        if self.chip is not None:
+            return [self.chip]
+        return [Chip(self.config.bit_error_rate, number) for number in seeds.reporting_chips(self.config.report.chips)]
