@@ -63,4 +63,4 @@ class JacobianMemory:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to where `state_dict` was taken."""
-        self._own, self._shared = state["own"], state["shared"]
+        self._own, self._shared = state["own"].clone(), state["shared"].clone()

@@ -1,0 +1,121 @@
+"""Shared pieces: a cache of its own for the session, a server, and a small smooth target for exact statements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backends.data import Dataset, load
+from backends.interface import Access, Backend, BackendInfo, Chip, Sending
+from backends.local import LocalBackend
+from backends.remote import OwnServer, RemoteBackend
+from backends.targets.fit import fitted
+from backends.whitebox import WhiteboxBackend
+from bbfuse.fuse import Fuse
+from bbfuse.head import Head
+from bbfuse.ledger import Ledger
+from bbfuse.objective import Step, Term
+
+CHIP = Chip(0.05, 0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BBFUSE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load("digits")
+
+
+@pytest.fixture(scope="session")
+def network(cache: Path) -> nn.Module:
+    return fitted("digits", "digits")
+
+
+@pytest.fixture(scope="session")
+def server(network: nn.Module) -> Iterator[OwnServer]:
+    own = OwnServer("digits", "digits")
+    yield own
+    own.close()
+
+
+@pytest.fixture(params=["local", "whitebox", "remote"])
+def backend(request: pytest.FixtureRequest, network: nn.Module) -> Iterator[Backend]:
+    if request.param == "remote":
+        opened: Backend = RemoteBackend(request.getfixturevalue("server").url, "digits", timeout=30.0, attempts=2)
+    else:
+        opened = {"local": LocalBackend, "whitebox": WhiteboxBackend}[request.param]("digits", network, (1, 8, 8), 10)
+    yield opened
+    opened.close()
+
+
+class LinearBackend:
+    """A closed-form target for 8x8 images, so cheap that whole runs take a second; a chip shifts its answers."""
+
+    def __init__(self, data: Dataset) -> None:
+        images, labels = data.train.images.flatten(1), data.train.labels
+        design = torch.cat([images, torch.ones(len(images), 1)], 1).double()
+        wanted = nn.functional.one_hot(labels, 10).double()
+        self._weights = torch.linalg.lstsq(design, 8.0 * wanted, driver="gelsd").solution.float()
+        self.info = BackendInfo("linear", Access.LOGITS, (1, 8, 8), 10)
+        self.received = 0
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        sending(len(images))
+        self.received += len(images)
+        with torch.no_grad():
+            logits = images.flatten(1) @ self._weights[:-1] + self._weights[-1]
+            wrong = torch.randn(10, generator=torch.Generator().manual_seed(chip.seed))
+            return logits + 100.0 * chip.bit_error_rate * wrong
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def linear(digits: Dataset) -> LinearBackend:
+    return LinearBackend(digits)
+
+
+SMALL = (1, 4, 4)
+
+
+@pytest.fixture(scope="session")
+def smooth() -> WhiteboxBackend:
+    """A smooth white-box target for 4x4 images and 3 classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3))
+    return WhiteboxBackend("smooth", net, SMALL, 3)
+
+
+StepMaker = Callable[..., Step]
+
+
+@pytest.fixture
+def step_of(smooth: WhiteboxBackend) -> StepMaker:
+    """Steps of the same eight images, some pixels on the edge of the range, before the same fuse."""
+
+    def make(number: int = 0, head: Head | None = None, chips: tuple[Chip, ...] = (CHIP,)) -> Step:
+        rng = torch.Generator().manual_seed(5)
+        images = (torch.rand((8, *SMALL), generator=rng) * 2.4 - 1.2).clamp(-1, 1)
+        fuse = Fuse("MLP", SMALL, rng)
+        with torch.no_grad():
+            for p in fuse.parameters():
+                p += 0.05 * torch.randn(p.shape, generator=rng)
+        labels = torch.randint(0, 3, (8,), generator=rng)
+        weights = torch.rand(8, generator=rng) + 0.5
+        ledger = Ledger(smooth, 10**9)
+        terms = [Term(chip, head or Head(), 1.0 + place) for place, chip in enumerate(chips)]
+        return Step(number, 0, fuse, torch.arange(8), images, labels, weights, terms, ledger.ask, ledger.ask_with_tape)
+
+    return make

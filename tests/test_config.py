@@ -1,0 +1,100 @@
+"""What cannot work is refused before anything is opened, and by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.interface import InputError
+from bbfuse.config import GRANTS, NEEDS, RunConfig, SpsaConfig, from_dict, to_dict, validate
+from bbfuse.records import RunFolder
+from bbfuse.run import parse
+
+
+def test_every_default_combination_that_access_allows_is_valid() -> None:
+    for backend, granted in GRANTS.items():
+        for optimizer, needed in NEEDS.items():
+            for chip in (None, 0):
+                config = RunConfig(backend=backend, optimizer=optimizer, chip_seed=chip)  # type: ignore[arg-type]
+                if needed <= granted:
+                    validate(config)
+                else:
+                    with pytest.raises(InputError, match=f"--optimizer {optimizer} needs gradients, but --backend {backend} grants"):
+                        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--bit-error-rate 1.5", r"bit_error_rate must lie in \[0, 1\], got 1.5"),
+        ("--bit-error-rate -0.1", r"bit_error_rate must lie in \[0, 1\], got -0.1"),
+        ("--bit-error-rate nan", r"bit_error_rate must lie in \[0, 1\], got nan"),
+        ("--budget 0", "--budget must be above 0, got 0"),
+        ("--batch -3", "--batch must be above 0, got -3"),
+        ("--seed -1", "--seed must be 0 or more, got -1"),
+        ("--chip-seed -1", "chip seed must be a non-negative integer, got -1"),
+        ("--rge.lr inf", "--rge.lr must be above 0, got inf"),
+        ("--optimizer spsa --spsa.pairs 0", "--spsa.pairs must be above 0, got 0"),
+        ("--spsa.c 0.1", "--spsa.c has no effect without --optimizer spsa"),
+        ("--remote.url http://127.0.0.1:1", "--remote.url has no effect without --backend remote"),
+        ("--chip-seed 0 --standardize.images 9", "--standardize.images has no effect without --head standardize"),
+        ("--head affine", "--head affine is learnt for one chip"),
+        ("--chip-seed 0 --report.chips 3", "--report.chips has no effect with --chip-seed"),
+        ("--rge.space parameters --rge.no-broyden", "--rge.no-broyden has no effect"),
+    ],
+)
+def test_bad_values_are_named_with_the_way_out(arguments: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        validate(parse(arguments.split()))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--optimiser rge", "--optimiser"),
+        ("--backend cloud", "cloud.*local.*remote.*whitebox"),
+        ("--budget many", "--budget.*many"),
+        ("--spsa.x 1", "--spsa.x"),
+        ("rge", "rge"),
+    ],
+)
+def test_wrong_flags_are_one_line(arguments: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        parse(arguments.split())
+    assert "\n" not in str(error.value)
+    assert not any(frame in str(error.value) for frame in "─│╭╰")
+
+
+def test_settings_survive_their_file_and_say_nothing_of_where_they_lie(tmp_path: Path) -> None:
+    config = RunConfig(optimizer="spsa", spsa=SpsaConfig(c=0.5), chip_seed=4, out=tmp_path / "run", json=True)
+    plain = json.loads(json.dumps(to_dict(config)))
+    assert str(tmp_path) not in json.dumps(plain)
+    assert from_dict(plain) == dataclasses.replace(config, out=None, json=False)
+
+
+@pytest.mark.parametrize("change", [{"colour": 1}, {"rge": {"colour": 1}}, {"backend": "cloud"}, {"rge": {"space": "moon"}}])
+def test_an_edited_file_with_unknown_settings_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"config\.json has"):
+        from_dict({**to_dict(RunConfig()), **change})
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"rge": 3}', "null"])
+def test_a_folder_without_a_run_is_refused(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match="holds no run"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="is not empty"):
+        RunFolder.create(tmp_path, RunConfig())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(InputError, match="cannot be written"):
+        RunFolder.create(tmp_path / "thesis.tex" / "run", RunConfig())

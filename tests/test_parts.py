@@ -1,0 +1,150 @@
+"""Fuse, heads, sampling and random streams."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from backends.data import Dataset
+from backends.interface import NOMINAL, Chip, InputError
+from bbfuse import seeds
+from bbfuse.fuse import GENERATORS, Fuse
+from bbfuse.head import Affine, Heads, Standardize
+from bbfuse.sampling import Sampler
+from tests.conftest import CHIP, LinearBackend
+
+SHAPES = {"MLP": (1, 8, 8), "UNetXS": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_new_fuse_changes_nothing_and_the_range_is_kept(name: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    fuse = Fuse(name, SHAPES[name], rng)
+    images = torch.rand((4, *SHAPES[name]), generator=rng) * 2 - 1
+    assert torch.equal(fuse(images), images)
+    moved = fuse.at(fuse.vector() + 0.5, images)
+    assert moved.shape == images.shape
+    assert moved.abs().max() <= 1.0
+    assert torch.equal(fuse(images), images)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_fuse_depends_on_its_stream_and_leaves_the_global_one_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    first, second, other = (Fuse(name, SHAPES[name], seeds.stream(seed, "fuse")).vector() for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_vector_and_gradient_have_the_order_of_the_parameters(name: str) -> None:
+    fuse = Fuse(name, SHAPES[name], torch.Generator())
+    fuse.add_gradient(torch.arange(len(fuse.vector()), dtype=torch.float32))
+    fuse.add_gradient(torch.ones(len(fuse.vector())))
+    assert torch.equal(torch.cat([p.grad.flatten() for p in fuse.parameters()]), torch.arange(1.0, len(fuse.vector()) + 1))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    rng = torch.Generator()
+    for name, shape, words in [
+        ("ConvXXL", (1, 8, 8), "must be one of MLP, UNetXS, got ConvXXL"), ("MLP", (3, 32, 32), "got 32x32"), ("UNetXS", (1, 6, 8), "got 6x8"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            Fuse(name, shape, rng)
+
+
+def test_standardize_gives_the_clean_mean_and_sd() -> None:
+    rng = torch.Generator().manual_seed(0)
+    answers, reference = torch.randn((50, 4), generator=rng) * 9 + 3, torch.randn((50, 4), generator=rng)
+    corrected = Standardize(answers, reference)(answers)
+    assert torch.allclose(corrected.mean(0), reference.mean(0), atol=1e-5)
+    assert torch.allclose(corrected.std(0), reference.std(0), atol=1e-5)
+    constant = Standardize(torch.ones(50, 4), reference)(torch.ones(2, 4))
+    assert torch.isfinite(constant).all()
+
+
+def test_affine_undoes_an_affine_damage() -> None:
+    rng = torch.Generator().manual_seed(0)
+    clean = torch.randn((600, 4), generator=rng)
+    labels = clean.argmax(1)
+    damaged = 30 * clean @ torch.randn((4, 4), generator=rng) + 5
+    head = Affine(4, decay=1e-6)
+    assert (head(damaged).argmax(1) == labels).float().mean() < 0.6
+    head.fit(damaged, labels)
+    assert (head(damaged).argmax(1) == labels).float().mean() > 0.97
+
+
+@pytest.mark.parametrize(("name", "chip"), [("none", CHIP), ("none", None), ("standardize", CHIP), ("standardize", None), ("affine", CHIP)])
+def test_heads_cost_what_they_say_and_survive_saving(name: str, chip: Chip | None, linear: LinearBackend, digits: Dataset) -> None:
+    def make() -> Heads:
+        return Heads(name, chip, digits.train.images[:60], 10, 1e-3, lambda images, at: linear.query(images, at, lambda _: None))
+
+    heads, other = make(), make()
+    heads.warm_up(digits.train.labels[:60])
+    assert linear.received == heads.images_first
+    other.load_state_dict(heads.state_dict())
+    for met in (NOMINAL, chip or CHIP):
+        before = linear.received
+        logits = torch.eye(10)
+        assert torch.equal(heads.meet(met)(logits), other.meet(met)(logits))
+        assert linear.received - before == (2 * heads.images_per_chip if chip is None and met != NOMINAL else 0)
+        assert torch.equal(heads.alone(heads.meet(met))(logits), other.alone(other.meet(met))(logits))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 50), st.integers(0, 1000))
+@settings(max_examples=200)
+def test_a_batch_never_holds_an_image_twice_and_its_weights_are_the_inverse_probabilities(
+    difficulty: list[float], batch: int, seed: int
+) -> None:
+    sampler = Sampler(len(difficulty), batch, hard=True)
+    sampler.observe(torch.arange(len(difficulty)), torch.tensor(difficulty))
+    p = sampler.probabilities()
+    size = min(batch, len(difficulty))
+    assert p.sum().item() == pytest.approx(1.0)
+    assert p.max().item() <= 1.0 / size + 1e-12
+    index, weights = sampler.draw(torch.Generator().manual_seed(seed))
+    assert len(index) == size
+    assert len(index.unique()) == size
+    assert torch.allclose(weights.double() * len(p) * p[index], torch.ones(size, dtype=torch.float64), atol=1e-5)
+
+
+def test_the_weighted_mean_over_a_batch_is_unbiased() -> None:
+    # 5 standard errors: error probability below 6e-7
+    sampler = Sampler(30, 5, hard=True)
+    rng = torch.Generator().manual_seed(0)
+    sampler.observe(torch.arange(30), torch.rand(30, generator=rng))
+    values = torch.randn(30, generator=rng)
+    means = []
+    for _ in range(4000):
+        index, weights = sampler.draw(rng)
+        means.append((weights * values[index]).mean())
+    found = torch.stack(means)
+    assert abs(found.mean() - values.mean()) < 5 * found.std() / 4000**0.5
+
+
+def test_uniform_sampling_weighs_all_alike() -> None:
+    sampler = Sampler(20, 4, hard=False)
+    sampler.observe(torch.arange(20), torch.rand(20))
+    _, weights = sampler.draw(torch.Generator())
+    assert torch.allclose(weights, torch.ones(4))
+
+
+@given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(1, 20), st.integers(0, 9999))
+def test_training_validation_and_reporting_chips_never_meet(seed: int, step: int, count: int, validations: int) -> None:
+    training = set(seeds.training_chips(seed, step, count))
+    validation = {seeds.validation_chip(index) for index in range(0, validations, 97)}
+    reporting = set(seeds.reporting_chips(10))
+    assert not training & validation
+    assert not training & reporting
+    assert not validation & reporting
+    assert reporting == set(range(50_000, 50_010))  # NeuralFuse's
+
+
+def test_streams_differ_by_every_part_of_their_name() -> None:
+    names = [(0, "probe", 1, 2), (0, "probe", 12), (0, "probe", 1), (1, "probe", 1), (0, "batch", 1), (0, "probe", 2, 1)]
+    first = [torch.randint(2**60, (1,), generator=seeds.stream(*name)).item() for name in names]
+    assert len(set(first)) == len(names)
+    assert torch.randint(2**60, (1,), generator=seeds.stream(*names[0])).item() == first[0]

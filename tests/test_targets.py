@@ -1,0 +1,89 @@
+"""The fitted target: good, fragile, cached, and never a silently broken file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from backends.data import Dataset, load
+from backends.interface import NOMINAL, Chip, InputError
+from backends.simulator import Simulator
+from backends.targets import networks
+from backends.targets.fit import Recipe, accuracy, fit, fitted
+
+
+def test_the_digits_target_is_good_and_low_voltage_hurts(network: nn.Module, digits: Dataset) -> None:
+    simulator = Simulator(network)
+    clean = accuracy(simulator.logits(digits.test.images, NOMINAL), digits.test.labels)
+    assert clean > 0.96
+    for seed in range(5):
+        assert clean - accuracy(simulator.logits(digits.test.images, Chip(0.05, seed)), digits.test.labels) > 0.2
+
+
+def test_fitting_depends_on_nothing_but_the_recipe(digits: Dataset) -> None:
+    short = Recipe(steps=3)
+    state = torch.get_rng_state()
+    first = fit(networks.build("digits"), digits, short).state_dict()
+    torch.rand(17)
+    second = fit(networks.build("digits"), digits, short).state_dict()
+    torch.set_rng_state(state)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_damaged_file_is_noticed_and_fitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BBFUSE_CACHE", str(tmp_path))
+    short = Recipe(steps=3)
+    good = fitted("digits", "digits", short).state_dict()
+    (file,) = tmp_path.glob("*.pt")
+    blob = bytearray(file.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    file.write_bytes(bytes(blob))
+    with caplog.at_level(logging.WARNING):
+        again = fitted("digits", "digits", short).state_dict()
+    assert "does not match its checksum" in caplog.text
+    assert all(torch.equal(good[name], again[name]) for name in good)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BBFUSE_CACHE", str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING):
+        fitted("digits", "digits", Recipe(steps=1))
+    assert "could not be cached" in caplog.text
+
+
+def test_the_split_is_fixed_and_disjoint(digits: Dataset) -> None:
+    parts = [digits.train, digits.validation, digits.test]
+    assert [len(part) for part in parts] == [1150, 287, 360]
+    rows = torch.cat([part.images.flatten(1) for part in parts])
+    assert len(rows.unique(dim=0)) == len(rows)
+    assert rows.min() == -1.0
+    assert rows.max() == 1.0
+
+
+@pytest.mark.parametrize(("images", "train", "validation"), [(10, 8, 2), (500, 400, 100), (1437, 1150, 287)])
+def test_owned_images_are_split_into_training_and_validation(digits: Dataset, images: int, train: int, validation: int) -> None:
+    owned = digits.owned(images)
+    assert (len(owned.train), len(owned.validation)) == (train, validation)
+    assert owned.test is digits.test
+
+
+@pytest.mark.parametrize("images", [0, 9, 1438])
+def test_more_or_fewer_images_than_there_are_is_refused(digits: Dataset, images: int) -> None:
+    with pytest.raises(InputError, match=f"got {images}"):
+        digits.owned(images)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(InputError, match="--data must be one of digits, got mnist"):
+        load("mnist")
+    with pytest.raises(InputError, match="--target must be one of digits, got alexnet"):
+        networks.build("alexnet")
