@@ -46,7 +46,7 @@ class RemoteBackend:
         self.info = BackendInfo(model, Access.LOGITS, (channels, height, width), classes)
 
     def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        """See `backends.interface.Backend`; busy servers and broken connections are asked again, each time after a longer pause."""
+        """See `backends.interface.Backend`; busy servers and broken connections are asked again, after ever longer pauses."""
         body = request_body(images, chip)
         for attempt in range(1, self._attempts + 1):
             sending(len(images))
@@ -79,14 +79,15 @@ class RemoteBackend:
 class OwnServer:
     """``python -m backends.server`` as a child process on a free loopback port; it ends with this process, however that ends."""
 
-    def __init__(self, target: str, data: str) -> None:
+    def __init__(self, target: str, data: str, threads: int = 1) -> None:
         """Start it and wait until it serves.
 
         Raises:
             InputError: it did not come up; its own words are in the message.
         """
-        command = [sys.executable, "-m", "backends.server", "--target", target, "--data", data, "--stop-with-stdin"]
-        self._words = tempfile.TemporaryFile("w+")
+        command = [sys.executable, "-m", "backends.server", "--target", target, "--data", data]
+        command += ["--threads", str(threads), "--stop-with-stdin"]
+        self._words = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, text=True)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()

@@ -40,6 +40,8 @@ class ServerConfig:
     """address to listen on"""
     port: int = 0
     """port to listen on; 0 takes a free one"""
+    threads: int = 1
+    """processor threads"""
     stop_with_stdin: bool = False
     """end when standard input is closed, as it is when the process that started this one has gone"""
 
@@ -57,7 +59,9 @@ def application(backend: Backend) -> FastAPI:
             raise InputError("the body must be a JSON object")
         images, chip = tensor_of(body.get("inputs"), "inputs"), chip_of(body.get("parameters"))
         if images.ndim != 4 or tuple(images.shape[1:]) != info.image_shape or not len(images):
-            raise InputError(f"inputs[0].shape must be [n, {', '.join(map(str, info.image_shape))}], n > 0, got {list(images.shape)}")
+            raise InputError(
+                f"inputs[0].shape must be [n, {', '.join(map(str, info.image_shape))}], n > 0, got {list(images.shape)}"
+            )
         with lock:
             logits = backend.query(images, chip, lambda _: None)
         given = {"id": body["id"]} if isinstance(body.get("id"), str) else {}
@@ -118,10 +122,13 @@ def _parsed(body: bytes) -> Any:
 def main() -> None:
     """Serve until told to stop; the first line on standard output is the URL."""
     config = tyro.cli(ServerConfig, prog="python -m backends.server")
+    import torch
+
     from backends.data import load
     from backends.local import LocalBackend
     from backends.targets.fit import fitted
 
+    torch.set_num_threads(config.threads)
     try:
         data = load(config.data)
         channels, height, width = data.train.images.shape[1:]

@@ -30,7 +30,7 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
 
         url = config.remote.url
         if url is None:
-            server = OwnServer(config.target, config.data)
+            server = OwnServer(config.target, config.data, config.threads)
             stack.callback(server.close)
             url = server.url
             say(f"no --remote.url given: started a server of our own at {url}, it stops with this run")

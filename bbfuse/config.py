@@ -157,6 +157,8 @@ class RunConfig:
     """how a batch is drawn: wrong and unsure images more often (reweighted, so that the mean stays the same), or all alike"""
     seed: int = 0
     """root of all random streams of the run"""
+    threads: int = 1
+    """processor threads for this run; small networks are fastest with one, and a sum may round differently with another number"""
     out: Path | None = None
     """run folder, new or empty; if not given runs/ and a name made from time and settings"""
     json: bool = False
@@ -190,10 +192,19 @@ _BELONGS_TO = {
     "backprop": ("optimizer", "backprop"), "spsa": ("optimizer", "spsa"), "rge": ("optimizer", "rge"),
 }  # fmt: skip
 _POSITIVE = (
-    "budget", "batch", "remote.timeout", "remote.attempts", "eopm.perturbed_weight", "eopm.chips", "standardize.images", "affine.lr",
-    "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs", "rge.lr", "rge.smoothing", "rge.directions", "validation.images", "report.chips",
+    "budget", "batch", "threads", "remote.timeout", "remote.attempts", "eopm.perturbed_weight", "eopm.chips", "standardize.images",
+    "affine.lr", "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs", "rge.lr", "rge.smoothing", "rge.directions",
+    "validation.images", "report.chips",
 )  # fmt: skip
-_NOT_NEGATIVE = ("seed", "chip_seed", "eopm.clean_weight", "affine.decay", "spsa.alpha", "spsa.gamma", "validation.times")
+_NOT_NEGATIVE = (
+    "seed",
+    "chip_seed",
+    "eopm.clean_weight",
+    "affine.decay",
+    "spsa.alpha",
+    "spsa.gamma",
+    "validation.times",
+)
 
 
 def validate(config: RunConfig) -> None:
@@ -218,14 +229,13 @@ def validate(config: RunConfig) -> None:
     for section, (choice, value) in _BELONGS_TO.items():
         changed = _changed(getattr(config, section))
         if changed and getattr(config, choice) != value:
-            raise InputError(
-                f"{_flag(f'{section}.{changed[0]}')} has no effect without --{choice.removesuffix('_name')} {value}: drop it or choose that"
-            )
+            flag, wanted = _flag(f"{section}.{changed[0]}"), f"--{choice.removesuffix('_name')} {value}"
+            raise InputError(f"{flag} has no effect without {wanted}: drop it or choose that")
     if config.optimizer == "rge" and config.rge.space == "parameters" and not config.rge.broyden:
         raise InputError("--rge.no-broyden has no effect with --rge.space parameters: drop it")
     if config.chip_seed is None and config.head_name == "affine":
         raise InputError(
-            "--head affine is learnt for one chip and cannot be carried to unseen ones: give --chip-seed, or choose --head standardize"
+            "--head affine is learnt for one chip and says nothing of unseen ones: give --chip-seed, or choose --head standardize"
         )
     for name, why in (("eopm.chips", "trained"), ("report.chips", "reported")):
         if config.chip_seed is not None and _get(config, name) != _get(RunConfig(), name):
@@ -256,7 +266,9 @@ def _build(kind: Any, plain: dict[str, Any], where: str) -> Any:
     values = {}
     for name, value in plain.items():
         nested = dataclasses.is_dataclass(hints[name])
-        allowed = [choice for hint in (hints[name], *get_args(hints[name])) for choice in get_args(hint) if isinstance(choice, str)]
+        allowed = [
+            choice for hint in (hints[name], *get_args(hints[name])) for choice in get_args(hint) if isinstance(choice, str)
+        ]
         if allowed and isinstance(value, str) and value not in allowed:
             raise InputError(f"config.json has {where}{name} = {value}, which is none of {', '.join(allowed)}")
         values[name] = _build(hints[name], value, f"{where}{name}.") if nested else value

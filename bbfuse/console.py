@@ -77,7 +77,9 @@ def closing_table(summary: dict[str, Any]) -> None:
     for label, key in LABELS.items():
         spread = accuracy[key]
         sd = f" ± {100 * spread['sd']:.1f}" if chips > 1 else ""
-        share = f"{100 * (spread['mean'] - accuracy['perturbed']['mean']) / lost:.0f} %" if lost > 0 and key != "perturbed" else ""
+        share = (
+            f"{100 * (spread['mean'] - accuracy['perturbed']['mean']) / lost:.0f} %" if lost > 0 and key != "perturbed" else ""
+        )
         table.add_row(label, f"{100 * spread['mean']:.1f}{sd} %", share)
     console.print(table)
     queries = summary["queries"]

@@ -39,7 +39,8 @@ class Fuse(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, channels, height, width) in [-1, 1], to the same."""
-        return (images + self.generator(images)).clamp(-1.0, 1.0)
+        fused: Tensor = images + self.generator(images)
+        return fused.clamp(-1.0, 1.0)
 
     def vector(self) -> Tensor:
         """All parameters as one detached vector (d,)."""

@@ -1,6 +1,7 @@
 """Heads: small corrections of the target's answers, which need no gradient through the target.
 
-* ``standardize`` (label-free): ``h(z) = (z - m_chip) / s_chip * s_clean + m_clean``, mean and sd per class over the same raw images.
+* ``standardize`` (label-free): ``h(z) = (z - m_chip) / s_chip * s_clean + m_clean``, mean and sd of each class over
+  the same raw images.
 * ``affine``: ``h(z) = A z / s + b``, fitted on raw answers by cross-entropy with exact gradients, then trained beside the fuse.
 """
 
@@ -75,7 +76,7 @@ class Affine(Head):
         def loss() -> float:
             optimizer.zero_grad()
             value = F.cross_entropy(self(answers), labels) + self.penalty()
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             return value.item()
 
         optimizer.step(loss)

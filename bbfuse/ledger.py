@@ -152,7 +152,9 @@ class Ledger:
 
     def _charge(self, count: int) -> None:
         if self.images + self.lost + count > self.limit:
-            raise BudgetSpentError(f"{count} more images would pass the limit of {self.limit}, {self.images + self.lost} are sent")
+            raise BudgetSpentError(
+                f"{count} more images would pass the limit of {self.limit}, {self.images + self.lost} are sent"
+            )
         self.images += count
         self.requests += 1
 

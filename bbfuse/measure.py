@@ -62,4 +62,8 @@ def accuracies(ask: Ask, fuse: Fuse, heads: Heads, test: Split, chips: Sequence[
             rows["perturbed_head"].append(accuracy(heads.alone(head)(raw), test.labels))
             rows["perturbed_fuse"].append(accuracy(repaired, test.labels))
             rows["perturbed_fused"].append(accuracy(head(repaired), test.labels))
-    return {"clean": clean, "clean_fused": clean_fused, **{name: vars(Spread.of(values)) for name, values in rows.items()}}
+    return {
+        "clean": clean,
+        "clean_fused": clean_fused,
+        **{name: vars(Spread.of(values)) for name, values in rows.items()},
+    }

@@ -64,14 +64,14 @@ class Step:
         """Ask the target about ``images`` (n, channels, height, width) in place of the step's own; the heads learn from it."""
         answers = [self.ask(images, term.chip).requires_grad_() for term in self.terms]
         losses = self._losses(answers)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()
         sensitivity = [a.grad for a in answers if a.grad is not None]
         return Score(losses.detach(), torch.stack(answers).detach(), torch.stack(sensitivity))
 
     def backward(self) -> None:
         """The true gradient, to the fuse and the heads alike; needs a target that grants it."""
         fused = self.fuse(self.images)
-        self._losses([self.ask_with_tape(fused, term.chip) for term in self.terms]).sum().backward()  # type: ignore[no-untyped-call]
+        self._losses([self.ask_with_tape(fused, term.chip) for term in self.terms]).sum().backward()
 
     def finish(self) -> tuple[float, Tensor]:
         """Make the heads' gradients those of the mean over the scores; the step's loss and each image's difficulty (n,)."""
@@ -80,7 +80,7 @@ class Step:
                 if p.grad is not None:
                     p.grad /= len(self._loss)
             if any(True for _ in head.parameters()):
-                head.penalty().backward()  # type: ignore[no-untyped-call]
+                head.penalty().backward()
         return sum(self._loss) / len(self._loss), torch.stack(self._difficulty).mean(0)
 
     def _losses(self, answers: list[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """The run folder: one config in, everything else out.
 
-``config.json`` (settings), ``events.jsonl`` (a line a step, flushed), ``checkpoint`` (written, synced, renamed), ``answers.jsonl``
-(paid answers since the checkpoint), ``fuse.pt`` (the trained fuse), ``summary.json`` and ``report.html``.
+``config.json`` (settings), ``events.jsonl`` (a line a step, flushed), ``checkpoint`` (written, synced, renamed),
+``answers.jsonl`` (remote: paid answers since the checkpoint), ``fuse.pt`` (what was trained), ``summary.json``, ``report.html``.
 """
 
 from __future__ import annotations

@@ -18,10 +18,18 @@ from bbfuse.records import events
 __all__ = ["write_report"]
 
 _SHOWN = 8
-_COLOURS = {"nominal": "#555555", "perturbed": "#c44e52", "perturbed_head": "#dd8452", "perturbed_fuse": "#8172b3", "perturbed_fused": "#4c72b0"}
+_COLOURS = {
+    "nominal": "#555555",
+    "perturbed": "#c44e52",
+    "perturbed_head": "#dd8452",
+    "perturbed_fuse": "#8172b3",
+    "perturbed_fused": "#4c72b0",
+}
 
 
-def write_report(folder: Path, summary: dict[str, Any], labels: dict[str, str], images: torch.Tensor, fused: torch.Tensor) -> None:
+def write_report(
+    folder: Path, summary: dict[str, Any], labels: dict[str, str], images: torch.Tensor, fused: torch.Tensor
+) -> None:
     """Write the page into the run folder ``folder``.
 
     ``labels`` names the accuracies of ``summary`` that are shown; ``images`` and ``fused`` (n, channels, height, width), in
@@ -34,10 +42,11 @@ def write_report(folder: Path, summary: dict[str, Any], labels: dict[str, str], 
     }
     parts = "\n".join(f"<figure><figcaption>{title}</figcaption>{_svg(figure)}</figure>" for title, figure in figures.items())
     accuracy, queries = summary["accuracy"], summary["queries"]
+    rate = summary["config"]["bit_error_rate"]
+    clean, bare, repaired = accuracy["clean"], accuracy["perturbed"]["mean"], accuracy["perturbed_fused"]["mean"]
     lead = (
-        f"{100 * accuracy['clean']:.1f} % at nominal voltage, {100 * accuracy['perturbed']['mean']:.1f} % at "
-        f"{100 * summary['config']['bit_error_rate']:g} % bit errors, {100 * accuracy['perturbed_fused']['mean']:.1f} % with all that was "
-        f"trained; {queries['images']:,} images sent."
+        f"{100 * clean:.1f} % at nominal voltage, {100 * bare:.1f} % at {100 * rate:g} % bit errors, "
+        f"{100 * repaired:.1f} % with all that was trained; {queries['images']:,} images sent."
     )
     page = _PAGE.format(lead=lead, parts=parts, summary=html.escape(json.dumps(summary, indent=2)))
     (folder / "report.html").write_text(page)
@@ -47,7 +56,13 @@ def _curve(lines: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     seen = [line for line in lines if "validation" in line]
-    axes.plot([line["images"] for line in seen], [100 * line["validation"] for line in seen], "o-", color=_COLOURS["perturbed_fused"], label="fuse and head")
+    axes.plot(
+        [line["images"] for line in seen],
+        [100 * line["validation"] for line in seen],
+        "o-",
+        color=_COLOURS["perturbed_fused"],
+        label="fuse and head",
+    )
     for value, name, style in (
         (summary["accuracy"]["clean"], "nominal", "--"), (summary["accuracy"]["perturbed_head"]["mean"], "perturbed_head", "-."),
         (summary["accuracy"]["perturbed"]["mean"], "perturbed", ":"),
@@ -86,7 +101,12 @@ def _grid(images: torch.Tensor, fused: torch.Tensor) -> Figure:
         for row, (picture, low, high) in enumerate(((before, -1, 1), (after, -1, 1), (after - before, -1, 1))):
             axes = grid[row][column]
             pixels = ((picture.permute(1, 2, 0) - low) / (high - low)).clamp(0, 1).numpy()
-            axes.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="RdBu_r" if row == 2 else "gray", vmin=0, vmax=1)
+            axes.imshow(
+                pixels if pixels.shape[2] == 3 else pixels[:, :, 0],
+                cmap="RdBu_r" if row == 2 else "gray",
+                vmin=0,
+                vmax=1,
+            )
             axes.set_xticks([])
             axes.set_yticks([])
     for row, name in enumerate(("before", "after", "change")):

@@ -1,10 +1,11 @@
-"""Command line: ``python -m bbfuse.run``. Parses, builds, trains, reports; exit code 0, 2 for bad input, 1 for a failed target."""
+"""Command line: ``python -m bbfuse.run``. Exit code 0, 2 for bad input, 1 for a failed target."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import logging
 import re
@@ -57,7 +58,7 @@ def execute(config: RunConfig) -> dict[str, Any]:
         InputError: nothing was begun.
         TargetError: the target failed on the way; the run folder can be resumed.
     """
-    from bbfuse.console import Show, closing_table
+    from bbfuse.console import Show
     from bbfuse.records import RunFolder
 
     show = Show()
@@ -73,14 +74,12 @@ def execute(config: RunConfig) -> dict[str, Any]:
     with contextlib.closing(folder):
         summary = folder.summary() or _train(config, folder, show)
     show.say(f"run folder: {folder.path}")
-    if config.json:
-        print(json.dumps(summary, indent=2))
-    else:
-        closing_table(summary)
     return summary
 
 
 def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
+    import torch
+
     from bbfuse.build import energy, open_backend, owned_data
     from bbfuse.console import LABELS
     from bbfuse.ledger import BudgetSpentError, Journal, Ledger
@@ -88,6 +87,7 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
     from bbfuse.train import Trainer
 
     began = time.monotonic()
+    torch.set_num_threads(config.threads)
     with contextlib.ExitStack() as stack:
         try:
             backend = open_backend(config, show.say, stack)
@@ -105,7 +105,9 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
             with show:
                 accuracy = trainer.run(show.watch)
         except BudgetSpentError as error:
-            raise TargetError(f"retries used up the budget before the closing report: {error}; {_how_to_go_on(folder)}") from error
+            raise TargetError(
+                f"retries used up the budget before the closing report: {error}; {_how_to_go_on(folder)}"
+            ) from error
         except TargetError as error:
             raise TargetError(f"{error}; {_how_to_go_on(folder)}") from error
         images = trainer.data.test.images
@@ -134,7 +136,14 @@ def _guarded(arguments: list[str]) -> int:
         if not arguments:
             arguments = EMBEDDED_DEFAULT
             print(f"no arguments: running python -m bbfuse.run {' '.join(arguments)}", file=sys.stderr)
-        execute(parse(arguments))
+        config = parse(arguments)
+        summary = execute(config)
+        if config.json:
+            print(json.dumps(summary, indent=2))
+        else:
+            from bbfuse.console import closing_table
+
+            closing_table(summary)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -152,13 +161,10 @@ def _how_to_go_on(folder: RunFolder) -> str:
 
 
 def _fresh_path(config: RunConfig) -> Path:
-    name = f"{config.data}-{config.backend}-{config.optimizer}-{'population' if config.chip_seed is None else f'chip{config.chip_seed}'}"
-    path = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-    number = 1
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{path.name.split('+')[0]}+{number}")
-    return path
+    chip = "population" if config.chip_seed is None else f"chip{config.chip_seed}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.data}-{config.backend}-{config.optimizer}-{chip}"
+    paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def _one_line(told: str) -> str:

@@ -28,16 +28,12 @@ __all__ = ["Plan", "Status", "Trainer", "plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will send, in images, known before anything is sent."""
+    """How far the budget reaches, known before anything is sent."""
 
-    warm_up: int
-    step: int
-    validation: int
-    validations: int
-    report: int
     steps: int
+    validations: int
     training_limit: int
-    """The ledger's limit until the report, for which the rest is kept."""
+    """Images that may be sent until the closing report, for which the rest is kept."""
 
     def validates(self, step: int) -> bool:
         """Whether a validation is due before step ``step`` (after the last one for ``step == steps``)."""
@@ -74,11 +70,12 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, answers_per_image: int)
     # one request is kept back for a run that is killed while its answer is under way
     free = config.budget - warm_up - config.validation.times * validation - report - IMAGES_PER_REQUEST
     if free < step:
+        taken = config.budget - free
         raise InputError(
-            f"--budget {config.budget} does not allow one step: {config.budget - free} images go to warm-up, validation and the closing "
-            f"report, {step} to a step; give at least {config.budget - free + step}"
+            f"--budget {config.budget} does not allow one step: {taken} images go to warm-up, validation and the closing report, "
+            f"{step} to a step; give at least {taken + step}"
         )
-    return Plan(warm_up, step, validation, config.validation.times, report, free // step, config.budget - report)
+    return Plan(free // step, config.validation.times, config.budget - report)
 
 
 class Trainer:
@@ -92,9 +89,8 @@ class Trainer:
         """
         shape = tuple(data.train.images.shape[1:])
         if shape != info.image_shape or data.classes != info.classes:
-            raise InputError(
-                f"{info.name} takes images {info.image_shape} and knows {info.classes} classes, but --data {data.name} has {shape} and {data.classes}"
-            )
+            takes = f"{info.name} takes images {info.image_shape} and knows {info.classes} classes"
+            raise InputError(f"{takes}, but --data {data.name} has {shape} and {data.classes}")
         self.config = config
         self.ledger = ledger
         self.folder = folder
@@ -163,12 +159,18 @@ class Trainer:
     def trained(self) -> dict[str, Any]:
         """What was learned, for ``fuse.pt``."""
         shape = list(self.data.train.images.shape[1:])
-        return {"generator": self.config.generator, "image_shape": shape, "fuse": self.fuse.state_dict(), "heads": self.heads.state_dict()}
+        return {
+            "generator": self.config.generator,
+            "image_shape": shape,
+            "fuse": self.fuse.state_dict(),
+            "heads": self.heads.state_dict(),
+        }
 
     def save(self) -> None:
         """Write a checkpoint of everything that changes."""
         self.folder.save({
-            "step": self.step, "loss": self.loss, "validation": self.validation, "fuse": self.fuse.state_dict(), "heads": self.heads.state_dict(),
+            "step": self.step, "loss": self.loss, "validation": self.validation,
+            "fuse": self.fuse.state_dict(), "heads": self.heads.state_dict(),
             "optimizer": self.optimizer.state_dict(), "estimator": self.estimator.state_dict(),
             "head_optimizer": self.head_optimizer.state_dict() if self.head_optimizer else None,
             "difficulty": self.sampler.difficulty, "labels": (self.labels, self.validation_labels),
@@ -202,8 +204,8 @@ class Trainer:
     def _train_step(self) -> float:
         index, weights = self.sampler.draw(seeds.stream(self.config.seed, "batch", self.step))
         step = Step(
-            self.step, self.config.seed, self.fuse, index, self.data.train.images[index], self.labels[index], weights, self._terms(),
-            self.ledger.ask, self.ledger.ask_with_tape,
+            self.step, self.config.seed, self.fuse, index, self.data.train.images[index], self.labels[index], weights,
+            self._terms(), self.ledger.ask, self.ledger.ask_with_tape,
         )  # fmt: skip
         self.optimizer.zero_grad()
         if self.head_optimizer:

@@ -22,6 +22,8 @@ from bbfuse.objective import Step, Term
 
 CHIP = Chip(0.05, 0)
 
+torch.set_num_threads(1)  # as runs do
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

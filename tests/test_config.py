@@ -23,7 +23,9 @@ def test_every_default_combination_that_access_allows_is_valid() -> None:
                 if needed <= granted:
                     validate(config)
                 else:
-                    with pytest.raises(InputError, match=f"--optimizer {optimizer} needs gradients, but --backend {backend} grants"):
+                    with pytest.raises(
+                        InputError, match=f"--optimizer {optimizer} needs gradients, but --backend {backend} grants"
+                    ):
                         validate(config)
 
 

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from backends.data import Dataset
 from backends.interface import NOMINAL, Access, BackendInfo, Chip, InputError, Sending, TargetError
-from bbfuse.config import AffineConfig, EopmConfig, ReportConfig, RgeConfig, RunConfig, StandardizeConfig, ValidationConfig, validate
+from bbfuse.config import (
+    AffineConfig,
+    EopmConfig,
+    ReportConfig,
+    RgeConfig,
+    RunConfig,
+    StandardizeConfig,
+    ValidationConfig,
+    validate,
+)
 from bbfuse.ledger import Journal, Ledger
 from bbfuse.records import RunFolder, events
 from bbfuse.train import Trainer
@@ -28,7 +37,11 @@ RUNS: dict[str, RunConfig] = {
     "clean term": dataclasses.replace(BASE, eopm=EopmConfig(clean_weight=1.0)),
     "labels of the target": dataclasses.replace(BASE, labels="target", images=300),
     "population": dataclasses.replace(
-        BASE, chip_seed=None, eopm=EopmConfig(chips=2), report=ReportConfig(chips=3), standardize=StandardizeConfig(images=20)
+        BASE,
+        chip_seed=None,
+        eopm=EopmConfig(chips=2),
+        report=ReportConfig(chips=3),
+        standardize=StandardizeConfig(images=20),
     ),
 }
 
@@ -68,7 +81,13 @@ def run(config: RunConfig, folder: Path, backend: Any, data: Dataset, paid: bool
             journal.close()
     head = [] if trainer.heads.trained is None else [p.detach().flatten() for p in trainer.heads.trained.parameters()]
     state = torch.cat([trainer.fuse.vector(), *head])
-    return {"accuracy": accuracy, "images": ledger.images, "requests": ledger.requests, "state": state, "lost": ledger.lost}
+    return {
+        "accuracy": accuracy,
+        "images": ledger.images,
+        "requests": ledger.requests,
+        "state": state,
+        "lost": ledger.lost,
+    }
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -206,7 +225,10 @@ def test_labels_of_the_target_are_its_own_answers_and_the_data_labels_are_not_us
         validation=dataclasses.replace(digits.validation, labels=digits.validation.labels.flip(0)),
     )
     config = RUNS["labels of the target"]
-    assert same(run(config, tmp_path / "a", LinearBackend(digits), digits), run(config, tmp_path / "b", LinearBackend(digits), scrambled))
+    assert same(
+        run(config, tmp_path / "a", LinearBackend(digits), digits),
+        run(config, tmp_path / "b", LinearBackend(digits), scrambled),
+    )
 
 
 def test_a_target_that_fails_in_mid_run_loses_nothing(tmp_path: Path, linear: LinearBackend, digits: Dataset) -> None:
@@ -233,5 +255,7 @@ def test_a_target_of_another_shape_is_refused_before_it_is_asked(tmp_path: Path,
 def test_the_head_alone_is_the_one_fitted_before_the_fuse(tmp_path: Path, digits: Dataset) -> None:
     long = run(BASE, tmp_path / "a", LinearBackend(digits), digits)["accuracy"]
     short = run(dataclasses.replace(BASE, budget=3_500), tmp_path / "b", LinearBackend(digits), digits)["accuracy"]
-    still = run(dataclasses.replace(BASE, affine=AffineConfig(lr=1e-9)), tmp_path / "c", LinearBackend(digits), digits)["accuracy"]
+    still = run(dataclasses.replace(BASE, affine=AffineConfig(lr=1e-9)), tmp_path / "c", LinearBackend(digits), digits)[
+        "accuracy"
+    ]
     assert long["perturbed_head"] == short["perturbed_head"] == still["perturbed_head"]

@@ -50,8 +50,10 @@ def test_vector_and_gradient_have_the_order_of_the_parameters(name: str) -> None
 def test_what_does_not_fit_is_refused() -> None:
     rng = torch.Generator()
     for name, shape, words in [
-        ("ConvXXL", (1, 8, 8), "must be one of MLP, UNetXS, got ConvXXL"), ("MLP", (3, 32, 32), "got 32x32"), ("UNetXS", (1, 6, 8), "got 6x8"),
-    ]:  # fmt: skip
+        ("ConvXXL", (1, 8, 8), "must be one of MLP, UNetXS, got ConvXXL"),
+        ("MLP", (3, 32, 32), "got 32x32"),
+        ("UNetXS", (1, 6, 8), "got 6x8"),
+    ]:
         with pytest.raises(InputError, match=words):
             Fuse(name, shape, rng)
 
@@ -77,8 +79,12 @@ def test_affine_undoes_an_affine_damage() -> None:
     assert (head(damaged).argmax(1) == labels).float().mean() > 0.97
 
 
-@pytest.mark.parametrize(("name", "chip"), [("none", CHIP), ("none", None), ("standardize", CHIP), ("standardize", None), ("affine", CHIP)])
-def test_heads_cost_what_they_say_and_survive_saving(name: str, chip: Chip | None, linear: LinearBackend, digits: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("name", "chip"), [("none", CHIP), ("none", None), ("standardize", CHIP), ("standardize", None), ("affine", CHIP)]
+)
+def test_heads_cost_what_they_say_and_survive_saving(
+    name: str, chip: Chip | None, linear: LinearBackend, digits: Dataset
+) -> None:
     def make() -> Heads:
         return Heads(name, chip, digits.train.images[:60], 10, 1e-3, lambda images, at: linear.query(images, at, lambda _: None))
 
@@ -144,7 +150,14 @@ def test_training_validation_and_reporting_chips_never_meet(seed: int, step: int
 
 
 def test_streams_differ_by_every_part_of_their_name() -> None:
-    names = [(0, "probe", 1, 2), (0, "probe", 12), (0, "probe", 1), (1, "probe", 1), (0, "batch", 1), (0, "probe", 2, 1)]
+    names = [
+        (0, "probe", 1, 2),
+        (0, "probe", 12),
+        (0, "probe", 1),
+        (1, "probe", 1),
+        (0, "batch", 1),
+        (0, "probe", 2, 1),
+    ]
     first = [torch.randint(2**60, (1,), generator=seeds.stream(*name)).item() for name in names]
     assert len(set(first)) == len(names)
     assert torch.randint(2**60, (1,), generator=seeds.stream(*names[0])).item() == first[0]

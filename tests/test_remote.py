@@ -60,7 +60,11 @@ def scripted() -> Iterator[Callable[[list[Reply]], tuple[str, list[Any]]]]:
         server.server_close()
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20), st.floats(0, 1), st.integers(0, 2**50))
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20),
+    st.floats(0, 1),
+    st.integers(0, 2**50),
+)
 def test_images_and_chips_survive_the_wire_exactly(values: list[float], rate: float, seed: int) -> None:
     tensor = torch.tensor(values).reshape(-1, 1, 1, 1)
     body = json.loads(json.dumps(request_body(tensor, Chip(rate, seed))))
@@ -70,7 +74,10 @@ def test_images_and_chips_survive_the_wire_exactly(values: list[float], rate: fl
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["datatype", "shape", "data", "bit_error_rate", "chip_seed"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["datatype", "shape", "data", "bit_error_rate", "chip_seed"]), inner)
+    ),
     max_leaves=12,
 )
 
@@ -89,7 +96,10 @@ def test_no_parameters_mean_nominal_voltage() -> None:
 
 
 def test_the_server_speaks_the_protocol(server: OwnServer) -> None:
-    get = {path: requests.get(server.url + path, timeout=10) for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits/ready")}
+    get = {
+        path: requests.get(server.url + path, timeout=10)
+        for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/digits/ready")
+    }
     assert all(response.status_code == 200 for response in get.values())
     assert get["/v2"].json()["name"] == "bbfuse"
     metadata = requests.get(f"{server.url}/v2/models/digits", timeout=10).json()

@@ -16,7 +16,14 @@ from torch import nn
 __all__ = ["saving", "voltage", "weight_reads"]
 
 # (relative voltage, bit error rate), rising in both senses of danger
-_MEASURED = [(23 / 24, 1.90735e-6), (22 / 24, 6.86646e-5), (21 / 24, 1.29e-3), (20 / 24, 1.115e-2), (19 / 24, 5.573e-2), (18 / 24, 0.2056)]
+_MEASURED = [
+    (23 / 24, 1.90735e-6),
+    (22 / 24, 6.86646e-5),
+    (21 / 24, 1.29e-3),
+    (20 / 24, 1.115e-2),
+    (19 / 24, 5.573e-2),
+    (18 / 24, 0.2056),
+]
 _ARRAY_SIDE = 32
 _WEIGHTS_PER_WORD = 8
 

@@ -1,8 +1,8 @@
 """SPSA (Spall 1992, IEEE TAC 37(3)) with the gains and guidance of Spall 1998 (Johns Hopkins APL Technical Digest 19(4)).
 
-    theta_{k+1} = theta_k - a_k g_k(theta_k)                          (1992, Eq. 2.1)
-    g_k = (L(theta + c_k D) - L(theta - c_k D)) / (2 c_k) * D^{-1}    (1992, Eq. 2.2), D Rademacher
-    a_k = a / (A + k + 1)^alpha,  c_k = c / (k + 1)^gamma             (1998, section II and III)
+theta_{k+1} = theta_k - a_k g_k(theta_k)                          (1992, Eq. 2.1)
+g_k = (L(theta + c_k D) - L(theta - c_k D)) / (2 c_k) * D^{-1}    (1992, Eq. 2.2), D Rademacher
+a_k = a / (A + k + 1)^alpha,  c_k = c / (k + 1)^gamma             (1998, section II and III)
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from bbfuse.seeds import stream
 
 __all__ = ["Spsa"]
 
+_CALIBRATING_STEPS = 20
+
 
 class Spsa:
     """Two scores a pair whatever the number of parameters; plain stochastic approximation in their space."""
 
     def __init__(self, config: SpsaConfig) -> None:
         self._config = config
-        self._first_size: float | None = None
+        self._sizes: list[float] = []
         self.answers_per_image = 2 * config.pairs
 
     def estimate(self, step: Step) -> None:
@@ -38,24 +40,29 @@ class Spsa:
             delta = torch.randint(0, 2, gradient.shape, generator=rng).float() * 2.0 - 1.0
             gradient += directional_difference(step, delta, c_k) / delta / self._config.pairs
         step.fuse.add_gradient(gradient)
-        if self._first_size is None and gradient.any():
-            self._first_size = gradient.abs().mean().item()
+        if len(self._sizes) < _CALIBRATING_STEPS and gradient.any():
+            self._sizes.append(gradient.abs().mean().item())
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Plain descent; the gains are the learning rate."""
         return torch.optim.SGD(parameters, lr=0.0)
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """``a_k``, with ``A`` a tenth of the steps and ``a`` such that the first update has the wanted size (1998, section III)."""
-        if self._first_size is None:
+        """``a_k``; ``A`` is a tenth of the steps, ``a`` such that the first updates have the wanted size (1998, section III).
+
+        One estimate says little about the size of the gradient, so ``a`` is set by the mean of the first twenty as they come.
+        """
+        if not self._sizes:
             return 0.0
         stability = 0.1 * steps
-        return self._config.step / self._first_size * ((stability + 1.0) / (stability + step + 1.0)) ** self._config.alpha
+        size = sum(self._sizes) / len(self._sizes)
+        falls: float = ((stability + 1.0) / (stability + step + 1.0)) ** self._config.alpha
+        return self._config.step / size * falls
 
     def state_dict(self) -> dict[str, Any]:
-        """The size of the first estimate, which sets the gain."""
-        return {"first_size": self._first_size}
+        """The sizes of the first estimates, which set the gain."""
+        return {"sizes": list(self._sizes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Estimator`."""
-        self._first_size = state["first_size"]
+        self._sizes = list(state["sizes"])

@@ -28,7 +28,9 @@ def test_says_what_it_takes_and_gives(backend: Backend, digits: Dataset) -> None
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_answers_are_those_of_the_simulator_number_for_number(backend: Backend, network: nn.Module, digits: Dataset, chip: Chip) -> None:
+def test_answers_are_those_of_the_simulator_number_for_number(
+    backend: Backend, network: nn.Module, digits: Dataset, chip: Chip
+) -> None:
     images = digits.test.images[:40]
     assert torch.equal(backend.query(images, chip, ignore), Simulator(network).logits(images, chip))
 

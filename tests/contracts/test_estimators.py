@@ -47,7 +47,12 @@ def test_the_mean_over_many_directions_is_the_gradient_in_direction_and_scale(na
     tests a false alarm has probability 2e-6; a scale wrong by a tenth is found, since the standard error is held below 2 %."""
     truth = gradient(Backprop(BackpropConfig()), step_of())
     rng = torch.Generator().manual_seed(2)
-    directions = torch.stack([truth / truth.norm(), *(torch.nn.functional.normalize(torch.randn(truth.shape, generator=rng), dim=0) for _ in range(3))])
+    directions = torch.stack(
+        [
+            truth / truth.norm(),
+            *(torch.nn.functional.normalize(torch.randn(truth.shape, generator=rng), dim=0) for _ in range(3)),
+        ]
+    )
     estimator = UNBIASED[name]()
     steps = 6000 // estimator.answers_per_image
     samples = torch.stack([directions @ gradient(estimator, step_of(number)) for number in range(steps)])

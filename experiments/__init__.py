@@ -1,0 +1,1 @@
+"""What we claim: studies and benchmarks, each with its committed result."""

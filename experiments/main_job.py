@@ -1,0 +1,109 @@
+"""The main job on five chips: what strict access wins back, beside the head alone and white-box backpropagation.
+
+Digits target, 5 % bit errors, chips 0 to 4, one seed each; nothing was tuned on these chips or on the test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, pstdev
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from bbfuse.config import RunConfig
+from bbfuse.records import events
+from experiments.study import RESULTS, Study, Task
+
+__all__ = ["STUDY"]
+
+CHIPS = range(5)
+ARMS: dict[str, RunConfig] = {
+    "fuse and head, strict": RunConfig(budget=20_000),
+    "fuse alone, strict": RunConfig(head="none", budget=150_000),
+    "fuse alone, white-box": RunConfig(head="none", budget=150_000, backend="whitebox", optimizer="backprop"),
+    "fuse and head, white-box": RunConfig(budget=20_000, backend="whitebox", optimizer="backprop"),
+}
+COLOURS = dict(zip(ARMS, ("#4c72b0", "#8172b3", "#555555", "#999999"), strict=True))
+
+
+def _tasks() -> list[Task]:
+    from dataclasses import replace
+
+    return [Task({"arm": arm, "chip": chip}, replace(config, chip_seed=chip)) for arm, config in ARMS.items() for chip in CHIPS]
+
+
+def _record(summary: dict[str, Any]) -> dict[str, Any]:
+    accuracy, lost = summary["accuracy"], summary["lost_points"]
+    head = 100 * (accuracy["perturbed_head"]["mean"] - accuracy["perturbed"]["mean"])
+    return {
+        "images": summary["queries"]["images"], "budget": summary["queries"]["budget"], "clean": accuracy["clean"],
+        "perturbed": accuracy["perturbed"]["mean"], "head_alone": accuracy["perturbed_head"]["mean"],
+        "fused": accuracy["perturbed_fused"]["mean"], "lost_points": lost, "recovered_points": summary["recovered_points"],
+        "share": summary["recovered_points"] / lost, "head_share": head / lost, "seconds": summary["seconds"],
+    }  # fmt: skip
+
+
+def _spread(rows: Sequence[dict[str, Any]], key: str, scale: float = 100.0) -> str:
+    values = [scale * row[key] for row in rows]
+    return f"{mean(values):.1f} ± {pstdev(values):.1f}"
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(caption=f"mean ± sd over {len(CHIPS)} chips; share: of the points lost to the bit errors, in per cent")
+    for name in ("", "images sent", "points lost", "accuracy, %", "share won back", "head alone, share", "seconds"):
+        table.add_column(name, justify="left" if not name else "right")
+    for arm in ARMS:
+        these = [row for row in rows if row["arm"] == arm]
+        table.add_row(
+            arm, f"{mean(row['images'] for row in these):,.0f}", _spread(these, "lost_points", 1.0), _spread(these, "fused"),
+            _spread(these, "share"), _spread(these, "head_share"), f"{mean(row['seconds'] for row in these):.0f}",
+        )  # fmt: skip
+    return table
+
+
+def _draw(rows: list[dict[str, Any]], folders: list[Path]) -> None:
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for arm, colour in COLOURS.items():
+        curves = []
+        for row, folder in zip(rows, folders, strict=True):
+            if row["arm"] == arm:
+                seen = [line for line in events(folder) if "validation" in line]
+                curves.append(([line["images"] for line in seen], [100 * line["validation"] for line in seen]))
+        images = np.mean([x for x, _ in curves], axis=0)
+        values = np.array([y for _, y in curves])
+        style = "--" if "white-box" in arm else "-"
+        axes.plot(np.maximum(images, 100), values.mean(0), style, marker="o", markersize=3, color=colour, label=arm)
+        axes.fill_between(
+            np.maximum(images, 100),
+            values.mean(0) - values.std(0),
+            values.mean(0) + values.std(0),
+            color=colour,
+            alpha=0.12,
+            lw=0,
+        )
+    for key, label, style, colour in (
+        ("clean", "nominal voltage", "--", "#55a868"),
+        ("head_alone", "head alone", "-.", "#dd8452"),
+        ("perturbed", "no fuse", ":", "#c44e52"),
+    ):
+        first = [row for row in rows if row["arm"] == next(iter(ARMS))]
+        axes.axhline(100 * mean(row[key] for row in first), linestyle=style, color=colour, label=f"{label} (held-out)", lw=1.2)
+    axes.set_xscale("log")
+    axes.set_xlabel("images sent")
+    axes.set_ylabel("validation accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    with matplotlib.rc_context({"svg.hashsalt": "bbfuse", "svg.fonttype": "none"}):
+        figure.savefig(RESULTS / "main_job.svg", metadata={"Date": None})
+
+
+STUDY = Study("main_job", _tasks(), _record, _draw, _table)
+
+if __name__ == "__main__":
+    STUDY.main()

@@ -1,0 +1,101 @@
+"""A study: a list of runs, resumed until all are there, and one flat record each in a committed file.
+
+``python -m experiments.NAME`` prints the committed result as a table, ``--json`` prints the file, ``--run`` computes what is
+missing (in ``runs/NAME``) and writes it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from bbfuse.config import RunConfig, to_dict
+from bbfuse.run import SCHEMA, execute
+
+__all__ = ["RESULTS", "Study", "Task"]
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of a study and how its record is named."""
+
+    labels: dict[str, Any]
+    config: RunConfig
+
+    def folder(self, root: Path) -> Path:
+        """Where the run lies, a name made from its settings: the same settings are never run twice."""
+        digest = hashlib.sha256(json.dumps(to_dict(self.config), sort_keys=True).encode()).hexdigest()
+        return root / digest[:16]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Tasks, what a record keeps of a summary, and how to draw the whole."""
+
+    name: str
+    tasks: Sequence[Task]
+    record: Callable[[dict[str, Any]], dict[str, Any]]
+    draw: Callable[[list[dict[str, Any]], list[Path]], None]
+    table: Callable[[list[dict[str, Any]]], Table]
+
+    def main(self) -> None:
+        """The command line."""
+        tyro.cli(self._answer, prog=f"python -m experiments.{self.name}", description=__doc__)
+
+    def _answer(self, json: bool = False, run: bool = False) -> None:
+        if run:
+            self._compute()
+        text = (RESULTS / f"{self.name}.json").read_text()
+        print(text, end="") if json else Console().print(self.table(_rows(text)))
+
+    def _compute(self) -> None:
+        root = Path("runs") / self.name
+        folders, rows = [], []
+        for number, task in enumerate(self.tasks, 1):
+            print(f"{number} of {len(self.tasks)}: {task.labels}", file=sys.stderr)
+            folder = task.folder(root)
+            if (folder / "config.json").exists():
+                summary = execute(replace(RunConfig(), resume=folder))
+            else:
+                summary = execute(replace(task.config, out=folder))
+            folders.append(folder)
+            rows.append({**task.labels, **self.record(summary)})
+        whole = {
+            "schema": SCHEMA,
+            "config": [to_dict(task.config) for task in self.tasks],
+            "commit": _commit(),
+            "machine": _machine(),
+            "rows": rows,
+        }
+        (RESULTS / f"{self.name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+        self.draw(rows, folders)
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(text)["rows"]
+    return rows
+
+
+def _machine() -> dict[str, Any]:
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"processor": platform.machine(), "cores": os.cpu_count(), **versions}
+
+
+def _commit() -> str | None:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, capture_output=True, text=True)
+    return done.stdout.strip() or None
