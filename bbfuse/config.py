@@ -151,7 +151,7 @@ class RunConfig:
     """labels to learn from: the data's, or the target's own answers at nominal voltage"""
     budget: int = 20_000
     """images sent at most: training, validation, closing report and retries together"""
-    batch: int = 32
+    batch: int = 16
     """images a step"""
     sampling: Literal["hard", "uniform"] = "hard"
     """how a batch is drawn: wrong and unsure images more often (reweighted, so that the mean stays the same), or all alike"""

@@ -25,8 +25,7 @@ class Show:
         self._bar: Progress | None = None
         self._task = None
         self._printed = 0
-        self._began = time.monotonic()
-        self._first: int | None = None
+        self._began: tuple[float, int] | None = None
 
     def say(self, message: str) -> None:
         """One line for the user."""
@@ -49,16 +48,16 @@ class Show:
 
     def watch(self, status: Status) -> None:
         """Take note of where the run stands."""
+        now = time.monotonic()
+        self._began = began, first = self._began or (now, status.step)
         loss = "-" if status.loss is None else f"{status.loss:.3f}"
         validation = "-" if status.validation is None else f"{100 * status.validation:.1f} %"
         spent = f"{status.images:,} of {status.budget:,}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=status.step, total=status.steps, spent=spent, loss=loss, validation=validation)
         elif status.step * _PLAIN_LINES // status.steps > self._printed:
-            self._first = status.step if self._first is None else self._first
             self._printed = status.step * _PLAIN_LINES // status.steps
-            elapsed = time.monotonic() - self._began
-            left = elapsed * (status.steps - status.step) / status.step
+            left = (now - began) * (status.steps - status.step) / max(status.step - first, 1)
             self.say(f"{spent} images, loss {loss}, validation {validation}, about {left:.0f} s left")
 
 
@@ -82,6 +81,10 @@ def closing_table(summary: dict[str, Any]) -> None:
         )
         table.add_row(label, f"{100 * spread['mean']:.1f}{sd} %", share)
     console.print(table)
+    if summary["config"]["head"] != "none":
+        console.print(
+            "fuse alone: this run's fuse with the head taken away; --head none trains one that stands alone", soft_wrap=True
+        )
     queries = summary["queries"]
     console.print(
         f"{summary['lost_points']:.1f} points lost, {summary['recovered_points']:.1f} won back; {queries['images']:,} images in "

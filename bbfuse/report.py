@@ -71,7 +71,7 @@ def _curve(lines: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
         axes.axhline(100 * value, linestyle=style, color=_COLOURS[name], label=f"{label} (held-out)")
     axes.set_xlabel("images sent")
     axes.set_ylabel("accuracy, %")
-    axes.set_ylim(0, 103)
+    axes.set_ylim(max(0.0, 100 * summary["accuracy"]["perturbed"]["mean"] - 15), 103)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     _clean(axes)
     return figure
