@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,12 +15,12 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from backends.flags import parse
 from backends.interface import Backend, InputError
 from backends.wire import chip_of, tensor_of, tensor_output
 
@@ -62,6 +63,8 @@ def application(backend: Backend) -> FastAPI:
             raise InputError(
                 f"inputs[0].shape must be [n, {', '.join(map(str, info.image_shape))}], n > 0, got {list(images.shape)}"
             )
+        if not (images.abs() <= 1.0).all():  # also false for NaN
+            raise InputError("inputs[0].data must lie in [-1, 1]")
         with lock:
             logits = backend.query(images, chip, lambda _: None)
         given = {"id": body["id"]} if isinstance(body.get("id"), str) else {}
@@ -111,8 +114,6 @@ def application(backend: Backend) -> FastAPI:
 
 
 def _parsed(body: bytes) -> Any:
-    import json
-
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as problem:
@@ -121,7 +122,10 @@ def _parsed(body: bytes) -> Any:
 
 def main() -> None:
     """Serve until told to stop; the first line on standard output is the URL."""
-    config = tyro.cli(ServerConfig, prog="python -m backends.server")
+    try:
+        config = parse(ServerConfig, "python -m backends.server", sys.argv[1:])
+    except InputError as error:
+        sys.exit(_refuse(str(error)))
     import torch
 
     from backends.data import load

@@ -44,7 +44,7 @@ def tensor_of(entries: Any, kind: str) -> Tensor:
         raise InputError(f"{kind}[0].shape must be a list of sizes, got {str(shape)[:80]}")
     try:
         values = torch.tensor(data, dtype=torch.float32).flatten()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{kind}[0].data must be numbers, flat or nested") from error
     count = 1
     for side in shape:
@@ -65,8 +65,8 @@ def chip_of(parameters: Any) -> Chip:
     if not isinstance(parameters, dict):
         raise InputError("parameters must be an object")
     rate, seed = parameters.get("bit_error_rate", 0.0), parameters.get("chip_seed", 0)
-    if isinstance(rate, bool) or not isinstance(rate, int | float):
-        raise InputError(f"parameters.bit_error_rate must be a number in [0, 1], got {str(rate)[:80]}")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise InputError(f"parameters.bit_error_rate must lie in [0, 1], got {str(rate)[:80]}")
     if type(seed) is not int:
         raise InputError(f"parameters.chip_seed must be a non-negative integer, got {str(seed)[:80]}")
     return Chip(float(rate), seed)

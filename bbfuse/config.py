@@ -192,9 +192,9 @@ _BELONGS_TO = {
     "backprop": ("optimizer", "backprop"), "spsa": ("optimizer", "spsa"), "rge": ("optimizer", "rge"),
 }  # fmt: skip
 _POSITIVE = (
-    "budget", "batch", "threads", "remote.timeout", "remote.attempts", "eopm.perturbed_weight", "eopm.chips", "standardize.images",
-    "affine.lr", "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs", "rge.lr", "rge.smoothing", "rge.directions",
-    "validation.images", "report.chips",
+    "budget", "batch", "threads", "remote.timeout", "remote.attempts", "eopm.perturbed_weight", "eopm.chips",
+    "standardize.images", "affine.lr", "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",
+    "rge.lr", "rge.smoothing", "rge.directions", "validation.images", "report.chips",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed",

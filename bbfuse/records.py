@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,16 @@ class RunFolder:
         os.replace(temporary, self.path / "checkpoint")
 
     def load(self) -> dict[str, Any] | None:
-        """The checkpoint, if one was written; events after it are dropped, since their steps will be done again."""
+        """The checkpoint, if one was written; events after it are dropped, since their steps will be done again.
+
+        Raises:
+            InputError: there is one that cannot be read.
+        """
         path = self.path / "checkpoint"
-        state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
+        try:
+            state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
         self._events.truncate(state["events"] if state else 0)
         return state
 

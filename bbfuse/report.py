@@ -69,6 +69,7 @@ def _curve(lines: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
     ):  # fmt: skip
         label = {"nominal": "nominal voltage", "perturbed_head": "head alone", "perturbed": "no protection"}[name]
         axes.axhline(100 * value, linestyle=style, color=_COLOURS[name], label=f"{label} (held-out)")
+    axes.set_xscale("log")
     axes.set_xlabel("images sent")
     axes.set_ylabel("accuracy, %")
     axes.set_ylim(max(0.0, 100 * summary["accuracy"]["perturbed"]["mean"] - 15), 103)

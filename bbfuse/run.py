@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import itertools
 import json
 import logging
-import re
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from backends import flags
 from backends.interface import InputError, TargetError
 from bbfuse.config import RunConfig, to_dict, validate
 
@@ -41,14 +38,7 @@ def parse(arguments: list[str]) -> RunConfig:
         InputError: a flag or value that does not exist, in one line.
         SystemExit: ``--help`` was asked for and has been printed.
     """
-    told = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(told):
-            return tyro.cli(RunConfig, args=arguments, prog="python -m bbfuse.run")
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise InputError(_one_line(told.getvalue())) from None
+    return flags.parse(RunConfig, "python -m bbfuse.run", arguments)
 
 
 def execute(config: RunConfig) -> dict[str, Any]:
@@ -165,15 +155,6 @@ def _fresh_path(config: RunConfig) -> Path:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.data}-{config.backend}-{config.optimizer}-{chip}"
     paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
     return next(path for path in paths if not path.exists())
-
-
-def _one_line(told: str) -> str:
-    """The parser's boxed message without its frame, its advice and its line breaks."""
-    lines = [re.sub(r"[─╭╮╰╯│]", "", line).strip() for line in told.splitlines()]
-    text = " ".join(line for line in lines[1:] if line)
-    for advice in ("Argument helptext:", "For full helptext", "Perhaps you meant:", "Similar"):
-        text = text.split(advice)[0]
-    return f"{text.strip().rstrip('.')}; python -m bbfuse.run --help lists what there is"
 
 
 if __name__ == "__main__":

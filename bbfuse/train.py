@@ -36,9 +36,12 @@ class Plan:
     """Images that may be sent until the closing report, for which the rest is kept."""
 
     def validates(self, step: int) -> bool:
-        """Whether a validation is due before step ``step`` (after the last one for ``step == steps``)."""
-        last = self.validations - 1
-        return any(step == (round(j * self.steps / last) if last else self.steps) for j in range(self.validations))
+        """Whether a validation is due before step ``step`` (after the last one for ``step == steps``).
+
+        At the end, at a half, a quarter, ... of the steps, and at the beginning: evenly spread where images have a log axis.
+        """
+        halvings = max(self.validations - 1, 1) if self.validations else 0
+        return (step == 0 and self.validations > 1) or any(step == round(self.steps / 2**j) for j in range(halvings))
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from backends import flags
+from backends.interface import InputError
 from bbfuse.config import RunConfig, to_dict
 from bbfuse.run import SCHEMA, execute
 
@@ -55,9 +56,19 @@ class Study:
 
     def main(self) -> None:
         """The command line."""
-        tyro.cli(self._answer, prog=f"python -m experiments.{self.name}", description=__doc__)
+        try:
+            flags.parse(self._answer, f"python -m experiments.{self.name}", sys.argv[1:])
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
 
     def _answer(self, json: bool = False, run: bool = False) -> None:
+        """Show the committed result.
+
+        Args:
+            json: print the file as it is
+            run: compute what is missing and write it anew
+        """
         if run:
             self._compute()
         text = (RESULTS / f"{self.name}.json").read_text()

@@ -1,0 +1,53 @@
+"""Every command in the README's code blocks does what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("python")]
+RUNS = [command.split("&&")[-1].strip() for command in COMMANDS if "pytest" not in command]
+
+
+def test_the_two_commands_of_the_set_up_are_there() -> None:
+    assert "python -m pip install -e . && python -m bbfuse.run" in COMMANDS
+    assert "python -m pip install -e '.[test]' && python -m pytest" in COMMANDS
+    assert len(RUNS) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUNS)
+def test_a_command_of_the_readme_runs_as_written(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command)
+    assert words[:2] == ["python", "-m"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "report.html").exists()
+    assert "fuse and head" in done.stdout
+
+
+def test_every_link_leads_to_a_file() -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / link).exists(), link
+
+
+def test_every_flag_named_is_a_flag() -> None:
+    from bbfuse.run import parse
+
+    shown = subprocess.run([sys.executable, "-m", "bbfuse.run", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    others = {"--port", "--run"}
+    for flag in set(re.findall(r"--[a-z][a-z.-]+", (ROOT / "README.md").read_text())) - others:
+        assert flag in shown, flag
+    assert parse([]).chip_seed is None
