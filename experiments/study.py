@@ -45,6 +45,16 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Show the committed result of a study."""
+
+    json: bool = False
+    """print the file as it is"""
+    run: bool = False
+    """compute what is missing and write it anew"""
+
+
+@dataclass(frozen=True)
 class Study:
     """Tasks, what a record keeps of a summary, and how to draw the whole."""
 
@@ -57,22 +67,14 @@ class Study:
     def main(self) -> None:
         """The command line."""
         try:
-            flags.parse(self._answer, f"python -m experiments.{self.name}", sys.argv[1:])
+            asked = flags.parse(Asked, f"python -m experiments.{self.name}", sys.argv[1:])
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
-
-    def _answer(self, json: bool = False, run: bool = False) -> None:
-        """Show the committed result.
-
-        Args:
-            json: print the file as it is
-            run: compute what is missing and write it anew
-        """
-        if run:
+        if asked.run:
             self._compute()
         text = (RESULTS / f"{self.name}.json").read_text()
-        print(text, end="") if json else Console().print(self.table(_rows(text)))
+        print(text, end="") if asked.json else Console().print(self.table(json.loads(text)["rows"]))
 
     def _compute(self) -> None:
         root = Path("runs") / self.name
@@ -95,11 +97,6 @@ class Study:
         }
         (RESULTS / f"{self.name}.json").write_text(json.dumps(whole, indent=1) + "\n")
         self.draw(rows, folders)
-
-
-def _rows(text: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(text)["rows"]
-    return rows
 
 
 def _machine() -> dict[str, Any]:

@@ -31,5 +31,5 @@ class Codes:
 def quantize(weights: Tensor) -> Codes:
     """Codes of ``weights`` (any shape); the error is at most half a step, ``s / 2``."""
     largest = weights.detach().abs().max().item()
-    scale = largest / 127.0 if largest > 0 else 1.0
+    scale = max(largest / 127.0, torch.finfo(torch.float32).tiny)  # a smaller step would vanish in float32
     return Codes(torch.round(weights.detach() / scale).to(torch.int8), scale)
