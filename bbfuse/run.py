@@ -26,9 +26,31 @@ SCHEMA = 1
 EMBEDDED_DEFAULT = ["--chip-seed", "0"]
 
 
-def main() -> None:
-    """Run the command line of this process."""
-    sys.exit(_guarded(sys.argv[1:]))
+def main(arguments: list[str]) -> int:
+    """Do what ``arguments`` ask for; the exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        if not arguments:
+            arguments = EMBEDDED_DEFAULT
+            print(f"no arguments: running python -m bbfuse.run {' '.join(arguments)}", file=sys.stderr)
+        config = parse(arguments)
+        summary = execute(config)
+        if config.json:
+            print(json.dumps(summary, indent=2))
+        else:
+            from bbfuse.console import closing_table
+
+            closing_table(summary)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TargetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume and the run folder", file=sys.stderr)
+        return 130
+    return 0
 
 
 def parse(arguments: list[str]) -> RunConfig:
@@ -120,32 +142,6 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
     return summary
 
 
-def _guarded(arguments: list[str]) -> int:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        if not arguments:
-            arguments = EMBEDDED_DEFAULT
-            print(f"no arguments: running python -m bbfuse.run {' '.join(arguments)}", file=sys.stderr)
-        config = parse(arguments)
-        summary = execute(config)
-        if config.json:
-            print(json.dumps(summary, indent=2))
-        else:
-            from bbfuse.console import closing_table
-
-            closing_table(summary)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TargetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; go on with --resume and the run folder", file=sys.stderr)
-        return 130
-    return 0
-
-
 def _how_to_go_on(folder: RunFolder) -> str:
     return f"what was learned is kept, go on with --resume {folder.path}"
 
@@ -158,4 +154,4 @@ def _fresh_path(config: RunConfig) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

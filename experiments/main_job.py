@@ -54,14 +54,14 @@ def _spread(rows: Sequence[dict[str, Any]], key: str, scale: float = 100.0) -> s
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(caption=f"mean ± sd over {len(CHIPS)} chips; share: of the points lost to the bit errors, in per cent")
-    for name in ("", "images sent", "points lost", "accuracy, %", "share won back", "head alone, share", "seconds"):
-        table.add_column(name, justify="left" if not name else "right")
+    table = Table(caption=f"mean ± sd over {len(CHIPS)} chips; won back: share of the lost points", padding=(0, 0))
+    for name in ("per cent", "images", "lost", "accuracy", "won back", "head alone"):
+        table.add_column(name, justify="left" if name == "per cent" else "right")
     for arm in ARMS:
         these = [row for row in rows if row["arm"] == arm]
         table.add_row(
             arm, f"{mean(row['images'] for row in these):,.0f}", _spread(these, "lost_points", 1.0), _spread(these, "fused"),
-            _spread(these, "share"), _spread(these, "head_share"), f"{mean(row['seconds'] for row in these):.0f}",
+            _spread(these, "share"), _spread(these, "head_share"),
         )  # fmt: skip
     return table
 

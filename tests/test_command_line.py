@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bbfuse.run import main
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--chip-seed", "0", "--budget", "4000", "--validation.times", "3"]
@@ -170,13 +171,16 @@ def test_killed_and_resumed_it_is_the_same_run(
         ("--resume nowhere --budget 3", "give no others", 2),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing_behind(arguments: str, words: str, code: int, tmp_path: Path) -> None:
-    done = call(*shlex.split(arguments), cwd=tmp_path)
-    assert done.returncode == code
-    assert words in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+def test_bad_input_is_one_line_and_leaves_nothing_behind(
+    arguments: str, words: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments.split()) == code
+    told = capsys.readouterr()
+    assert words in told.err
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    assert told.out == ""
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
