@@ -15,6 +15,7 @@ from backends.interface import NOMINAL, BackendInfo, Chip, InputError
 from bbfuse import seeds
 from bbfuse.config import RunConfig
 from bbfuse.estimators import Estimator, Problem, make
+from bbfuse.estimators.interface import falling
 from bbfuse.fuse import Fuse
 from bbfuse.head import Heads
 from bbfuse.ledger import IMAGES_PER_REQUEST, BudgetSpentError, Ledger
@@ -221,7 +222,7 @@ class Trainer:
         self.optimizer.step()
         if self.head_optimizer:
             for group in self.head_optimizer.param_groups:
-                group["lr"] = self.config.affine.lr * (1.0 - 0.95 * self.step / self.plan.steps)
+                group["lr"] = falling(self.config.affine.lr, self.step, self.plan.steps)
             self.head_optimizer.step()
         return loss
 

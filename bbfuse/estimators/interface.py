@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bbfuse.objective import Step
 
-__all__ = ["Estimator", "Problem", "adam", "falling"]
+__all__ = ["Estimator", "Problem", "UnderAdam", "falling"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,28 @@ class Estimator(Protocol):
         ...
 
 
+class UnderAdam:
+    """Adam (Kingma and Ba 2015) on the estimates, its learning rate falling linearly to a twentieth; nothing is remembered."""
+
+    def __init__(self, lr: float) -> None:
+        self._lr = lr
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """See `Estimator`."""
+        return torch.optim.Adam(parameters, lr=0.0)
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """See `Estimator`."""
+        return falling(self._lr, step, steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Estimator`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Estimator`."""
+
+
 def falling(lr: float, step: int, steps: int) -> float:
     """``lr`` at first, falling linearly to a twentieth of it."""
     return lr * (1.0 - 0.95 * step / steps)
-
-
-def adam(parameters: Iterable[nn.Parameter | Tensor]) -> torch.optim.Adam:
-    """Adam (Kingma and Ba 2015), its learning rate set at every step."""
-    return torch.optim.Adam(parameters, lr=0.0)

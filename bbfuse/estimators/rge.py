@@ -11,15 +11,13 @@ carried back through the fuse exactly (as ZO-AE-DS does, Zhang et al., ICLR 2022
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
 from bbfuse.config import RgeConfig
 from bbfuse.estimators.broyden import JacobianMemory
-from bbfuse.estimators.interface import Problem, adam, falling
+from bbfuse.estimators.interface import Problem, UnderAdam
 from bbfuse.estimators.two_point import directional_difference
 from bbfuse.objective import Step
 from bbfuse.seeds import stream
@@ -27,13 +25,13 @@ from bbfuse.seeds import stream
 __all__ = ["InputRge", "ParameterRge"]
 
 
-class ParameterRge:
+class ParameterRge(UnderAdam):
     """``directions`` pairs of probes a step, two scores each."""
 
     def __init__(self, config: RgeConfig) -> None:
+        super().__init__(config.lr or 1e-3)
         self._directions = config.directions
         self._size = config.smoothing or 0.01
-        self._lr = config.lr or 1e-3
         self.answers_per_image = 2 * config.directions
 
     def estimate(self, step: Step) -> None:
@@ -44,29 +42,14 @@ class ParameterRge:
             gradient += directional_difference(step, u, self._size) * u / self._directions
         step.fuse.add_gradient(gradient)
 
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Adam."""
-        return adam(parameters)
 
-    def learning_rate(self, step: int, steps: int) -> float:
-        """Falls linearly."""
-        return falling(self._lr, step, steps)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing is remembered."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
-
-
-class InputRge:
+class InputRge(UnderAdam):
     """``directions`` pairs of probes an image and step; with ``broyden`` the Jacobians found so far are kept and corrected."""
 
     def __init__(self, config: RgeConfig, problem: Problem) -> None:
+        super().__init__(config.lr or 5e-3)
         self._directions = config.directions
         self._size = config.smoothing or 0.15
-        self._lr = config.lr or 5e-3
         self._memory = JacobianMemory(problem) if config.broyden else None
         self.answers_per_image = 2 * config.directions
 
@@ -91,14 +74,6 @@ class InputRge:
                 sensitivity = (plus.sensitivity + minus.sensitivity) / 2.0
                 gradient += self._memory.pull_back(step.index, sensitivity).view_as(z) / self._directions
         fused.backward(gradient)
-
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Adam."""
-        return adam(parameters)
-
-    def learning_rate(self, step: int, steps: int) -> float:
-        """Falls linearly."""
-        return falling(self._lr, step, steps)
 
     def state_dict(self) -> dict[str, Any]:
         """The Jacobians."""
