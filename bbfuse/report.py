@@ -36,10 +36,11 @@ def write_report(
     [-1, 1], are the same images before and after the fuse.
     """
     figures = {
-        "Accuracy on owned validation images against images sent": _curve(events(folder), summary),
         "Accuracy on held-out images": _bars(summary, labels),
         "Images before and after the fuse": _grid(images[:_SHOWN], fused[:_SHOWN]),
     }
+    if seen := [line for line in events(folder) if "validation" in line]:
+        figures = {"Accuracy on owned validation images against images sent": _curve(seen, summary), **figures}
     parts = "\n".join(f"<figure><figcaption>{title}</figcaption>{_svg(figure)}</figure>" for title, figure in figures.items())
     accuracy, queries = summary["accuracy"], summary["queries"]
     rate = summary["config"]["bit_error_rate"]
@@ -52,10 +53,9 @@ def write_report(
     (folder / "report.html").write_text(page)
 
 
-def _curve(lines: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
+def _curve(seen: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
-    seen = [line for line in lines if "validation" in line]
     axes.plot(
         [line["images"] for line in seen],
         [100 * line["validation"] for line in seen],
