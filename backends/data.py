@@ -39,6 +39,12 @@ class Dataset:
     validation: Split
     test: Split
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
     def owned(self, images: int | None) -> Dataset:
         """The same data for a user who owns only ``images`` of the pool, a fifth of them kept for validation.
 

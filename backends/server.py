@@ -135,8 +135,7 @@ def main() -> None:
     torch.set_num_threads(config.threads)
     try:
         data = load(config.data)
-        channels, height, width = data.train.images.shape[1:]
-        backend = LocalBackend(config.target, fitted(config.target, config.data), (channels, height, width), data.classes)
+        backend = LocalBackend(config.target, fitted(config.target, config.data), data.image_shape, data.classes)
         listener = socket.create_server((config.host, config.port))
         # accepted connections inherit it; without it every answer waits 40 ms for a delayed acknowledgement
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import cast
 
 from backends.data import Dataset, load
 from backends.interface import Backend, InputError
@@ -41,23 +40,21 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
         from backends.whitebox import WhiteboxBackend
 
         data = load(config.data)
-        shape = cast(tuple[int, int, int], tuple(data.train.images.shape[1:]))
         kind = LocalBackend if config.backend == "local" else WhiteboxBackend
-        backend = kind(config.target, fitted(config.target, config.data), shape, data.classes)
+        backend = kind(config.target, fitted(config.target, config.data), data.image_shape, data.classes)
     stack.callback(backend.close)
     return backend
 
 
 def energy(config: RunConfig, fuse: Fuse, shape: tuple[int, int, int]) -> dict[str, float | None]:
-    """The part ``energy`` of the summary; ``saving`` is ``None`` where the target's architecture is not known."""
+    """The part ``energy`` of the summary; ``None`` where no voltage was measured or the target's architecture is not known."""
     from backends.memory.energy import saving, voltage, weight_reads
     from backends.targets.networks import build
 
+    volts = voltage(config.bit_error_rate)
     try:
-        reads = weight_reads(build(config.target), shape)
+        reads = weight_reads(build(config.target, shape), shape)
     except InputError:
-        return {"saving": None, "voltage": voltage(config.bit_error_rate)}
-    return {
-        "saving": saving(config.bit_error_rate, reads, weight_reads(fuse, shape)),
-        "voltage": voltage(config.bit_error_rate),
-    }
+        reads = None
+    saved = None if volts is None or reads is None else saving(volts**2, reads, weight_reads(fuse, shape))
+    return {"saving": saved, "voltage": volts}

@@ -138,7 +138,7 @@ class RunConfig:
     target: str = "digits"
     """the classifier that nobody may change"""
     generator: str = "MLP"
-    """the fuse's network: MLP (images of up to 16x16) or UNetXS"""
+    """the fuse's network: MLP (images of up to 16x16), UNetXS, or NeuralFuse's ConvL, ConvS, DeConvL, DeConvS, UNetL, UNetS"""
     bit_error_rate: float = 0.05
     """wrong bits per stored bit at the low voltage"""
     chip_seed: int | None = None

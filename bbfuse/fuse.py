@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
 from backends.interface import InputError
+from bbfuse.generators import GENERATORS, Shape
 
-__all__ = ["GENERATORS", "Fuse"]
+__all__ = ["Fuse"]
 
-Shape = tuple[int, int, int]
+_CALIBRATION_BATCH = 256
 
 
 class Fuse(nn.Module):
-    """A generator and the clipped sum around it. A new fuse changes nothing: the generator's last layer starts at zero."""
+    """A generator and the clipped sum around it. A new fuse changes nothing: the generator's last layer starts at zero.
+
+    Batch normalisation always works with its stored statistics, so that an image is treated alike in every batch and no
+    statistics move while probes are scored; `calibrate` sets them once, from images that are owned, before the training.
+    """
 
     def __init__(self, generator: str, image_shape: Shape, rng: torch.Generator) -> None:
         """Build the generator called ``generator`` with initial weights drawn from ``rng``.
@@ -32,10 +34,24 @@ class Fuse(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
             self.generator = GENERATORS[generator](image_shape)
-        last = [m for m in self.generator.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
+        layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
+        last = [m for m in self.generator.modules() if isinstance(m, layers)][-1]
         assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        self.eval()
+
+    def calibrate(self, images: Tensor) -> None:
+        """Set the statistics of batch normalisation to those over ``images`` (n, channels, height, width), layer by layer."""
+        norms = [m for m in self.generator.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None  # the mean over all batches, not a moving one
+            norm.reset_running_stats()
+            norm.train()
+        with torch.no_grad():
+            for part in images.split(_CALIBRATION_BATCH) if norms else ():
+                self.generator(part)
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, channels, height, width) in [-1, 1], to the same."""
@@ -60,37 +76,3 @@ class Fuse(nn.Module):
         """Add ``vector`` (d,) to the parameters' gradients."""
         for p, piece in zip(self.parameters(), self.unflatten(vector).values(), strict=True):
             p.grad = piece.clone() if p.grad is None else p.grad + piece
-
-
-def _mlp(shape: Shape) -> nn.Sequential:
-    """Pixels, 64 hidden units, pixels: for images so small that every pixel may look at every other."""
-    pixels = shape[0] * shape[1] * shape[2]
-    if shape[1] > 16 or shape[2] > 16:
-        raise InputError(f"--generator MLP is for images of up to 16x16, got {shape[1]}x{shape[2]}: choose UNetXS")
-    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 64), nn.ReLU(), nn.Linear(64, pixels), nn.Unflatten(1, shape))
-
-
-class _UNetXS(nn.Module):
-    """Two levels down and up with a skip connection, widths 16 and 32, no normalisation: height and width divisible by 4."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        if shape[1] % 4 or shape[2] % 4:
-            raise InputError(f"--generator UNetXS needs image sides divisible by 4, got {shape[1]}x{shape[2]}")
-        self.down1 = nn.Conv2d(shape[0], 16, 3, padding=1)
-        self.down2 = nn.Conv2d(16, 32, 3, padding=1)
-        self.middle = nn.Conv2d(32, 32, 3, padding=1)
-        self.up = nn.Conv2d(32, 16, 3, padding=1)
-        self.join = nn.Conv2d(32, 16, 3, padding=1)
-        self.out = nn.Conv2d(16, shape[0], 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        fine = F.relu(self.down1(images))
-        coarse = F.relu(self.down2(F.max_pool2d(fine, 2)))
-        coarse = coarse + F.interpolate(F.relu(self.middle(F.max_pool2d(coarse, 2))), scale_factor=2)
-        up = F.interpolate(F.relu(self.up(coarse)), scale_factor=2)
-        output: Tensor = self.out(F.relu(self.join(torch.cat([up, fine], 1))))
-        return output
-
-
-GENERATORS: dict[str, Callable[[Shape], nn.Module]] = {"MLP": _mlp, "UNetXS": _UNetXS}

@@ -91,7 +91,7 @@ class Trainer:
         Raises:
             InputError: the settings do not fit each other, the target or the budget.
         """
-        shape = tuple(data.train.images.shape[1:])
+        shape = data.image_shape
         if shape != info.image_shape or data.classes != info.classes:
             takes = f"{info.name} takes images {info.image_shape} and knows {info.classes} classes"
             raise InputError(f"{takes}, but --data {data.name} has {shape} and {data.classes}")
@@ -103,6 +103,7 @@ class Trainer:
         raw = data.train.images if config.head_name == "affine" else data.train.images[: config.standardize.images]
         self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
         self.fuse = Fuse(config.generator, info.image_shape, seeds.stream(config.seed, "fuse"))
+        self.fuse.calibrate(data.train.images)
         chips = config.eopm.chips if self.chip is None else 1
         problem = Problem(len(data.train), chips + (config.clean_weight > 0), info.classes, data.train.images[0].numel())
         self.estimator: Estimator = make(config, problem)

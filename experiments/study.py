@@ -26,7 +26,7 @@ from backends.interface import InputError
 from bbfuse.config import RunConfig, to_dict
 from bbfuse.run import SCHEMA, execute
 
-__all__ = ["RESULTS", "Study", "Task"]
+__all__ = ["RESULTS", "Study", "Task", "commit", "machine"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -91,19 +91,21 @@ class Study:
         whole = {
             "schema": SCHEMA,
             "config": [to_dict(task.config) for task in self.tasks],
-            "commit": _commit(),
-            "machine": _machine(),
+            "commit": commit(),
+            "machine": machine(),
             "rows": rows,
         }
         (RESULTS / f"{self.name}.json").write_text(json.dumps(whole, indent=1) + "\n")
         self.draw(rows, folders)
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What a result was computed on."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     return {"processor": platform.machine(), "cores": os.cpu_count(), **versions}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """The revision of the code, where it is known."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, capture_output=True, text=True)
     return done.stdout.strip() or None

@@ -6,8 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from bbfuse.config import from_dict, validate
+from experiments import energy
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS
 
@@ -34,3 +38,53 @@ def test_its_command_prints_it() -> None:
     assert all(arm.split(",")[0] in table.stdout for arm in ARMS)
     printed = subprocess.run([*call, "--json"], cwd=ROOT, capture_output=True, text=True)
     assert printed.stdout == (RESULTS / "main_job.json").read_text()
+
+
+# NeuralFuse, Tables 2 (by reads) and 8 (by MACs), in the order of `energy.FUSES`
+TABLE_2 = {
+    "resnet18": (19.0, 29.1, 21.2, 27.5, 24.0, 28.9),
+    "vgg11": (6.6, 27.5, 11.2, 24.1, 17.1, 27.2),
+    "vgg16": (17.1, 28.9, 19.7, 27.0, 23.0, 28.7),
+}
+TABLE_8 = {
+    "resnet18": (16.2, 28.7, 19.0, 26.6, 23.2, 28.7),
+    "vgg11": (-21.8, 23.9, -11.5, 16.0, 3.6, 23.7),
+    "vgg19": (10.4, 28.0, 14.4, 25.0, 20.2, 28.0),
+}
+READS = {"resnet18": 2_755_968, "vgg11": 1_334_656, "vgg16": 2_366_848, "ConvL": 320_256, "DeConvL": 259_264, "UNetL": 180_894}
+MACS = {  # Table 7, in millions
+    "vgg11": 153.5, "vgg16": 314.43, "vgg19": 399.47,
+    "ConvL": 80.5, "ConvS": 10.34, "DeConvL": 64.69, "DeConvS": 22.44, "UNetL": 41.41, "UNetS": 10.58,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def records() -> list[dict[str, Any]]:
+    return energy.rows()
+
+
+def test_reads_and_macs_are_the_papers(records: list[dict[str, Any]]) -> None:
+    alone = {row["network"]: row for row in records if "generator" not in row}
+    assert len(alone) == 11
+    assert {name: alone[name]["reads"] for name in READS} == READS
+    for name, millions in MACS.items():
+        digits = 1 if millions in (153.5, 80.5) else 2
+        assert round(alone[name]["macs"] / 1e6, digits) == millions
+
+
+@pytest.mark.parametrize(("key", "table"), [("saving", TABLE_2), ("saving_macs", TABLE_8)])
+def test_savings_are_the_papers_to_the_printed_digit(
+    key: str, table: dict[str, tuple[float, ...]], records: list[dict[str, Any]]
+) -> None:
+    for target, printed in table.items():
+        found = [row[key] for row in records if row["network"] == target and "generator" in row]
+        assert found == pytest.approx(printed, abs=1e-9), target
+
+
+def test_the_energy_command_prints_records_and_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert energy.main(["--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"schema", "config", "commit", "machine", "rows"}
+    assert energy.main([]) == 0
+    assert "DeConvL" in capsys.readouterr().out
+    assert energy.main(["--nonsense"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -107,8 +107,10 @@ def test_measured_points_of_the_voltage_table() -> None:
     for volts, rate in [(22 / 24, 6.86646e-5), (20 / 24, 1.115e-2), (18 / 24, 0.2056)]:
         assert voltage(rate) == pytest.approx(volts, abs=1e-9)
     assert voltage(0.3) is None
-    assert saving(0.01, 1.0, 0.0) == pytest.approx(0.302, abs=5e-4)
-    assert saving(0.3, 1.0, 0.0) is None
+    volts = voltage(0.01)
+    assert volts is not None
+    assert saving(volts**2, 1.0, 0.0) == pytest.approx(0.302, abs=5e-4)
+    assert saving(volts**2, 1.0, 0.5) == pytest.approx(-0.198, abs=5e-4)
 
 
 def test_weight_reads_count_a_filter_again_for_every_32_pixels() -> None:

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from backends.data import Dataset
 from backends.interface import NOMINAL, Chip, InputError
 from bbfuse import seeds
-from bbfuse.fuse import GENERATORS, Fuse
+from bbfuse.fuse import Fuse
+from bbfuse.generators import GENERATORS
 from bbfuse.head import Affine, Heads, Standardize
 from bbfuse.sampling import Sampler
 from tests.conftest import CHIP, LinearBackend
 
-SHAPES = {"MLP": (1, 8, 8), "UNetXS": (3, 32, 32)}
+SHAPES = {name: (1, 8, 8) if name == "MLP" else (3, 32, 32) for name in GENERATORS}
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -23,6 +24,7 @@ def test_a_new_fuse_changes_nothing_and_the_range_is_kept(name: str) -> None:
     rng = torch.Generator().manual_seed(0)
     fuse = Fuse(name, SHAPES[name], rng)
     images = torch.rand((4, *SHAPES[name]), generator=rng) * 2 - 1
+    fuse.calibrate(images)
     assert torch.equal(fuse(images), images)
     moved = fuse.at(fuse.vector() + 0.5, images)
     assert moved.shape == images.shape
@@ -40,6 +42,42 @@ def test_a_fuse_depends_on_its_stream_and_leaves_the_global_one_alone(name: str)
 
 
 @pytest.mark.parametrize("name", GENERATORS)
+def test_an_image_is_treated_alike_in_every_batch_and_a_score_moves_nothing(name: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    fuse = Fuse(name, SHAPES[name], rng)
+    images = torch.rand((6, *SHAPES[name]), generator=rng) * 2 - 1
+    fuse.calibrate(images)
+    with torch.no_grad():
+        for p in fuse.parameters():
+            p += 0.02 * torch.randn(p.shape, generator=rng)
+    before = {name: value.clone() for name, value in fuse.state_dict().items()}
+    together = fuse(images)
+    assert not torch.equal(together, images)
+    assert torch.allclose(together[:2], fuse(images[:2]), atol=1e-5)
+    fuse.at(fuse.vector() + 0.1, images)
+    assert all(torch.equal(value, before[name]) for name, value in fuse.state_dict().items())
+
+
+def test_calibration_gives_every_normalisation_the_statistics_of_what_it_sees() -> None:
+    rng = torch.Generator().manual_seed(0)
+    fuse = Fuse("ConvS", SHAPES["ConvS"], rng)
+    images = torch.rand((256, *SHAPES["ConvS"]), generator=rng) * 2 - 1
+    fuse.calibrate(images)
+    first, norm = fuse.generator[0], fuse.generator[1]  # type: ignore[index]
+    seen = first(images)
+    assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(norm.running_var, seen.var((0, 2, 3)), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),  # NeuralFuse, Table 7
+    [("ConvL", 723_273), ("ConvS", 113_187), ("DeConvL", 647_785), ("DeConvS", 156_777), ("UNetL", 482_771), ("UNetS", 121_195)],
+)
+def test_the_papers_generators_have_its_parameter_counts(name: str, parameters: int) -> None:
+    assert len(Fuse(name, (3, 32, 32), torch.Generator()).vector()) == parameters
+
+
+@pytest.mark.parametrize("name", GENERATORS)
 def test_vector_and_gradient_have_the_order_of_the_parameters(name: str) -> None:
     fuse = Fuse(name, SHAPES[name], torch.Generator())
     fuse.add_gradient(torch.arange(len(fuse.vector()), dtype=torch.float32))
@@ -50,9 +88,11 @@ def test_vector_and_gradient_have_the_order_of_the_parameters(name: str) -> None
 def test_what_does_not_fit_is_refused() -> None:
     rng = torch.Generator()
     for name, shape, words in [
-        ("ConvXXL", (1, 8, 8), "must be one of MLP, UNetXS, got ConvXXL"),
+        ("ConvXXL", (1, 8, 8), "must be one of MLP, UNetXS, .*, got ConvXXL"),
         ("MLP", (3, 32, 32), "got 32x32"),
         ("UNetXS", (1, 6, 8), "got 6x8"),
+        ("ConvL", (3, 36, 36), "divisible by 8, got 36x36"),
+        ("UNetS", (3, 36, 36), "divisible by 8, got 36x36"),
     ]:
         with pytest.raises(InputError, match=words):
             Fuse(name, shape, rng)

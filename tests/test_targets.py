@@ -27,9 +27,9 @@ def test_the_digits_target_is_good_and_low_voltage_hurts(network: nn.Module, dig
 def test_fitting_depends_on_nothing_but_the_recipe(digits: Dataset) -> None:
     short = Recipe(steps=3)
     state = torch.get_rng_state()
-    first = fit(networks.build("digits"), digits, short).state_dict()
+    first = fit(networks.build("digits", (1, 8, 8)), digits, short).state_dict()
     torch.rand(17)
-    second = fit(networks.build("digits"), digits, short).state_dict()
+    second = fit(networks.build("digits", (1, 8, 8)), digits, short).state_dict()
     torch.set_rng_state(state)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -85,5 +85,25 @@ def test_more_or_fewer_images_than_there_are_is_refused(digits: Dataset, images:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(InputError, match="--data must be one of digits, got mnist"):
         load("mnist")
-    with pytest.raises(InputError, match="--target must be one of digits, got alexnet"):
-        networks.build("alexnet")
+    with pytest.raises(InputError, match=r"--target must be one of digits, .*, got alexnet"):
+        networks.build("alexnet", (1, 8, 8))
+    with pytest.raises(InputError, match="--target resnet18 takes images"):
+        fitted("resnet18", "digits")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "stored", "layers"),  # NeuralFuse, Table 7; stored weights and layers counted in its code
+    [
+        ("resnet18", 11_173_962, 11_164_352, 21),
+        ("resnet50", 23_520_842, 23_467_712, 54),
+        ("vgg11", 9_231_114, 9_222_848, 9),
+        ("vgg16", 14_728_266, 14_715_584, 14),
+        ("vgg19", 20_040_522, 20_024_000, 17),
+    ],
+)
+def test_the_papers_targets_have_its_sizes(name: str, parameters: int, stored: int, layers: int) -> None:
+    network = networks.build(name, (3, 32, 32)).eval()
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    weights = [m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert (sum(weights), len(weights)) == (stored, layers)
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)

@@ -42,14 +42,19 @@ RECIPE = Recipe()
 
 
 def fitted(target: str, data: str, recipe: Recipe = RECIPE) -> nn.Module:
-    """The target called ``target``, fitted on the training part of ``data``, frozen; from the cache where it is."""
-    network = networks.build(target)
+    """The target called ``target``, fitted on the training part of ``data``, frozen; from the cache where it is.
+
+    Raises:
+        InputError: no such target or data set, or they do not fit each other.
+    """
+    known = load(data)
+    network = networks.build(target, known.image_shape, known.classes)
     digest = hashlib.sha256(repr((target, data, recipe, str(network))).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("BBFUSE_CACHE") or Path.home() / ".cache" / "bbfuse")
     path = folder / f"{target}-{data}-{digest}.pt"
     state = _read(path)
     if state is None:
-        network = fit(network, load(data), recipe)
+        network = fit(network, known, recipe)
         _write(path, network.state_dict())
     else:
         network.load_state_dict(state)

@@ -1,17 +1,21 @@
-"""Architectures of the targets, by name."""
+"""Architectures of the targets, by name.
+
+The five networks of NeuralFuse (Sun et al. 2024, Table 7) in their form for 32x32 images, and small ones of ours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from backends.interface import InputError
 
-__all__ = ["TARGETS", "build"]
+__all__ = ["TARGETS", "Architecture", "build"]
 
 
-def _digits() -> nn.Sequential:
+def _digits(classes: int) -> nn.Sequential:
     """Four 3x3 convolutions and two linear layers for 1 x 8 x 8 images: 25,274 parameters, of which 25,104 weights are stored."""
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
@@ -19,19 +23,101 @@ def _digits() -> nn.Sequential:
 
     return nn.Sequential(
         *block(1, 16), *block(16, 16), nn.MaxPool2d(2), *block(16, 32), *block(32, 32), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10),
+        nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, classes),
     )  # fmt: skip
 
 
-TARGETS: dict[str, Callable[[], nn.Module]] = {"digits": _digits}
+class _Residual(nn.Module):
+    """``relu(body(x) + shortcut(x))``, the shortcut a 1x1 convolution where the shape changes."""
+
+    def __init__(self, body: nn.Sequential, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = body
+        self.activation = nn.ReLU()
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(*_conv(inputs, outputs, 1, stride))
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.activation(self.body(images) + self.shortcut(images))
+        return output
 
 
-def build(name: str) -> nn.Module:
-    """A network of that architecture with fresh weights.
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+
+
+def _basic(inputs: int, width: int, stride: int) -> _Residual:
+    body = nn.Sequential(*_conv(inputs, width, 3, stride), nn.ReLU(), *_conv(width, width, 3))
+    return _Residual(body, inputs, width, stride)
+
+
+def _bottleneck(inputs: int, width: int, stride: int) -> _Residual:
+    body = nn.Sequential(
+        *_conv(inputs, width, 1), nn.ReLU(), *_conv(width, width, 3, stride), nn.ReLU(), *_conv(width, 4 * width, 1)
+    )
+    return _Residual(body, inputs, 4 * width, stride)
+
+
+def _resnet(
+    block: Callable[[int, int, int], _Residual], expansion: int, depths: tuple[int, ...]
+) -> Callable[[int], nn.Sequential]:
+    """He et al. 2016 for 32x32 images: a 3x3 stem without pooling, stages of width 64, 128, 256, 512, global average."""
+
+    def make(classes: int) -> nn.Sequential:
+        layers, inputs = [*_conv(3, 64, 3), nn.ReLU()], 64
+        for stage, depth in enumerate(depths):
+            width = 64 * 2**stage
+            for place in range(depth):
+                layers.append(block(inputs, width, 2 if stage > 0 and place == 0 else 1))
+                inputs = expansion * width
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+
+    return make
+
+
+def _vgg(depths: tuple[int, ...]) -> Callable[[int], nn.Sequential]:
+    """Simonyan and Zisserman 2015 with batch normalisation for 32x32 images: five pools and a single linear layer."""
+
+    def make(classes: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        inputs = 3
+        for depth, width in zip(depths, (64, 128, 256, 512, 512), strict=True):
+            for _ in range(depth):
+                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+                inputs = width
+            layers.append(nn.MaxPool2d(2))
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, classes))
+
+    return make
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network by its number of classes, with fresh weights, and the images it takes (channels, height, width)."""
+
+    make: Callable[[int], nn.Module]
+    image_shape: tuple[int, int, int] = (3, 32, 32)
+
+
+TARGETS: dict[str, Architecture] = {
+    "digits": Architecture(_digits, (1, 8, 8)),
+    "resnet18": Architecture(_resnet(_basic, 1, (2, 2, 2, 2))),
+    "resnet50": Architecture(_resnet(_bottleneck, 4, (3, 4, 6, 3))),
+    "vgg11": Architecture(_vgg((1, 1, 2, 2, 2))),
+    "vgg16": Architecture(_vgg((2, 2, 3, 3, 3))),
+    "vgg19": Architecture(_vgg((2, 2, 4, 4, 4))),
+}
+
+
+def build(name: str, image_shape: tuple[int, int, int], classes: int = 10) -> nn.Module:
+    """A network of that architecture with fresh weights, for images of ``image_shape``.
 
     Raises:
-        InputError: no target has that name.
+        InputError: no target has that name, or it takes other images.
     """
     if name not in TARGETS:
         raise InputError(f"--target must be one of {', '.join(TARGETS)}, got {name}")
-    return TARGETS[name]()
+    if TARGETS[name].image_shape != image_shape:
+        raise InputError(f"--target {name} takes images {TARGETS[name].image_shape}, but the data has {image_shape}")
+    return TARGETS[name].make(classes)
