@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from torch import nn
 
 from backends.interface import Chip, InputError
-from backends.memory.chips import with_errors
+from backends.memory.chips import with_errors, wrong_cells
 from backends.memory.codes import Codes, quantize
 from backends.memory.energy import saving, voltage, weight_reads
 from backends.simulator import Simulator
@@ -68,6 +68,47 @@ def test_flipping_twice_is_the_identity_and_the_input_is_left_alone(rate: float,
     once = next(with_errors([codes], Chip(rate, seed)))
     assert torch.equal(codes.values, before)
     assert torch.equal(next(with_errors([once], Chip(rate, seed))).values, before)
+
+
+GRID = [1e-9, 1e-6, 1e-5, 1e-4, 1e-3, 2e-3, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.99, 1.0]
+CELLS = 3_000_000
+
+
+def test_over_a_grid_of_rates_a_large_memory_is_nested_and_has_binomial_counts() -> None:
+    # sixteen counts within 6 sd of their means: error probability below 4e-8
+    smaller: set[int] = set()
+    for rate in GRID:
+        cells = np.unique(wrong_cells(Chip(rate, 11), CELLS))
+        assert cells.size == 0 or (cells[0] >= 0 and cells[-1] < CELLS)
+        assert abs(cells.size - CELLS * rate) <= 6 * math.sqrt(CELLS * rate * (1 - rate))
+        found = np.zeros(CELLS, bool)
+        found[cells] = True
+        assert found[list(smaller)].all()
+        smaller = set(cells.tolist()) if rate < 0.05 else smaller
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.03, 0.5, 1.0])
+def test_the_first_cells_of_a_large_chip_are_those_of_a_small_one(rate: float) -> None:
+    large = wrong_cells(Chip(rate, 5), CELLS)
+    for small in (1, 1000, 70_000, 1_000_001):
+        assert np.array_equal(np.unique(large[large < small]), np.unique(wrong_cells(Chip(rate, 5), small)))
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3])
+def test_neighbours_and_chips_are_independent(rate: float) -> None:
+    # pairs that are both wrong: binomial with rate squared, within 6 sd
+    def cells(seed: int) -> np.ndarray:
+        found = np.zeros(CELLS, bool)
+        found[wrong_cells(Chip(rate, seed), CELLS)] = True
+        return found
+
+    one, other = cells(1), cells(2)
+    for first, second in [(one, other), *((one[:-lag], one[lag:]) for lag in (1, 2, 7, 8, 64))]:
+        both = int((first & second).sum())
+        trials = len(first)
+        # lagged pairs overlap in one cell, which adds two covariances of rate^3 (1 - rate) to each variance
+        sd = math.sqrt(trials * (rate**2 * (1 - rate**2) + 2 * rate**3 * (1 - rate)))
+        assert abs(both - trials * rate**2) < 6 * sd
 
 
 def test_rates_zero_and_one_are_legal() -> None:
