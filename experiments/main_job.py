@@ -67,7 +67,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _draw(rows: list[dict[str, Any]], folders: list[Path]) -> None:
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for arm, colour in COLOURS.items():
         curves = []
@@ -98,7 +98,7 @@ def _draw(rows: list[dict[str, Any]], folders: list[Path]) -> None:
     axes.set_xlabel("images sent")
     axes.set_ylabel("validation accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     with matplotlib.rc_context({"svg.hashsalt": "bbfuse", "svg.fonttype": "none"}):
         figure.savefig(RESULTS / "main_job.svg", metadata={"Date": None})
 

@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from backends.memory.codes import Codes
 from bbfuse.config import from_dict, validate
 from experiments import energy
+from experiments.benchmarks import injection
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS
 
@@ -38,6 +42,29 @@ def test_its_command_prints_it() -> None:
     assert all(arm.split(",")[0] in table.stdout for arm in ARMS)
     printed = subprocess.run([*call, "--json"], cwd=ROOT, capture_output=True, text=True)
     assert printed.stdout == (RESULTS / "main_job.json").read_text()
+
+
+def test_the_injection_benchmark_shows_its_committed_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert injection.main(["--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["method"] for row in rows} == {*injection.METHODS, "query_overhead"}
+    assert injection.main([]) == 0
+    assert "uniform" in capsys.readouterr().out
+    assert injection.main(["--repeats", "0"]) == 2
+
+
+def test_the_peers_in_the_injection_benchmark_do_the_same_work() -> None:
+    # so many wrong bits that both counts lie within 6 sd of what each model says: rate for flips, half of it for stuck cells
+    codes = Codes(torch.randint(-128, 128, (1 << 17,), dtype=torch.int8, generator=torch.Generator().manual_seed(0)), 1.0)
+    trials, rate = (1 << 17) * 8, 0.01
+    flips = wrong(codes, injection.uniform([codes], rate, 3)[0])
+    stuck = wrong(codes, injection.stuck_map([codes], rate, 3)[0])
+    for count, expected in ((flips, rate), (stuck, rate / 2)):
+        assert abs(count - trials * expected) < 6 * (trials * expected) ** 0.5
+
+
+def wrong(codes: Codes, read: torch.Tensor) -> int:
+    return int(np.unpackbits((codes.values ^ read).numpy().view(np.uint8)).sum())
 
 
 # NeuralFuse, Tables 2 (by reads) and 8 (by MACs), in the order of `energy.FUSES`

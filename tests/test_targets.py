@@ -26,10 +26,13 @@ def test_the_digits_target_is_good_and_low_voltage_hurts(network: nn.Module, dig
 
 def test_fitting_depends_on_nothing_but_the_recipe(digits: Dataset) -> None:
     short = Recipe(steps=3)
-    state = torch.get_rng_state()
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
     first = fit(networks.build("digits", (1, 8, 8)), digits, short).state_dict()
     torch.rand(17)
+    torch.set_num_threads(2)
     second = fit(networks.build("digits", (1, 8, 8)), digits, short).state_dict()
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     torch.set_rng_state(state)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -6,11 +6,13 @@ again; a folder that cannot be written costs a fit per process and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ class Recipe:
     lr: float = 3e-3
     weight_decay: float = 1e-2
     seed: int = 0
+    threads: int = 1
+    """part of the recipe, since sums round differently with another number and the target would be another one"""
 
 
 RECIPE = Recipe()
@@ -63,7 +67,7 @@ def fitted(target: str, data: str, recipe: Recipe = RECIPE) -> nn.Module:
 
 def fit(network: nn.Module, data: Dataset, recipe: Recipe = RECIPE) -> nn.Module:
     """``network`` fitted by cross-entropy on ``data.train``; the weights it came with are not used."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _threads(recipe.threads):
         torch.manual_seed(recipe.seed)
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -78,6 +82,16 @@ def fit(network: nn.Module, data: Dataset, recipe: Recipe = RECIPE) -> nn.Module
             optimizer.step()
             schedule.step()
     return network
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from backends import flags
 from backends.interface import NOMINAL, Chip, InputError
@@ -51,34 +51,39 @@ class Asked:
     """how often each is timed; the median counts"""
 
 
-def ours(stored: list[Codes], rate: float, seed: int) -> None:
+def ours(stored: list[Codes], rate: float, seed: int) -> list[Tensor]:
     """This project's chips."""
-    for _ in with_errors(stored, Chip(rate, seed)):
-        pass
+    return [codes.values for codes in with_errors(stored, Chip(rate, seed))]
 
 
-def uniform(stored: list[Codes], rate: float, seed: int) -> None:
+def uniform(stored: list[Codes], rate: float, seed: int) -> list[Tensor]:
     """A float32 uniform for every bit, compared with the rate, weighed by its place and summed to a mask."""
     rng = torch.Generator().manual_seed(seed)
     places = 2 ** torch.arange(BITS, dtype=torch.uint8)
+    read = []
     for codes in stored:
         wrong = torch.rand((codes.values.numel(), BITS), generator=rng) < rate
         mask = (wrong * places).sum(1, dtype=torch.uint8).view(torch.int8)
-        torch.bitwise_xor(codes.values.flatten(), mask)
+        read.append(codes.values ^ mask.view(codes.values.shape))
+    return read
 
 
-def stuck_map(stored: list[Codes], rate: float, seed: int) -> None:
+def stuck_map(stored: list[Codes], rate: float, seed: int) -> list[Tensor]:
     """Stuck-at cells of one map, packed to bytes, laid over every layer from its first row and applied by and / or."""
     faulty = np.random.RandomState(seed).random_sample((MAP_ROWS, MAP_COLUMNS)) < rate
     high = np.random.RandomState(seed + 1).random_sample((MAP_ROWS, MAP_COLUMNS)) < 0.5
     ones, zeros = (np.packbits(faulty & kind, axis=1, bitorder="little").reshape(-1) for kind in (high, ~high))
+    read = []
     for codes in stored:
         values: NDArray[np.uint8] = codes.values.numpy().view(np.uint8).reshape(-1)
         tiles = -(-values.size // ones.size)
-        (values & ~np.tile(zeros, tiles)[: values.size]) | np.tile(ones, tiles)[: values.size]
+        kept = values & ~np.tile(zeros, tiles)[: values.size]
+        kept |= np.tile(ones, tiles)[: values.size]
+        read.append(torch.from_numpy(kept.view(np.int8)).view(codes.values.shape))
+    return read
 
 
-METHODS: dict[str, Callable[[list[Codes], float, int], None]] = {"ours": ours, "uniform": uniform, "map": stuck_map}
+METHODS: dict[str, Callable[[list[Codes], float, int], list[Tensor]]] = {"ours": ours, "uniform": uniform, "map": stuck_map}
 
 
 def measure(repeats: int) -> list[dict[str, Any]]:
@@ -118,7 +123,7 @@ def _query_overhead(network: nn.Module, repeats: int) -> dict[str, Any]:
     return {"rate": 1e-2, "method": "query_overhead", "seconds": base, "overhead": statistics.median(fresh) / base - 1.0}
 
 
-def _peak_bytes(work: Callable[[], None]) -> float:
+def _peak_bytes(work: Callable[[], object]) -> float:
     """Most bytes held at once during ``work``: numpy's as traced, torch's by its own profiler."""
     tracemalloc.start()
     work()
