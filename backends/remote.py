@@ -40,14 +40,16 @@ class RemoteBackend:
         try:
             if response.status_code != 200:
                 raise InputError(_problem(response))
-            channels, height, width, classes = _shapes(response.json())
+            metadata = response.json()
+            channels, height, width, classes = _shapes(metadata)
+            self._input = str(metadata["inputs"][0].get("name", "images"))
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise InputError(f"--remote.url {url} does not describe an image classifier called {model}: {error}") from error
         self.info = BackendInfo(model, Access.LOGITS, (channels, height, width), classes)
 
     def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
         """See `backends.interface.Backend`; busy servers and broken connections are asked again, after ever longer pauses."""
-        body = request_body(images, chip)
+        body = request_body(images, chip, self._input)
         for attempt in range(1, self._attempts + 1):
             sending(len(images))
             try:
@@ -108,6 +110,8 @@ class OwnServer:
 
 
 def _shapes(metadata: dict[str, Any]) -> tuple[int, int, int, int]:
+    if (datatype := metadata["inputs"][0].get("datatype", "FP32")) != "FP32":
+        raise ValueError(f"its input is {datatype}, not FP32")
     _, channels, height, width = metadata["inputs"][0]["shape"]
     _, classes = metadata["outputs"][0]["shape"]
     return int(channels), int(height), int(width), int(classes)

@@ -15,11 +15,11 @@ from backends.interface import NOMINAL, Chip, InputError
 __all__ = ["chip_of", "request_body", "tensor_of", "tensor_output"]
 
 
-def request_body(images: Tensor, chip: Chip) -> dict[str, Any]:
-    """An inference request for ``images`` (n, channels, height, width), the chip in its parameters."""
+def request_body(images: Tensor, chip: Chip, name: str = "images") -> dict[str, Any]:
+    """An inference request for ``images`` (n, channels, height, width), the input called ``name``, the chip in its parameters."""
     return {
         "parameters": {"bit_error_rate": chip.bit_error_rate, "chip_seed": chip.seed},
-        "inputs": [tensor_output("images", images)],
+        "inputs": [tensor_output(name, images)],
     }
 
 

@@ -18,7 +18,11 @@ from backends.interface import NOMINAL, Chip, InputError, TargetError
 from backends.remote import OwnServer, RemoteBackend
 from backends.wire import chip_of, request_body, tensor_of
 
-METADATA = {"name": "m", "inputs": [{"shape": [-1, 1, 2, 2]}], "outputs": [{"shape": [-1, 3]}]}
+METADATA = {
+    "name": "m",
+    "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 1, 2, 2]}],
+    "outputs": [{"shape": [-1, 3]}],
+}
 IMAGES = torch.zeros(2, 1, 2, 2)
 ANSWER = {"outputs": [{"name": "logits", "datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, 4, 5, 6]}]}
 
@@ -142,6 +146,7 @@ def test_busy_servers_are_asked_again_and_every_attempt_is_told(scripted: Any, m
     assert RemoteBackend(url, "m", 5.0, 4).query(IMAGES, NOMINAL, told.append).tolist() == [[1, 2, 3], [4, 5, 6]]
     assert told == [2, 2, 2]
     assert len(got) == 3
+    assert got[0]["inputs"][0]["name"] == "pixels"  # as the server's metadata call it
 
 
 @pytest.mark.parametrize(
