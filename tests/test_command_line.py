@@ -124,8 +124,7 @@ def _listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.parametrize("backend", ["local", "remote"])
-@pytest.mark.parametrize("lines", [0, 20])
+@pytest.mark.parametrize(("backend", "lines"), [("local", 20), ("remote", 0), ("remote", 20)])
 def test_killed_and_resumed_it_is_the_same_run(
     backend: str, lines: int, finished: tuple[Path, dict[str, Any], str], tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def test_the_mean_over_many_directions_is_the_gradient_in_direction_and_scale(na
         ]
     )
     estimator = UNBIASED[name]()
-    steps = 4000 // estimator.answers_per_image
+    steps = 3200 // estimator.answers_per_image
     samples = torch.stack([directions @ gradient(estimator, step_of(number)) for number in range(steps)])
     error = samples.std(0) / math.sqrt(steps)
     assert error[0] < 0.05 * truth.norm()
