@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from backends.data import Dataset, load
@@ -23,6 +24,8 @@ from bbfuse.objective import Step, Term
 CHIP = Chip(0.05, 0)
 
 torch.set_num_threads(1)  # as runs do
+settings.register_profile("fixed", derandomize=True, deadline=None)  # the same examples everywhere, however slow the machine
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session", autouse=True)
