@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ import tyro
 
 from backends.interface import InputError
 
-__all__ = ["parse"]
+__all__ = ["parse", "refused"]
 
 T = TypeVar("T")
 _ADVICE = ("Argument helptext:", "For full helptext", "Perhaps you meant:", "Similar")
@@ -38,3 +39,9 @@ def parse(kind: Callable[..., T], program: str, arguments: Sequence[str]) -> T:
         for advice in _ADVICE:
             problem = problem.split(advice)[0]
         raise InputError(f"{problem.strip().rstrip('.')}; {program} --help lists what there is") from None
+
+
+def refused(error: Exception, code: int = 2) -> int:
+    """Say on standard error, in one line, why nothing was done; the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return code

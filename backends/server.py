@@ -20,7 +20,7 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from backends.flags import parse
+from backends.flags import parse, refused
 from backends.interface import Backend, InputError
 from backends.wire import chip_of, tensor_of, tensor_output
 
@@ -125,7 +125,7 @@ def main() -> None:
     try:
         config = parse(ServerConfig, "python -m backends.server", sys.argv[1:])
     except InputError as error:
-        sys.exit(_refuse(str(error)))
+        sys.exit(refused(error))
     import torch
 
     from backends.data import load
@@ -140,16 +140,11 @@ def main() -> None:
         # accepted connections inherit it; without it every answer waits 40 ms for a delayed acknowledgement
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (InputError, OSError, OverflowError) as error:
-        sys.exit(_refuse(f"cannot serve {config.target} on {config.host}:{config.port}: {error}"))
+        sys.exit(refused(InputError(f"cannot serve {config.target} on {config.host}:{config.port}: {error}")))
     if config.stop_with_stdin:
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
     print(f"http://{config.host}:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(uvicorn.Config(application(backend), log_level="warning")).run(sockets=[listener])
-
-
-def _refuse(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
 
 def _stop_when_stdin_closes() -> None:

@@ -34,7 +34,7 @@ class Simulator:
 
     def _weights(self, chip: Chip) -> dict[str, Tensor]:
         if chip not in self._read:
-            codes = with_errors(self._stored.values(), chip) if chip.bit_error_rate else iter(self._stored.values())
+            codes = with_errors(self._stored.values(), chip)
             self._read[chip] = {name: read.weights() for name, read in zip(self._stored, codes, strict=True)}
             if len(self._read) > _CHIPS_KEPT:
                 self._read.popitem(last=False)

@@ -181,6 +181,16 @@ class RunConfig:
         return self.head or ("standardize" if self.chip_seed is None else "affine")
 
     @property
+    def chips_per_step(self) -> int:
+        """Low-voltage chips asked in one step."""
+        return self.eopm.chips if self.chip_seed is None else 1
+
+    @property
+    def terms(self) -> int:
+        """Summands of the objective in one step: the chips, and nominal voltage where it has a weight."""
+        return self.chips_per_step + (self.clean_weight > 0)
+
+    @property
     def clean_weight(self) -> float:
         """The weight of the clean loss in force."""
         return self.eopm.clean_weight if self.eopm.clean_weight is not None else float(self.chip_seed is None)

@@ -42,11 +42,9 @@ def main(arguments: list[str]) -> int:
 
             closing_table(summary)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return flags.refused(error)
     except TargetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return flags.refused(error, code=1)
     except KeyboardInterrupt:
         print("interrupted; go on with --resume and the run folder", file=sys.stderr)
         return 130

@@ -64,11 +64,10 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, answers_per_image: int)
         InputError: it does not allow a single step.
     """
     population = config.chip_seed is None
-    chips = config.eopm.chips if population else 1
-    terms = chips + (config.clean_weight > 0)
     checked = min(config.validation.images, len(data.validation))
     warm_up = heads.images_first + (len(data.train) + checked if config.labels == "target" else 0)
-    step = min(config.batch, len(data.train)) * terms * answers_per_image + population * chips * heads.images_per_chip
+    step = min(config.batch, len(data.train)) * config.terms * answers_per_image
+    step += population * config.chips_per_step * heads.images_per_chip
     validation = checked + population * heads.images_per_chip
     report = report_images(data.test, config.report.chips if population else 1, heads)
     # one request is kept back for a run that is killed while its answer is under way
@@ -104,8 +103,7 @@ class Trainer:
         self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
         self.fuse = Fuse(config.generator, info.image_shape, seeds.stream(config.seed, "fuse"))
         self.fuse.calibrate(data.train.images)
-        chips = config.eopm.chips if self.chip is None else 1
-        problem = Problem(len(data.train), chips + (config.clean_weight > 0), info.classes, data.train.images[0].numel())
+        problem = Problem(len(data.train), config.terms, info.classes, data.train.images[0].numel())
         self.estimator: Estimator = make(config, problem)
         self.plan = plan(config, data, self.heads, self.estimator.answers_per_image)
         self.sampler = Sampler(len(data.train), config.batch, config.sampling == "hard")
@@ -163,10 +161,9 @@ class Trainer:
 
     def trained(self) -> dict[str, Any]:
         """What was learned, for ``fuse.pt``."""
-        shape = list(self.data.train.images.shape[1:])
         return {
             "generator": self.config.generator,
-            "image_shape": shape,
+            "image_shape": list(self.data.image_shape),
             "fuse": self.fuse.state_dict(),
             "heads": self.heads.state_dict(),
         }

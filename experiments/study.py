@@ -26,7 +26,7 @@ from backends.interface import InputError
 from bbfuse.config import RunConfig, to_dict
 from bbfuse.run import SCHEMA, execute
 
-__all__ = ["RESULTS", "Study", "Task", "commit", "machine"]
+__all__ = ["RESULTS", "Study", "Task", "as_json"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -69,8 +69,7 @@ class Study:
         try:
             asked = flags.parse(Asked, f"python -m experiments.{self.name}", sys.argv[1:])
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(flags.refused(error))
         if asked.run:
             self._compute()
         text = (RESULTS / f"{self.name}.json").read_text()
@@ -88,24 +87,22 @@ class Study:
                 summary = execute(replace(task.config, out=folder))
             folders.append(folder)
             rows.append({**task.labels, **self.record(summary)})
-        whole = {
-            "schema": SCHEMA,
-            "config": [to_dict(task.config) for task in self.tasks],
-            "commit": commit(),
-            "machine": machine(),
-            "rows": rows,
-        }
-        (RESULTS / f"{self.name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+        text = as_json([to_dict(task.config) for task in self.tasks], rows)
+        (RESULTS / f"{self.name}.json").write_text(text)
         self.draw(rows, folders)
 
 
-def machine() -> dict[str, Any]:
-    """What a result was computed on."""
+def as_json(config: Any, rows: list[dict[str, Any]]) -> str:
+    """The text of a result: its rows, and what they were computed from and on."""
+    whole = {"schema": SCHEMA, "config": config, "commit": _commit(), "machine": _machine(), "rows": rows}
+    return json.dumps(whole, indent=1) + "\n"
+
+
+def _machine() -> dict[str, Any]:
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     return {"processor": platform.machine(), "cores": os.cpu_count(), **versions}
 
 
-def commit() -> str | None:
-    """The revision of the code, where it is known."""
+def _commit() -> str | None:
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, capture_output=True, text=True)
     return done.stdout.strip() or None

@@ -13,7 +13,8 @@ from backends.data import Dataset, load
 from backends.interface import NOMINAL, Chip, InputError
 from backends.simulator import Simulator
 from backends.targets import networks
-from backends.targets.fit import Recipe, accuracy, fit, fitted
+from backends.targets.fit import Recipe, fit, fitted
+from bbfuse.measure import accuracy
 
 
 def test_the_digits_target_is_good_and_low_voltage_hurts(network: nn.Module, digits: Dataset) -> None:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from backends.data import Dataset, load
 from backends.targets import networks
 
-__all__ = ["RECIPE", "Recipe", "accuracy", "fit", "fitted"]
+__all__ = ["RECIPE", "Recipe", "fit", "fitted"]
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +92,6 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of rows whose largest logit is the label's."""
-    return (logits.argmax(1) == labels).double().mean().item()
 
 
 def _shifted(images: Tensor) -> Tensor:

@@ -29,8 +29,7 @@ from backends.memory.chips import with_errors
 from backends.memory.codes import BITS, Codes, quantize
 from backends.simulator import Simulator
 from backends.targets import networks
-from bbfuse.run import SCHEMA
-from experiments.study import RESULTS, commit, machine
+from experiments.study import RESULTS, as_json
 
 __all__ = ["measure"]
 
@@ -146,13 +145,11 @@ def main(arguments: list[str]) -> int:
         if asked.repeats < 1:
             raise InputError(f"--repeats must be above 0, got {asked.repeats}")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return flags.refused(error)
     path = RESULTS / "injection.json"
     if asked.run:
         config = {"network": "resnet18", "rates": RATES, "repeats": asked.repeats, "threads": 1}
-        whole = {"schema": SCHEMA, "config": config, "commit": commit(), "machine": machine(), "rows": measure(asked.repeats)}
-        path.write_text(json.dumps(whole, indent=1) + "\n")
+        path.write_text(as_json(config, measure(asked.repeats)))
     text = path.read_text()
     print(text, end="") if asked.json else Console().print(_table(json.loads(text)["rows"]))
     return 0
