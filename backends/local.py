@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.interface import Access, BackendInfo, Chip, Sending
+from backends.memory.scheme import Memory
 from backends.simulator import Simulator
 
 __all__ = ["LocalBackend"]
@@ -14,8 +15,10 @@ __all__ = ["LocalBackend"]
 class LocalBackend:
     """Strict access: images go in, logits come out, without tape."""
 
-    def __init__(self, name: str, network: nn.Module, image_shape: tuple[int, int, int], classes: int) -> None:
-        self._simulator = Simulator(network)
+    def __init__(
+        self, name: str, network: nn.Module, image_shape: tuple[int, int, int], classes: int, memory: Memory | None = None
+    ) -> None:
+        self._simulator = Simulator(network, memory)
         self.info = BackendInfo(name, Access.LOGITS, image_shape, classes)
 
     def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:

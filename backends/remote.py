@@ -6,12 +6,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from typing import Any
 
 import requests
 from torch import Tensor
 
 from backends.interface import Access, BackendInfo, Chip, InputError, Sending, TargetError
+from backends.memory.scheme import Memory
 from backends.wire import request_body, tensor_of
 
 __all__ = ["OwnServer", "RemoteBackend"]
@@ -81,7 +83,7 @@ class RemoteBackend:
 class OwnServer:
     """``python -m backends.server`` as a child process on a free loopback port; it ends with this process, however that ends."""
 
-    def __init__(self, target: str, data: str, threads: int = 1) -> None:
+    def __init__(self, target: str, data: str, threads: int = 1, memory: Memory | None = None) -> None:
         """Start it and wait until it serves.
 
         Raises:
@@ -89,6 +91,8 @@ class OwnServer:
         """
         command = [sys.executable, "-m", "backends.server", "--target", target, "--data", data]
         command += ["--threads", str(threads), "--stop-with-stdin"]
+        for name, value in asdict(memory or Memory()).items():
+            command += [] if value is None else [f"--memory.{name}", str(value)]
         self._words = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, text=True)
         assert self._process.stdout is not None

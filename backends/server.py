@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse
 
 from backends.flags import parse, refused
 from backends.interface import Backend, InputError
+from backends.memory.scheme import Memory
 from backends.wire import chip_of, tensor_of, tensor_output
 
 __all__ = ["ServerConfig", "application", "main"]
@@ -45,6 +46,7 @@ class ServerConfig:
     """processor threads"""
     stop_with_stdin: bool = False
     """end when standard input is closed, as it is when the process that started this one has gone"""
+    memory: Memory = field(default_factory=Memory)
 
 
 def application(backend: Backend) -> FastAPI:
@@ -135,7 +137,7 @@ def main() -> None:
     torch.set_num_threads(config.threads)
     try:
         data = load(config.data)
-        backend = LocalBackend(config.target, fitted(config.target, config.data), data.image_shape, data.classes)
+        backend = LocalBackend(config.target, fitted(config.target, config.data), data.image_shape, data.classes, config.memory)
         listener = socket.create_server((config.host, config.port))
         # accepted connections inherit it; without it every answer waits 40 ms for a delayed acknowledgement
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -3,40 +3,102 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
-from backends.interface import Chip
-from backends.memory.chips import with_errors
-from backends.memory.codes import quantize
+from backends.interface import Chip, InputError
+from backends.memory import arrays, chips
+from backends.memory.codes import Errors, Reading, store
+from backends.memory.scheme import PRESETS, Memory, Quantization
 
 __all__ = ["Simulator"]
 
-_CHIPS_KEPT = 16
+_BYTES_KEPT = 256 << 20
+_WEIGHED = (nn.modules.conv._ConvNd, nn.Linear)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class Simulator:
-    """Stores the weights of every convolution and linear layer of ``network``; biases are held elsewhere, without errors.
+    """``network``, any module with convolution or linear layers, stored in ``memory``.
 
-    The network is frozen and put into evaluation mode, so that an answer depends on images and chip alone.
+    What is not stored is held elsewhere, without errors: buffers always, and everything but the weights of convolutions and
+    linear layers where `Memory.stored` says so. The scale of a normalisation is stored as its distance from 1 (Stutz et al.
+    2021, section 3). The network is frozen and put into evaluation mode, so that an answer depends on images and chip alone.
+    ``quantization``, if given, replaces that of ``memory``.
+
+    Raises:
+        InputError: the network has nothing to store, or a weight is not finite.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, memory: Memory | None = None, quantization: Quantization | None = None) -> None:
+        memory = memory or Memory()
         self._network = network.eval().requires_grad_(False)
-        layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-        self._stored = {f"{name}.weight" if name else "weight": quantize(m.weight) for name, m in layers.items()}
-        self._read: OrderedDict[Chip, dict[str, Tensor]] = OrderedDict()
+        preset, usual = PRESETS[memory.quantization]
+        self._shifted = {
+            f"{name}.weight" for name, layer in network.named_modules() if isinstance(layer, _NORMS) and layer.weight is not None
+        }
+        tensors = {
+            name: tensor - 1.0 if name in self._shifted else tensor
+            for name, tensor in _stored_tensors(network, memory.stored or usual).items()
+        }
+        if not tensors:
+            raise InputError(f"{type(network).__name__} has no convolution or linear layer with weights to store")
+        self._device = next(iter(tensors.values())).device
+        self.stored = store(tensors, quantization or replace(preset, bits=memory.bits))
+        self._reading = Reading(self.stored, errors(memory))
+        self._kept: OrderedDict[Chip, dict[str, Tensor]] = OrderedDict()
 
     def logits(self, images: Tensor, chip: Chip) -> Tensor:
         """Logits (n, classes), on the tape wherever ``images`` are."""
-        return functional_call(self._network, self._weights(chip), (images,))  # type: ignore[no-any-return]
+        return functional_call(self._network, self.weights(chip), (images,))  # type: ignore[no-any-return]
 
-    def _weights(self, chip: Chip) -> dict[str, Tensor]:
-        if chip not in self._read:
-            codes = with_errors(self._stored.values(), chip)
-            self._read[chip] = {name: read.weights() for name, read in zip(self._stored, codes, strict=True)}
-            if len(self._read) > _CHIPS_KEPT:
-                self._read.popitem(last=False)
-        self._read.move_to_end(chip)
-        return self._read[chip]
+    def logits_of_all(self, images: Tensor, chips: Sequence[Chip]) -> Tensor:
+        """Logits (chips, n, classes) of the same images on every chip, in one batched pass over all of them.
+
+        Their weights are held at once. It pays for few images a chip and on a GPU; a processor with many images is faster chip
+        by chip. The numbers may differ from those of `logits` in the last digits.
+        """
+        each = [self.weights(chip) for chip in chips]
+        stacked = {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
+        return vmap(lambda weights: functional_call(self._network, weights, (images,)))(stacked)  # type: ignore[no-any-return]
+
+    def weights(self, chip: Chip) -> dict[str, Tensor]:
+        """The stored tensors as ``chip`` reads them, by name; those of the last chips are kept."""
+        if chip not in self._kept:
+            weights = self.stored.tensors(self._reading.on(chip), self._device)
+            for name in self._shifted & weights.keys():
+                weights[name] += 1.0
+            self._kept[chip] = weights
+            if len(self._kept) * 4 * self.stored.patterns.size > _BYTES_KEPT and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(chip)
+        return self._kept[chip]
+
+
+def errors(memory: Memory) -> Errors:
+    """What ``memory`` does on a chip to a copy of what was written.
+
+    Raises:
+        InputError: the profile cannot be used.
+    """
+    if memory.profile is not None:
+        return arrays.Profile(memory.profile, memory.offset)
+    kinds: dict[str, Errors] = {
+        "random": chips.random_flips, "stuck": chips.stuck_cells, "column": arrays.Columns(memory.offset),
+        "neuralfuse-map": arrays.neuralfuse_map,
+    }  # fmt: skip
+    return kinds[memory.errors]
+
+
+def _stored_tensors(network: nn.Module, which: str) -> dict[str, Tensor]:
+    found: dict[str, Tensor]
+    if which == "parameters":
+        found = dict(network.named_parameters())
+    else:
+        layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, _WEIGHED)}
+        found = {f"{name}.weight" if name else "weight": layer.weight for name, layer in layers.items()}
+    return {name: tensor for name, tensor in found.items() if tensor.numel()}

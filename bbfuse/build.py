@@ -24,12 +24,16 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
     Raises:
         InputError: it cannot be opened.
     """
+    if config.memory.profile is not None:
+        from backends.memory.arrays import Profile
+
+        Profile(config.memory.profile).point(config.bit_error_rate)
     if config.backend == "remote":
         from backends.remote import OwnServer, RemoteBackend
 
         url = config.remote.url
         if url is None:
-            server = OwnServer(config.target, config.data, config.threads)
+            server = OwnServer(config.target, config.data, config.threads, config.memory)
             stack.callback(server.close)
             url = server.url
             say(f"no --remote.url given: started a server of our own at {url}, it stops with this run")
@@ -41,7 +45,7 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
 
         data = load(config.data)
         kind = LocalBackend if config.backend == "local" else WhiteboxBackend
-        backend = kind(config.target, fitted(config.target, config.data), data.image_shape, data.classes)
+        backend = kind(config.target, fitted(config.target, config.data), data.image_shape, data.classes, config.memory)
     stack.callback(backend.close)
     return backend
 

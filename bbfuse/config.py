@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from backends.interface import Access, Chip, InputError
+from backends.memory.scheme import Memory
 
 __all__ = ["GRANTS", "NEEDS", "AffineConfig", "BackpropConfig", "EopmConfig", "RemoteConfig", "ReportConfig", "RgeConfig",
            "RunConfig", "SpsaConfig", "StandardizeConfig", "ValidationConfig", "from_dict", "to_dict", "validate"]  # fmt: skip
@@ -166,6 +167,7 @@ class RunConfig:
     resume: Path | None = None
     """go on with the run in this folder; all other settings come from there"""
     remote: RemoteConfig = field(default_factory=RemoteConfig)
+    memory: Memory = field(default_factory=Memory)
     eopm: EopmConfig = field(default_factory=EopmConfig)
     standardize: StandardizeConfig = field(default_factory=StandardizeConfig)
     affine: AffineConfig = field(default_factory=AffineConfig)
@@ -241,6 +243,8 @@ def validate(config: RunConfig) -> None:
         if changed and getattr(config, choice) != value:
             flag, wanted = _flag(f"{section}.{changed[0]}"), f"--{choice.removesuffix('_name')} {value}"
             raise InputError(f"{flag} has no effect without {wanted}: drop it or choose that")
+    if config.remote.url is not None and (changed := _changed(config.memory)):
+        raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
     if config.optimizer == "rge" and config.rge.space == "parameters" and not config.rge.broyden:
         raise InputError("--rge.no-broyden has no effect with --rge.space parameters: drop it")
     if config.chip_seed is None and config.head_name == "affine":

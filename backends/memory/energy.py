@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["macs", "saving", "voltage", "weight_reads"]
+__all__ = ["bit_error_rate", "macs", "saving", "voltage", "weight_reads"]
 
 # relative voltage and bit error rate, downwards in voltage
 _MEASURED = [
@@ -35,6 +35,16 @@ def voltage(bit_error_rate: float) -> float | None:
     if bit_error_rate > rates[-1]:
         return None
     return float(np.interp(math.log10(bit_error_rate), np.log10(rates), [volts for volts, _ in _MEASURED]))
+
+
+def bit_error_rate(relative_voltage: float) -> float | None:
+    """The inverse of `voltage`: 0 above the highest measured voltage with errors (23/24), ``None`` below the lowest (18/24)."""
+    volts = [volts for volts, _ in reversed(_MEASURED)]
+    if relative_voltage > volts[-1]:
+        return 0.0
+    if relative_voltage < volts[0]:
+        return None
+    return float(10 ** np.interp(relative_voltage, volts, [math.log10(rate) for _, rate in reversed(_MEASURED)]))
 
 
 def weight_reads(network: nn.Module, image_shape: tuple[int, int, int], padding: Mapping[str, int] | None = None) -> float:

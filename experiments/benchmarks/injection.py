@@ -1,8 +1,9 @@
 """Making and applying a chip to 11.2 million 8-bit weights (ResNet18), beside the two public ways, in one run.
 
 ``uniform``: a uniform number for every stored bit, as the code of Stutz et al. does. ``map``: NeuralFuse's stuck-at map of
-8192 x 128 cells, tiled over each layer and applied by and / or in numpy. Both are written anew here, to the same end: codes in,
-wrong codes out. ``query_overhead`` is what a fresh chip adds to a query of 128 images.
+8192 x 128 cells, made in the steps of its code, tiled over each layer and applied by and / or in numpy; ``our map``: the same map
+as this project makes it. All are written anew here, to the same end: codes in, wrong codes out. ``query_overhead`` is what a
+fresh chip adds to a query of 128 images; the last rows time many chips in one batched pass.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from backends import flags
 from backends.interface import NOMINAL, Chip, InputError
-from backends.memory.chips import with_errors
-from backends.memory.codes import BITS, Codes, quantize
+from backends.memory.arrays import neuralfuse_map
+from backends.memory.chips import random_flips
+from backends.memory.codes import Patterns, Reading, Stored
 from backends.simulator import Simulator
 from backends.targets import networks
 from experiments.study import RESULTS, as_json
@@ -35,7 +36,11 @@ __all__ = ["measure"]
 
 RATES = (1e-4, 1e-3, 1e-2)
 SHAPE = (3, 32, 32)
+BITS = 8
 MAP_ROWS, MAP_COLUMNS = 8192, 128
+
+Method = Callable[[float, int], Patterns]
+"""Rate and seed to what a chip reads back."""
 
 
 @dataclass(frozen=True)
@@ -50,76 +55,125 @@ class Asked:
     """how often each is timed; the median counts"""
 
 
-def ours(stored: list[Codes], rate: float, seed: int) -> list[Tensor]:
-    """This project's chips."""
-    return [codes.values for codes in with_errors(stored, Chip(rate, seed))]
+def ours(stored: Stored) -> Method:
+    """This project's random chips: each one applied to one array and taken back when the next one comes."""
+    reading = Reading(stored, random_flips)
+    return lambda rate, seed: reading.on(Chip(rate, seed))
 
 
-def uniform(stored: list[Codes], rate: float, seed: int) -> list[Tensor]:
+def uniform(stored: Stored) -> Method:
     """A float32 uniform for every bit, compared with the rate, weighed by its place and summed to a mask."""
-    rng = torch.Generator().manual_seed(seed)
     places = 2 ** torch.arange(BITS, dtype=torch.uint8)
-    read = []
-    for codes in stored:
-        wrong = torch.rand((codes.values.numel(), BITS), generator=rng) < rate
-        mask = (wrong * places).sum(1, dtype=torch.uint8).view(torch.int8)
-        read.append(codes.values ^ mask.view(codes.values.shape))
-    return read
+    written = torch.from_numpy(stored.patterns)
+
+    def read_back(rate: float, seed: int) -> Patterns:
+        wrong = torch.rand((len(written), BITS), generator=torch.Generator().manual_seed(seed)) < rate
+        return (written ^ (wrong * places).sum(1, dtype=torch.uint8)).numpy()
+
+    return read_back
 
 
-def stuck_map(stored: list[Codes], rate: float, seed: int) -> list[Tensor]:
-    """Stuck-at cells of one map, packed to bytes, laid over every layer from its first row and applied by and / or."""
-    faulty = np.random.RandomState(seed).random_sample((MAP_ROWS, MAP_COLUMNS)) < rate
-    high = np.random.RandomState(seed + 1).random_sample((MAP_ROWS, MAP_COLUMNS)) < 0.5
-    ones, zeros = (np.packbits(faulty & kind, axis=1, bitorder="little").reshape(-1) for kind in (high, ~high))
-    read = []
-    for codes in stored:
-        values: NDArray[np.uint8] = codes.values.numpy().view(np.uint8).reshape(-1)
-        tiles = -(-values.size // ones.size)
-        kept = values & ~np.tile(zeros, tiles)[: values.size]
-        kept |= np.tile(ones, tiles)[: values.size]
-        read.append(torch.from_numpy(kept.view(np.int8)).view(codes.values.shape))
-    return read
+def stuck_map(stored: Stored) -> Method:
+    """Stuck-at cells as numbers, gathered bit by bit into bytes, and laid over every tensor from its first weight on."""
+
+    def read_back(rate: float, seed: int) -> Patterns:
+        draws, kinds = (np.random.RandomState(s).random_sample((MAP_ROWS, MAP_COLUMNS)) for s in (seed, seed + 1))
+        faulty, ones, zeros = (np.zeros((MAP_ROWS, MAP_COLUMNS)) for _ in range(3))
+        faulty[draws < rate] = 1
+        ones[kinds < 0.5] = 1
+        zeros[kinds >= 0.5] = 1
+        masks = []
+        for cells in ((faulty * ones).astype(np.int32), (faulty * zeros).astype(np.int32)):
+            mask = np.zeros((MAP_ROWS, MAP_COLUMNS // BITS), np.uint8)
+            for weight in range(MAP_COLUMNS // BITS):
+                for bit in range(BITS):
+                    mask[:, weight] += (cells[:, weight * BITS + bit] << bit).astype(np.uint8)
+            masks.append(mask)
+        parts = []
+        for place in stored.places:
+            banks = -(-(place.stop - place.start) // masks[0].size)
+            put, cut = (np.tile(mask, (banks, mask.shape[1])).reshape(-1)[: place.stop - place.start] for mask in masks)
+            parts.append((stored.patterns[place] & ~cut) | put)
+        return np.concatenate(parts)
+
+    return read_back
 
 
-METHODS: dict[str, Callable[[list[Codes], float, int], list[Tensor]]] = {"ours": ours, "uniform": uniform, "map": stuck_map}
+def own_map(stored: Stored) -> Method:
+    """The same map as this project makes it."""
+    reading = Reading(stored, neuralfuse_map)
+    return lambda rate, seed: reading.on(Chip(rate, seed))
+
+
+METHODS: dict[str, Callable[[Stored], Method]] = {
+    "ours": ours, "uniform": uniform, "map": stuck_map, "our map": own_map,
+}  # fmt: skip
 
 
 def measure(repeats: int) -> list[dict[str, Any]]:
-    """A record for each rate and method, the methods taking turns; then the overhead of a fresh chip in a query."""
+    """A record for each rate and method, the methods taking turns; then what a fresh chip and a batched pass cost a query."""
     torch.set_num_threads(1)
-    network = networks.build("resnet18", SHAPE)
-    stored = [quantize(m.weight) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    weights = sum(codes.values.numel() for codes in stored)
+    simulator = Simulator(networks.build("resnet18", SHAPE))
+    methods = {name: method(simulator.stored) for name, method in METHODS.items()}
     rows: list[dict[str, Any]] = []
     for rate in RATES:
-        seconds: dict[str, list[float]] = {name: [] for name in METHODS}
-        for repeat in range(repeats + 1):
-            for name, method in METHODS.items():
-                began = time.perf_counter()
-                method(stored, rate, repeat)
-                seconds[name].append(time.perf_counter() - began)
-        median = {name: statistics.median(values[1:]) for name, values in seconds.items()}  # the first is a warm-up
-        for name in METHODS:
-            extra = _peak_bytes(lambda name=name, rate=rate: METHODS[name](stored, rate, 0)) / weights  # type: ignore[misc]
-            row = {"rate": rate, "method": name, "seconds": median[name], "extra_bytes_per_weight": extra}
-            rows.append({**row, "speedup": median[name] / median["ours"]})
-    return [*rows, _query_overhead(network, repeats)]
+        seconds = _seconds({name: partial(method, rate) for name, method in methods.items()}, repeats)
+        for name, method in METHODS.items():
+            extra = _peak_bytes(partial(_once, method, simulator.stored, rate)) / simulator.stored.patterns.size
+            row = {"rate": rate, "method": name, "seconds": seconds[name], "extra_bytes_per_weight": extra}
+            rows.append({**row, "speedup": seconds[name] / seconds["ours"]})
+    return [*rows, _query_overhead(simulator, repeats), *_batched(repeats)]
 
 
-def _query_overhead(network: nn.Module, repeats: int) -> dict[str, Any]:
-    simulator, images = Simulator(network), torch.zeros(128, *SHAPE)
-    clean: list[float] = []
-    fresh: list[float] = []
+def _once(method: Callable[[Stored], Method], stored: Stored, rate: float) -> None:
+    """A method with all that it keeps."""
+    method(stored)(rate, 0)
+
+
+def _seconds(works: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
+    """Median time of each of ``works``, called in turns with the number of the turn; the first turn is a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            began = time.perf_counter()
+            work(turn)
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def _query_overhead(simulator: Simulator, repeats: int) -> dict[str, Any]:
+    """Both the same chip again and a fresh one: what the fresh one costs more."""
+    images, rate = torch.zeros(128, *SHAPE), 1e-2
     with torch.no_grad():
-        simulator.logits(images, NOMINAL)
-        for repeat in range(repeats):
-            for chip, times in ((NOMINAL, clean), (Chip(1e-2, repeat), fresh)):
-                began = time.perf_counter()
-                simulator.logits(images, chip)
-                times.append(time.perf_counter() - began)
-    base = statistics.median(clean)
-    return {"rate": 1e-2, "method": "query_overhead", "seconds": base, "overhead": statistics.median(fresh) / base - 1.0}
+        seconds = _seconds(
+            {
+                "clean": lambda _: simulator.logits(images, NOMINAL),
+                "fresh": lambda turn: simulator.logits(images, Chip(rate, turn)),
+            },
+            repeats,
+        )
+    overhead = seconds["fresh"] / seconds["clean"] - 1.0
+    return {"rate": rate, "method": "query_overhead", "seconds": seconds["clean"], "overhead": overhead}
+
+
+def _batched(repeats: int) -> list[dict[str, Any]]:
+    """Sixteen chips of the digits target in one pass, against one after the other, for two numbers of images."""
+    simulator = Simulator(networks.build("digits", (1, 8, 8)))
+    chips = [Chip(1e-2, seed) for seed in range(16)]
+    rows = []
+    for count in (16, 360):
+        images = torch.zeros(count, 1, 8, 8)
+        with torch.no_grad():
+            seconds = _seconds(
+                {
+                    "batched": lambda _, images=images: simulator.logits_of_all(images, chips),  # type: ignore[misc]
+                    "single": lambda _, images=images: [simulator.logits(images, chip) for chip in chips],  # type: ignore[misc]
+                },
+                4 * repeats,
+            )
+        row = {"rate": 1e-2, "method": f"16 chips in one pass, {count} images", "seconds": seconds["batched"]}
+        rows.append({**row, "speedup": seconds["single"] / seconds["batched"]})
+    return rows
 
 
 def _peak_bytes(work: Callable[[], object]) -> float:
@@ -156,16 +210,19 @@ def main(arguments: list[str]) -> int:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("rate", "method", "ms", "extra bytes a weight", "slower than ours")
+    table = Table("rate", "method", "ms", "extra bytes a weight", "times ours", min_width=72)
+    said: list[str] = []
     for row in rows:
-        if "speedup" in row:
+        if "extra_bytes_per_weight" in row:
             table.add_row(
                 f"{row['rate']:g}", row["method"], f"{1e3 * row['seconds']:.1f}", f"{row['extra_bytes_per_weight']:.2f}",
                 f"{row['speedup']:.1f}",
             )  # fmt: skip
+        elif "overhead" in row:
+            said.append(f"a fresh chip adds {100 * row['overhead']:.1f} % to a query of 128 images, {row['seconds']:.2f} s")
         else:
-            text = f"a fresh chip adds {100 * row['overhead']:.1f} % to a query of 128 images, {row['seconds']:.2f} s"
-            table.caption = text
+            said.append(f"{row['method']}: {row['speedup']:.1f} times as fast as chip by chip")
+    table.caption = "\n".join(said)
     return table
 
 

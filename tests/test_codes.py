@@ -1,0 +1,117 @@
+"""Fixed-point codes: how far off they may be, and which integers they can be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from backends.interface import InputError
+from backends.memory.codes import store
+from backends.memory.scheme import BITS, PRESETS, Memory, Quantization
+
+schemes = st.builds(
+    Quantization,
+    st.sampled_from(BITS),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["tensor", "global", "channel"]),
+)
+values = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50)
+
+
+@given(schemes, values, values)
+def test_a_weight_is_off_by_half_a_step_or_with_truncation_by_less_than_one(
+    scheme: Quantization, first: list[float], second: list[float]
+) -> None:
+    tensors = {"a": torch.tensor(first).view(1, -1), "b": torch.tensor(second)}
+    stored = store(tensors, scheme)
+    for name, read in stored.tensors().items():
+        step, centre = stored.slots[name].step, stored.slots[name].centre
+        assert read.dtype == torch.float32
+        # float32 carries 24 bits of the sum of centre and code
+        slack = 2e-7 * (centre.abs() + step * 2**scheme.bits)
+        assert ((read - tensors[name]).abs() <= step * (0.5 if scheme.rounding else 1.0) + slack).all()
+        if not scheme.rounding:
+            assert ((read - centre).abs() <= (tensors[name] - centre).abs() + slack).all()
+
+
+@given(schemes, values)
+def test_a_code_has_exactly_its_bits_and_spans_its_range(scheme: Quantization, numbers: list[float]) -> None:
+    tensor = torch.tensor([*numbers, 7e6, -7e6])
+    stored = store({"a": tensor}, replace(scheme, rounding=True, ranges="tensor"))
+    assert stored.patterns.dtype == (np.uint8 if scheme.bits <= 8 else np.uint16)
+    assert stored.patterns.max() < 2**scheme.bits
+    read = stored.tensors()["a"]
+    assert read.max() == pytest.approx(7e6, rel=1e-6)
+    assert read.min() == pytest.approx(-7e6, rel=1e-6)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_signed_codes_are_twos_complement_and_unsigned_ones_have_an_offset(bits: int) -> None:
+    largest = 2 ** (bits - 1) - 1
+    weights = torch.tensor([-largest, -1.0, 0.0, largest])
+    assert store({"a": weights}, Quantization(bits)).patterns.tolist() == [largest + 2, 2**bits - 1, 0, largest]
+    unsigned = Quantization(bits, signed=False)
+    assert store({"a": weights}, unsigned).patterns.tolist() == [0, largest - 1, largest, 2 * largest]
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", BITS)
+def test_every_pattern_reads_as_its_own_weight_one_step_apart(bits: int, signed: bool) -> None:
+    largest = 2 ** (bits - 1) - 1
+    stored = store({"a": torch.linspace(-largest, largest, 2**bits)}, Quantization(bits, signed=signed))
+    every = np.arange(2**bits).astype(stored.patterns.dtype)
+    read = stored.tensors(every)["a"].sort().values
+    lowest = -largest - 1 if signed else -largest
+    assert torch.equal(read, torch.arange(lowest, lowest + 2**bits).float())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_flipped_top_bit_moves_a_weight_by_half_the_range(bits: int) -> None:
+    stored = store({"a": torch.tensor([-1.0, 0.25, 1.0])}, Quantization(bits))
+    top = stored.patterns.dtype.type(1 << (bits - 1))
+    moved = (stored.tensors(stored.patterns ^ top)["a"] - stored.tensors()["a"]).abs()
+    assert moved == pytest.approx(2 ** (bits - 1) / (2 ** (bits - 1) - 1))
+
+
+def test_ranges_are_of_a_tensor_of_all_or_of_a_channel() -> None:
+    tensors = {"a": torch.tensor([[1.0, 0.5], [8.0, 0.0]]), "b": torch.tensor([-16.0])}
+    steps = {ranges: store(tensors, Quantization(ranges=ranges)).slots for ranges in ("tensor", "global", "channel")}  # type: ignore[arg-type]
+    assert steps["tensor"]["a"].step * 127 == 8
+    assert steps["global"]["a"].step * 127 == 16
+    assert (steps["channel"]["a"].step * 127).flatten().tolist() == [1, 8]
+
+
+def test_a_constant_tensor_comes_back_as_it_was() -> None:
+    for scheme, _ in PRESETS.values():
+        assert store({"a": torch.zeros(3)}, scheme).tensors()["a"].tolist() == [0.0, 0.0, 0.0]
+    assert store({"a": torch.full((2,), 0.3)}, PRESETS["rquant"][0]).tensors()["a"] == pytest.approx(0.3)
+
+
+def test_the_presets_are_those_of_the_papers() -> None:
+    weights = {"a": torch.tensor([-1.2, 0.7, 3.0])}
+    found = {name: store(weights, replace(scheme, bits=4)).patterns.tolist() for name, (scheme, _) in PRESETS.items()}
+    assert found["neuralfuse"] == [16 - 3, 2, 7]  # -2.8 and 1.6 steps of 3 / 7, rounded
+    assert found["normal"] == [16 - 2, 1, 7]  # truncated
+    assert found["rquant"] == [7 - 7, 7 - 1, 7 + 7]  # steps of 2.1 / 7 around 0.9
+
+
+@pytest.mark.parametrize("bits", [-8, 0, 1, 9, 15, 17, 32])
+@pytest.mark.parametrize("kind", [Quantization, Memory])
+def test_a_number_of_bits_that_there_is_not_is_refused_by_value(kind: Callable[..., object], bits: int) -> None:
+    with pytest.raises(InputError, match=f"bits must be 2 to 8, or 16, got {bits}"):
+        kind(bits=bits)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_cannot_be_stored(bad: float) -> None:
+    with pytest.raises(InputError, match=f"layer.weight cannot be stored: it holds {bad}"):
+        store({"layer.weight": torch.tensor([0.0, bad])}, Quantization())
