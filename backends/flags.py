@@ -34,8 +34,9 @@ def parse(kind: Callable[..., T], program: str, arguments: Sequence[str]) -> T:
         if not stop.code:
             raise
         # the parser draws a box: frame, title, problem, advice
-        lines = [re.sub(r"[─╭╮╰╯│]", "", line).strip() for line in told.getvalue().splitlines()]
+        lines = [re.sub(r"[─╭╮╰╯│]|-{5,}", "", line).strip() for line in told.getvalue().splitlines()]
         problem = " ".join(line for line in lines[1:] if line)
+        problem = re.sub(r"^\s*Error parsing \w+: ", "", problem)  # a section's own check has named the flag
         for advice in _ADVICE:
             problem = problem.split(advice)[0]
         raise InputError(f"{problem.strip().rstrip('.')}; {program} --help lists what there is") from None

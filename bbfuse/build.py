@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from backends.data import Dataset, load
 from backends.interface import Backend, InputError
@@ -51,14 +51,20 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
 
 
 def energy(config: RunConfig, fuse: Fuse, shape: tuple[int, int, int]) -> dict[str, float | None]:
-    """The part ``energy`` of the summary; ``None`` where no voltage was measured or the target's architecture is not known."""
-    from backends.memory.energy import saving, voltage, weight_reads
+    """The part ``energy`` of the summary.
+
+    ``voltage`` relative to the lowest without errors; ``saving`` and ``saving_macs``, the fraction of the target's energy that is
+    saved with the fuse in front, by weight reads and by multiply-accumulates; ``saving_bare``, without a fuse. ``None`` where no
+    voltage was measured or the target's architecture is not known.
+    """
+    from backends.memory.energy import macs, saving, voltage, weight_reads
     from backends.targets.networks import build
 
     volts = voltage(config.bit_error_rate)
-    try:
-        reads = weight_reads(build(config.target, shape), shape)
-    except InputError:
-        reads = None
-    saved = None if volts is None or reads is None else saving(volts**2, reads, weight_reads(fuse, shape))
-    return {"saving": saved, "voltage": volts}
+    saved: dict[str, float | None] = {"saving": None, "saving_macs": None}
+    if volts is not None:
+        with suppress(InputError):
+            target = build(config.target, shape)
+            for key, cost in (("saving", weight_reads), ("saving_macs", macs)):
+                saved[key] = saving(volts**2, cost(target, shape), cost(fuse, shape))
+    return {"voltage": volts, "saving_bare": None if volts is None else 1.0 - volts**2, **saved}

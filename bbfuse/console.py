@@ -85,7 +85,13 @@ def closing_table(summary: dict[str, Any]) -> None:
         console.print(
             "fuse alone: this run's fuse with the head taken away; --head none trains one that stands alone", soft_wrap=True
         )
-    queries = summary["queries"]
+    energy, queries = summary["energy"], summary["queries"]
+    if energy["saving"] is not None:
+        console.print(
+            f"{100 * energy['voltage']:.0f} % of the voltage saves {100 * energy['saving_bare']:.1f} % of the energy of weight "
+            f"reads, {100 * energy['saving']:.1f} % with the fuse in front",
+            soft_wrap=True,
+        )
     console.print(
         f"{summary['lost_points']:.1f} points lost, {summary['recovered_points']:.1f} won back; {queries['images']:,} images in "
         f"{queries['requests']:,} requests (budget {queries['budget']:,}); {summary['seconds']:.0f} s",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bbfuse.figures import legend_beside, svg, without_frame
 from bbfuse.records import events
 
 __all__ = ["write_report"]
@@ -39,9 +37,11 @@ def write_report(
         "Accuracy on held-out images": _bars(summary, labels),
         "Images before and after the fuse": _grid(images[:_SHOWN], fused[:_SHOWN]),
     }
+    if summary["energy"]["saving"] is not None:
+        figures["Points won back against energy saved"] = _trade_off(summary, labels)
     if seen := [line for line in events(folder) if "validation" in line]:
         figures = {"Accuracy on owned validation images against images sent": _curve(seen, summary), **figures}
-    parts = "\n".join(f"<figure><figcaption>{title}</figcaption>{_svg(figure)}</figure>" for title, figure in figures.items())
+    parts = "\n".join(f"<figure><figcaption>{title}</figcaption>{svg(figure)}</figure>" for title, figure in figures.items())
     accuracy, queries = summary["accuracy"], summary["queries"]
     rate = summary["config"]["bit_error_rate"]
     clean, bare, repaired = accuracy["clean"], accuracy["perturbed"]["mean"], accuracy["perturbed_fused"]["mean"]
@@ -74,7 +74,7 @@ def _curve(seen: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
     axes.set_ylabel("accuracy, %")
     axes.set_ylim(max(0.0, 100 * summary["accuracy"]["perturbed"]["mean"] - 15), 103)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    _clean(axes)
+    without_frame(axes)
     return figure
 
 
@@ -91,7 +91,27 @@ def _bars(summary: dict[str, Any], labels: dict[str, str]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 103)
     axes.set_xlabel("accuracy, %")
-    _clean(axes)
+    without_frame(axes)
+    return figure
+
+
+def _trade_off(summary: dict[str, Any], labels: dict[str, str]) -> Figure:
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    axes = figure.subplots()
+    accuracy, energy = summary["accuracy"], summary["energy"]
+    points = [("nominal voltage", accuracy["clean"], 0.0, _COLOURS["nominal"])]
+    for label, key in labels.items():
+        saved = energy["saving"] if key in ("perturbed_fuse", "perturbed_fused") else energy["saving_bare"]
+        points.append((label, accuracy[key]["mean"], saved, _COLOURS[key]))
+    for label, value, saved, colour in points:
+        won = 100 * (value - accuracy["perturbed"]["mean"])
+        axes.plot(100 * saved, won, "o", color=colour, label=label)
+    axes.axhline(summary["lost_points"], linestyle="--", color=_COLOURS["nominal"], lw=1)
+    axes.axvline(0.0, color="#bbbbbb", lw=1)
+    axes.set_xlabel("energy of the target's weight reads saved, %")
+    axes.set_ylabel("points won back")
+    legend_beside(axes)
+    without_frame(axes)
     return figure
 
 
@@ -113,18 +133,6 @@ def _grid(images: torch.Tensor, fused: torch.Tensor) -> Figure:
     for row, name in enumerate(("before", "after", "change")):
         grid[row][0].set_ylabel(name, fontsize=9)
     return figure
-
-
-def _clean(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "bbfuse", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 _PAGE = """<!doctype html>

@@ -2,6 +2,7 @@
 
 Computed at every call: parameters, weight reads and MACs of the five targets and six generators for 32x32 images, and the
 energy saved by each pair at the paper's operating point (1 % bit errors, an access at 0.694 of the nominal energy).
+``results/energy.svg`` draws them against the points that the paper's gradients won back there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -17,8 +19,9 @@ from backends import flags
 from backends.interface import InputError
 from backends.memory.energy import macs, saving, weight_reads
 from backends.targets import networks
+from bbfuse.figures import legend_beside, svg, without_frame
 from bbfuse.generators import GENERATORS
-from experiments.study import as_json
+from experiments.study import RESULTS, as_json
 
 __all__ = ["rows"]
 
@@ -28,6 +31,14 @@ ACCESS_ENERGY = {"reads": 0.69394, "macs": 0.694}
 digit for 0.69391 to 0.69396 and nothing else, every one of Table 8 (MACs) for 0.69400 to 0.69401."""
 TARGETS = ("resnet18", "resnet50", "vgg11", "vgg16", "vgg19")
 FUSES = ("ConvL", "ConvS", "DeConvL", "DeConvS", "UNetL", "UNetS")
+PUBLISHED_POINTS = {
+    "resnet18": (48.8, 20.6, 49.6, 29.9, 45.6, 29.8),
+    "resnet50": (27.1, 8.5, 37.2, 16.1, 49.4, 30.1),
+    "vgg11": (45.1, 24.1, 45.0, 26.0, 41.4, 30.5),
+    "vgg16": (50.3, 23.9, 49.8, 30.8, 47.7, 35.5),
+    "vgg19": (41.7, 16.7, 42.4, 22.2, 46.0, 30.4),
+}
+"""Points won back with gradients, CIFAR-10, 1 % bit errors, in the order of `FUSES` (NeuralFuse, Table 12); theirs, not ours."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,8 @@ class Asked:
 
     json: bool = False
     """print the records, and nothing else"""
+    run: bool = False
+    """draw the trade-off anew"""
 
 
 def rows() -> list[dict[str, Any]]:
@@ -70,11 +83,33 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         return flags.refused(error)
     records = rows()
+    if asked.run:
+        _draw(records)
     if asked.json:
         print(as_json({"image_shape": SHAPE, "access_energy": ACCESS_ENERGY}, records), end="")
     else:
         _show(records)
     return 0
+
+
+def _draw(records: list[dict[str, Any]]) -> None:
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    saved = {(row["network"], row["generator"]): row["saving"] for row in records if "generator" in row}
+    for fuse, colour in zip(FUSES, ("#4c72b0", "#4c72b0", "#dd8452", "#dd8452", "#55a868", "#55a868"), strict=True):
+        large = fuse.endswith("L")
+        x = [saved[target, fuse] for target in TARGETS]
+        y = [PUBLISHED_POINTS[target][FUSES.index(fuse)] for target in TARGETS]
+        axes.scatter(x, y, s=110 if large else 40, color=colour, alpha=0.75, lw=0, label=fuse)
+        for target, place in zip(TARGETS, zip(x, y, strict=True), strict=True) if large else ():
+            axes.annotate(target, place, xytext=(5, 3), textcoords="offset points", fontsize=6, color="#555555")
+    axes.axvline(100 * (1 - ACCESS_ENERGY["reads"]), linestyle=":", color="#c44e52", lw=1.2, label="no fuse")
+    axes.set_xlabel("energy of weight reads saved, % (computed here)")
+    axes.set_ylabel("points won back (published)")
+    axes.set_ylim(0)
+    without_frame(axes)
+    legend_beside(axes)
+    (RESULTS / "energy.svg").write_text(svg(figure))
 
 
 def _percent(fraction: float) -> float:

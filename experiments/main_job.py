@@ -5,17 +5,19 @@ Digits target, 5 % bit errors, chips 0 to 4, one seed each; nothing was tuned on
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from bbfuse.config import RunConfig
+from bbfuse.figures import legend_beside, svg, without_frame
 from bbfuse.records import events
 from experiments.study import RESULTS, Study, Task
 
@@ -32,8 +34,6 @@ COLOURS = dict(zip(ARMS, ("#4c72b0", "#8172b3", "#555555", "#999999"), strict=Tr
 
 
 def _tasks() -> list[Task]:
-    from dataclasses import replace
-
     return [Task({"arm": arm, "chip": chip}, replace(config, chip_seed=chip)) for arm, config in ARMS.items() for chip in CHIPS]
 
 
@@ -97,13 +97,12 @@ def _draw(rows: list[dict[str, Any]], folders: list[Path]) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("images sent")
     axes.set_ylabel("validation accuracy, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    with matplotlib.rc_context({"svg.hashsalt": "bbfuse", "svg.fonttype": "none"}):
-        figure.savefig(RESULTS / "main_job.svg", metadata={"Date": None})
+    without_frame(axes)
+    legend_beside(axes)
+    (RESULTS / "main_job.svg").write_text(svg(figure))
 
 
 STUDY = Study("main_job", _tasks(), _record, _draw, _table)
 
 if __name__ == "__main__":
-    STUDY.main()
+    sys.exit(STUDY.main(sys.argv[1:]))

@@ -1,7 +1,7 @@
-"""A study: a list of runs, resumed until all are there, and one flat record each in a committed file.
+"""Results that are committed: one flat record a row in ``results/NAME.json``, with what it was computed from and on.
 
-``python -m experiments.NAME`` prints the committed result as a table, ``--json`` prints the file, ``--run`` computes what is
-missing (in ``runs/NAME``) and writes it anew.
+``python -m experiments.NAME`` prints the committed result as a table, ``--json`` prints the file, ``--run`` computes it and
+writes it anew. A study is a result whose rows are runs, resumed (in ``runs/NAME``) until all are there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from backends import flags
@@ -26,9 +26,38 @@ from backends.interface import InputError
 from bbfuse.config import RunConfig, to_dict
 from bbfuse.run import SCHEMA, execute
 
-__all__ = ["RESULTS", "Study", "Task", "as_json"]
+__all__ = ["RESULTS", "Study", "Task", "as_json", "command"]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Show a committed result."""
+
+    json: bool = False
+    """print the file as it is"""
+    run: bool = False
+    """compute what is missing and write it anew"""
+
+
+def command(
+    name: str,
+    compute: Callable[[], tuple[Any, list[dict[str, Any]]]],
+    table: Callable[[list[dict[str, Any]]], RenderableType],
+    arguments: Sequence[str],
+) -> int:
+    """The command line of the result ``name``, whose settings and rows ``compute`` gives; the exit code."""
+    try:
+        asked = flags.parse(Asked, f"python -m experiments.{name}", arguments)
+    except InputError as error:
+        return flags.refused(error)
+    path = RESULTS / f"{name.split('.')[-1]}.json"
+    if asked.run:
+        path.write_text(as_json(*compute()))
+    text = path.read_text()
+    print(text, end="") if asked.json else Console().print(table(json.loads(text)["rows"]))
+    return 0
 
 
 @dataclass(frozen=True)
@@ -45,16 +74,6 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Show the committed result of a study."""
-
-    json: bool = False
-    """print the file as it is"""
-    run: bool = False
-    """compute what is missing and write it anew"""
-
-
-@dataclass(frozen=True)
 class Study:
     """Tasks, what a record keeps of a summary, and how to draw the whole."""
 
@@ -64,18 +83,11 @@ class Study:
     draw: Callable[[list[dict[str, Any]], list[Path]], None]
     table: Callable[[list[dict[str, Any]]], Table]
 
-    def main(self) -> None:
-        """The command line."""
-        try:
-            asked = flags.parse(Asked, f"python -m experiments.{self.name}", sys.argv[1:])
-        except InputError as error:
-            sys.exit(flags.refused(error))
-        if asked.run:
-            self._compute()
-        text = (RESULTS / f"{self.name}.json").read_text()
-        print(text, end="") if asked.json else Console().print(self.table(json.loads(text)["rows"]))
+    def main(self, arguments: Sequence[str]) -> int:
+        """The command line; the exit code."""
+        return command(self.name, self._compute, self.table, arguments)
 
-    def _compute(self) -> None:
+    def _compute(self) -> tuple[Any, list[dict[str, Any]]]:
         root = Path("runs") / self.name
         folders, rows = [], []
         for number, task in enumerate(self.tasks, 1):
@@ -87,9 +99,8 @@ class Study:
                 summary = execute(replace(task.config, out=folder))
             folders.append(folder)
             rows.append({**task.labels, **self.record(summary)})
-        text = as_json([to_dict(task.config) for task in self.tasks], rows)
-        (RESULTS / f"{self.name}.json").write_text(text)
         self.draw(rows, folders)
+        return [to_dict(task.config) for task in self.tasks], rows
 
 
 def as_json(config: Any, rows: list[dict[str, Any]]) -> str:

@@ -76,7 +76,7 @@ def test_the_summary_has_the_agreed_keys(finished: tuple[Path, dict[str, Any], s
     )
     assert set(summary["queries"]) == {"images", "requests", "budget"}
     assert summary["queries"]["images"] <= summary["queries"]["budget"] == 4000
-    assert set(summary["energy"]) == {"saving", "voltage"}
+    assert set(summary["energy"]) == {"saving", "saving_bare", "saving_macs", "voltage"}
     assert summary["stopped"] == "budget"
 
 
@@ -85,7 +85,7 @@ def test_the_run_folder_is_complete_and_the_report_stands_alone(finished: tuple[
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.json", "events.jsonl", "checkpoint", "fuse.pt", "summary.json", "report.html"}
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert not re.search(r"""(src|href)=["']?http""", page.replace("http://www.w3.org", ""))
     for words in ("no protection", "head alone", "fuse alone", "fuse and head"):
         assert words in page
@@ -166,6 +166,10 @@ def test_killed_and_resumed_it_is_the_same_run(
         ("--generator ConvXXL", "--generator must be one of", 2),
         ("--images 5", "--images must lie in", 2),
         ("--backend remote --remote.url http://127.0.0.1:1", "cannot be reached", 2),
+        ("--backend remote --remote.url http://127.0.0.1:1 --memory.bits 4", "--memory.bits has no effect with --remote.url", 2),
+        ("--memory.bits 9", "error: --memory.bits must be 2 to 8, or 16, got 9", 2),
+        ("--memory.errors profile", "go together", 2),
+        ("--memory.errors profile --memory.profile nowhere.npz", "nowhere.npz is no chip profile", 2),
         ("--resume nowhere", "holds no run", 2),
         ("--resume nowhere --budget 3", "give no others", 2),
     ],

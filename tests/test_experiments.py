@@ -15,7 +15,7 @@ import torch
 from backends.memory.codes import store
 from backends.memory.scheme import Quantization
 from bbfuse.config import from_dict, validate
-from experiments import energy
+from experiments import bit_errors, energy
 from experiments.benchmarks import injection
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS
@@ -53,7 +53,7 @@ def test_the_injection_benchmark_shows_its_committed_result(capsys: pytest.Captu
     }
     assert injection.main([]) == 0
     assert "uniform" in capsys.readouterr().out
-    assert injection.main(["--repeats", "0"]) == 2
+    assert injection.main(["--repeats", "0"]) == 2  # there is no such flag
 
 
 def test_the_peers_in_the_injection_benchmark_do_the_same_work() -> None:
@@ -115,3 +115,18 @@ def test_the_energy_command_prints_records_and_tables(capsys: pytest.CaptureFixt
     assert "DeConvL" in capsys.readouterr().out
     assert energy.main(["--nonsense"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_bit_error_study_shows_its_committed_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bit_errors.main([]) == 0
+    assert "rquant" in capsys.readouterr().out
+    assert bit_errors.main(["--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {(row["scheme"], row["bits"]) for row in rows} == {(s, b) for s in bit_errors.SCHEMES for b in bit_errors.BITS}
+    assert all(row["chips"] == 50 for row in rows if row["rate"])
+    assert bit_errors.main(["--nonsense"]) == 2
+
+
+@pytest.mark.parametrize(("images", "chips", "points"), [(10**4, 10**6, 4.09), (10**5, 10**6, 1.67), (10**4, 50, 56)])
+def test_the_guarantee_has_the_values_of_the_proposition(images: int, chips: int, points: float) -> None:
+    assert 100 * bit_errors.guarantee(images, chips) == pytest.approx(points, rel=0.01)

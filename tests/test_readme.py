@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("python")]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
+COMMANDS = [line.split("#")[0].strip() for line in LINES if line.startswith("python")]
 RUNS = [command.split("&&")[-1].strip() for command in COMMANDS if "pytest" not in command]
 
 
@@ -41,6 +43,13 @@ def test_a_command_of_the_readme_runs_as_written(command: str, tmp_path: Path) -
 def test_every_link_leads_to_a_file() -> None:
     for link in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / link).exists(), link
+
+
+def test_the_lines_of_python_run_as_written() -> None:
+    (block,) = (block for language, block in BLOCKS if language == "python")
+    names = {"network": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), "images": torch.zeros(2, 1, 2, 2)}
+    exec(block, names)
+    assert names["logits"].shape == (2, 3)  # type: ignore[attr-defined]
 
 
 def test_every_flag_named_is_a_flag() -> None:

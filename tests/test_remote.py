@@ -13,9 +13,13 @@ import pytest
 import requests
 import torch
 from hypothesis import given
+from torch import nn
 
+from backends.data import Dataset
 from backends.interface import NOMINAL, Chip, InputError, TargetError
+from backends.memory.scheme import Memory
 from backends.remote import OwnServer, RemoteBackend
+from backends.simulator import Simulator
 from backends.wire import chip_of, request_body, tensor_of
 
 METADATA = {
@@ -181,3 +185,15 @@ def test_an_address_that_leads_nowhere_is_refused_at_opening(url: str) -> None:
 def test_a_server_without_that_model_is_refused_at_opening(server: OwnServer) -> None:
     with pytest.raises(InputError, match="does not describe an image classifier called m: HTTP 404"):
         RemoteBackend(server.url, "m", 5.0, 2)
+
+
+def test_a_server_of_our_own_has_the_memory_that_was_asked_for(network: nn.Module, digits: Dataset) -> None:
+    memory = Memory("rquant", 5, errors="column", offset=700)
+    own = OwnServer("digits", "digits", memory=memory)
+    try:
+        backend = RemoteBackend(own.url, "digits", timeout=30.0, attempts=1)
+        answers = backend.query(digits.test.images[:5], Chip(0.05, 3), lambda _: None)
+        backend.close()
+    finally:
+        own.close()
+    assert torch.equal(answers, Simulator(network, memory).logits(digits.test.images[:5], Chip(0.05, 3)))

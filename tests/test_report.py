@@ -15,6 +15,7 @@ from bbfuse.report import write_report
 
 
 def summary(chips: int, clean: float, perturbed: float) -> dict[str, Any]:
+    measured = perturbed > 0
     accuracy = {key: {"mean": perturbed, "sd": 0.01 * (chips > 1), "chips": chips} for key in LABELS.values()}
     return {
         "config": to_dict(RunConfig(chip_seed=0 if chips == 1 else None)),
@@ -22,6 +23,7 @@ def summary(chips: int, clean: float, perturbed: float) -> dict[str, Any]:
         "recovered_points": 0.0,
         "lost_points": 100 * (clean - perturbed),
         "queries": {"images": 10, "requests": 1, "budget": 20},
+        "energy": {"voltage": 0.8, "saving_bare": 0.36, "saving": -0.2 if measured else None, "saving_macs": None},
         "seconds": 1.0,
     }
 
@@ -43,7 +45,7 @@ def test_a_page_and_a_table_are_made(
     images = torch.zeros(2, channels, 8, 8)
     write_report(tmp_path, summary(chips, clean, perturbed), LABELS, images, images)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 2 + (validations > 0)
+    assert page.count("<svg") == 2 + (validations > 0) + (perturbed > 0)
     assert "</html>" in page
     closing_table(summary(chips, clean, perturbed))
     table = capsys.readouterr().out

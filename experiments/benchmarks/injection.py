@@ -8,51 +8,36 @@ fresh chip adds to a query of 128 images; the last rows time many chips in one b
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from backends import flags
-from backends.interface import NOMINAL, Chip, InputError
+from backends.interface import NOMINAL, Chip
 from backends.memory.arrays import neuralfuse_map
 from backends.memory.chips import random_flips
 from backends.memory.codes import Patterns, Reading, Stored
 from backends.simulator import Simulator
 from backends.targets import networks
-from experiments.study import RESULTS, as_json
+from experiments.study import command
 
 __all__ = ["measure"]
 
 RATES = (1e-4, 1e-3, 1e-2)
+REPEATS = 9
 SHAPE = (3, 32, 32)
 BITS = 8
 MAP_ROWS, MAP_COLUMNS = 8192, 128
 
 Method = Callable[[float, int], Patterns]
 """Rate and seed to what a chip reads back."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Time and memory of making and applying a chip."""
-
-    json: bool = False
-    """print the committed file as it is"""
-    run: bool = False
-    """measure anew and write it"""
-    repeats: int = 5
-    """how often each is timed; the median counts"""
 
 
 def ours(stored: Stored) -> Method:
@@ -192,21 +177,13 @@ def _peak_bytes(work: Callable[[], object]) -> float:
     return float(traced + highest)
 
 
-def main(arguments: list[str]) -> int:
-    """Show the committed measurement or take a new one; the exit code."""
-    try:
-        asked = flags.parse(Asked, "python -m experiments.benchmarks.injection", arguments)
-        if asked.repeats < 1:
-            raise InputError(f"--repeats must be above 0, got {asked.repeats}")
-    except InputError as error:
-        return flags.refused(error)
-    path = RESULTS / "injection.json"
-    if asked.run:
-        config = {"network": "resnet18", "rates": RATES, "repeats": asked.repeats, "threads": 1}
-        path.write_text(as_json(config, measure(asked.repeats)))
-    text = path.read_text()
-    print(text, end="") if asked.json else Console().print(_table(json.loads(text)["rows"]))
-    return 0
+def main(arguments: Sequence[str]) -> int:
+    """The command line; the exit code."""
+    return command("benchmarks.injection", _compute, _table, arguments)
+
+
+def _compute() -> tuple[Any, list[dict[str, Any]]]:
+    return {"network": "resnet18", "rates": RATES, "repeats": REPEATS, "threads": 1}, measure(REPEATS)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
