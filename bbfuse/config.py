@@ -6,22 +6,35 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from backends.interface import Access, Chip, InputError
 from backends.memory.scheme import Memory
+from bbfuse.methods import (
+    METHODS,
+    BackpropConfig,
+    CmaConfig,
+    FzooConfig,
+    NesConfig,
+    NevergradConfig,
+    PgpeConfig,
+    RgeConfig,
+    SpsaConfig,
+    SpsaGcConfig,
+)  # fmt: skip
 
-__all__ = ["GRANTS", "NEEDS", "AffineConfig", "BackpropConfig", "EopmConfig", "RemoteConfig", "ReportConfig", "RgeConfig",
-           "RunConfig", "SpsaConfig", "StandardizeConfig", "ValidationConfig", "from_dict", "to_dict", "validate"]  # fmt: skip
+__all__ = ["GRANTS", "AffineConfig", "EopmConfig", "RemoteConfig", "ReportConfig", "RunConfig", "StandardizeConfig",
+           "ValidationConfig", "from_dict", "section_of", "to_dict", "validate"]  # fmt: skip
 
 BackendName = Literal["local", "remote", "whitebox"]
-OptimizerName = Literal["backprop", "rge", "spsa"]
+if TYPE_CHECKING:
+    OptimizerName = str
+else:
+    OptimizerName = Literal[tuple(METHODS)]
 HeadName = Literal["none", "standardize", "affine"]
 
 GRANTS: dict[str, Access] = {"local": Access.LOGITS, "remote": Access.LOGITS, "whitebox": Access.GRADIENTS}
 """What each backend grants."""
-NEEDS: dict[str, Access] = {"backprop": Access.GRADIENTS, "rge": Access.LOGITS, "spsa": Access.LOGITS}
-"""What each method needs."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,8 @@ class EopmConfig:
     """NeuralFuse's lambda"""
     chips: int = 1
     """fresh chips a step, for the population"""
+    terms: Literal["one", "all"] = "one"
+    """what a step asks where nominal voltage has a weight: one term, drawn by the weights, or all of them"""
 
 
 @dataclass(frozen=True)
@@ -66,46 +81,6 @@ class AffineConfig:
     """learning rate of its steps beside the fuse's"""
     decay: float = 1e-3
     """weight of the squared distance to a head that changes nothing"""
-
-
-@dataclass(frozen=True)
-class BackpropConfig:
-    """White-box reference: Adam on the true gradient."""
-
-    lr: float = 3e-3
-    """learning rate at the start; it falls linearly to a twentieth"""
-
-
-@dataclass(frozen=True)
-class SpsaConfig:
-    """Simultaneous perturbation (Spall 1992) with the gains of Spall 1998."""
-
-    step: float = 3e-3
-    """wanted mean size of the first update of a parameter; sets the gain a"""
-    c: float = 2e-2
-    """size of the first perturbation"""
-    alpha: float = 0.602
-    """how fast the step falls"""
-    gamma: float = 0.101
-    """how fast the perturbation falls"""
-    pairs: int = 1
-    """pairs of probes a step"""
-
-
-@dataclass(frozen=True)
-class RgeConfig:
-    """Random gradient estimation by antithetic pairs of probes, under Adam."""
-
-    space: Literal["inputs", "parameters"] = "inputs"
-    """what is probed: the target's inputs, image by image, or the fuse's parameters"""
-    lr: float | None = None
-    """learning rate at the start, falling linearly to a twentieth; if not given 0.005 for inputs, 0.001 for parameters"""
-    smoothing: float | None = None
-    """size of a probe per coordinate; if not given 0.15 for inputs (pixels span 2), 0.01 for parameters"""
-    directions: int = 1
-    """pairs of probes a step (inputs: of each image)"""
-    broyden: bool = True
-    """inputs: keep every image's Jacobian and correct it with each pair, in place of starting from nothing every time"""
 
 
 @dataclass(frozen=True)
@@ -133,13 +108,14 @@ class RunConfig:
     backend: BackendName = "local"
     """who answers: the simulator here (local), a server (remote), the simulator with gradients (whitebox)"""
     optimizer: OptimizerName = "rge"
-    """how the fuse learns: backprop (reference, whitebox only), rge, spsa"""
+    """how the fuse learns; backprop is the reference and needs whitebox"""
     data: str = "digits"
     """data set"""
     target: str = "digits"
     """the classifier that nobody may change"""
     generator: str = "MLP"
-    """the fuse's network: MLP (images of up to 16x16), UNetXS, or NeuralFuse's ConvL, ConvS, DeConvL, DeConvS, UNetL, UNetS"""
+    """the fuse's network: Mix, Filter, Filters (12, 228 and 883 parameters for three channels), MLP (images of up to 16x16),
+    UNetXS, or NeuralFuse's ConvL, ConvS, DeConvL, DeConvS, UNetL, UNetS"""
     bit_error_rate: float = 0.05
     """wrong bits per stored bit at the low voltage"""
     chip_seed: int | None = None
@@ -152,8 +128,8 @@ class RunConfig:
     """labels to learn from: the data's, or the target's own answers at nominal voltage"""
     budget: int = 20_000
     """images sent at most: training, validation, closing report and retries together"""
-    batch: int = 16
-    """images a step"""
+    batch: int | None = None
+    """images a step; if not given 16 for one chip, 64 for the population"""
     sampling: Literal["hard", "uniform"] = "hard"
     """how a batch is drawn: wrong and unsure images more often (reweighted, so that the mean stays the same), or all alike"""
     seed: int = 0
@@ -172,8 +148,14 @@ class RunConfig:
     standardize: StandardizeConfig = field(default_factory=StandardizeConfig)
     affine: AffineConfig = field(default_factory=AffineConfig)
     backprop: BackpropConfig = field(default_factory=BackpropConfig)
-    spsa: SpsaConfig = field(default_factory=SpsaConfig)
     rge: RgeConfig = field(default_factory=RgeConfig)
+    spsa: SpsaConfig = field(default_factory=SpsaConfig)
+    spsa_gc: SpsaGcConfig = field(default_factory=SpsaGcConfig)
+    fzoo: FzooConfig = field(default_factory=FzooConfig)
+    nes: NesConfig = field(default_factory=NesConfig)
+    pgpe: PgpeConfig = field(default_factory=PgpeConfig)
+    cma: CmaConfig = field(default_factory=CmaConfig)
+    nevergrad: NevergradConfig = field(default_factory=NevergradConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
@@ -188,9 +170,14 @@ class RunConfig:
         return self.eopm.chips if self.chip_seed is None else 1
 
     @property
+    def batch_size(self) -> int:
+        """Images a step."""
+        return self.batch or (64 if self.chip_seed is None else 16)
+
+    @property
     def terms(self) -> int:
-        """Summands of the objective in one step: the chips, and nominal voltage where it has a weight."""
-        return self.chips_per_step + (self.clean_weight > 0)
+        """Summands of the objective that a step asks about at most."""
+        return self.chips_per_step + (self.clean_weight > 0 and self.eopm.terms == "all")
 
     @property
     def clean_weight(self) -> float:
@@ -198,15 +185,23 @@ class RunConfig:
         return self.eopm.clean_weight if self.eopm.clean_weight is not None else float(self.chip_seed is None)
 
 
+def section_of(method: str) -> str:
+    """The section of `RunConfig` with the settings of ``method``."""
+    return method.replace("-", "_")
+
+
 # section -> the choice that makes it count
 _BELONGS_TO = {
     "remote": ("backend", "remote"), "standardize": ("head_name", "standardize"), "affine": ("head_name", "affine"),
-    "backprop": ("optimizer", "backprop"), "spsa": ("optimizer", "spsa"), "rge": ("optimizer", "rge"),
+    **{section_of(method): ("optimizer", method) for method in METHODS},
 }  # fmt: skip
 _POSITIVE = (
     "budget", "batch", "threads", "remote.timeout", "remote.attempts", "eopm.perturbed_weight", "eopm.chips",
     "standardize.images", "affine.lr", "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",
-    "rge.lr", "rge.smoothing", "rge.directions", "validation.images", "report.chips",
+    "rge.lr", "rge.smoothing", "rge.directions", "spsa_gc.a", "spsa_gc.c", "spsa_gc.pairs", "fzoo.lr", "fzoo.smoothing",
+    "fzoo.directions", "nes.lr", "nes.sigma", "nes.pairs", "pgpe.lr", "pgpe.sigma", "pgpe.sigma_lr", "pgpe.pairs",
+    "pgpe.largest_change", "cma.subspace", "cma.sigma", "cma.population", "nevergrad.sigma", "nevergrad.workers",
+    "nevergrad.subspace", "validation.images", "report.chips",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed",
@@ -215,6 +210,10 @@ _NOT_NEGATIVE = (
     "affine.decay",
     "spsa.alpha",
     "spsa.gamma",
+    "spsa_gc.offset",
+    "spsa_gc.alpha",
+    "spsa_gc.gamma",
+    "spsa_gc.momentum",
     "validation.times",
 )
 
@@ -232,11 +231,11 @@ def validate(config: RunConfig) -> None:
         lowest = "above 0" if name in _POSITIVE else "0 or more"
         if value is not None and not (math.isfinite(value) and (value > 0 or (value == 0 and name in _NOT_NEGATIVE))):
             raise InputError(f"{_flag(name)} must be {lowest}, got {value}")
-    if NEEDS[config.optimizer] > GRANTS[config.backend]:
-        enough = [name for name, need in NEEDS.items() if need <= GRANTS[config.backend]]
+    if METHODS[config.optimizer].needs > GRANTS[config.backend]:
+        enough = [name for name, method in METHODS.items() if method.needs <= GRANTS[config.backend]]
         raise InputError(
             f"--optimizer {config.optimizer} needs gradients, but --backend {config.backend} grants logits only: "
-            f"choose --backend whitebox, or --optimizer {' or '.join(enough)}"
+            f"choose --backend whitebox, or --optimizer {', '.join(enough[:-1])} or {enough[-1]}"
         )
     for section, (choice, value) in _BELONGS_TO.items():
         changed = _changed(getattr(config, section))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils import parameters_to_vector
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from backends.interface import InputError
 from bbfuse.generators import GENERATORS, Shape
@@ -61,6 +61,10 @@ class Fuse(nn.Module):
     def vector(self) -> Tensor:
         """All parameters as one detached vector (d,)."""
         return parameters_to_vector(self.parameters()).detach()
+
+    def assign(self, vector: Tensor) -> None:
+        """Make ``vector`` (d,) the parameters."""
+        vector_to_parameters(vector, self.parameters())
 
     def at(self, vector: Tensor, images: Tensor) -> Tensor:
         """``F(images)`` with ``vector`` (d,) in place of the fuse's own parameters, which are left alone."""

@@ -23,6 +23,21 @@ def _needs_sides_divisible_by(divisor: int, name: str, shape: Shape) -> None:
         raise InputError(f"--generator {name} needs image sides divisible by {divisor}, got {shape[1]}x{shape[2]}")
 
 
+def _mix(shape: Shape) -> nn.Module:
+    """A colour mix: 12 parameters for three channels."""
+    return nn.Conv2d(shape[0], shape[0], 1)
+
+
+def _filter(shape: Shape) -> nn.Module:
+    """One 5x5 convolution: 228 parameters for three channels."""
+    return nn.Conv2d(shape[0], shape[0], 5, padding=2)
+
+
+def _filters(shape: Shape) -> nn.Module:
+    """Two 3x3 convolutions with 16 channels between: 883 parameters for three channels."""
+    return nn.Sequential(nn.Conv2d(shape[0], 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, shape[0], 3, padding=1))
+
+
 def _mlp(shape: Shape) -> nn.Sequential:
     """Pixels, 64 hidden units, pixels: for images so small that every pixel may look at every other."""
     pixels = shape[0] * shape[1] * shape[2]
@@ -149,6 +164,9 @@ class UNet(nn.Module):
 
 
 GENERATORS: dict[str, Callable[[Shape], nn.Module]] = {
+    "Mix": _mix,
+    "Filter": _filter,
+    "Filters": _filters,
     "MLP": _mlp,
     "UNetXS": _UNetXS,
     "ConvL": _conv_l,

@@ -43,7 +43,7 @@ class Score:
 
 @dataclass
 class Step:
-    """What an estimator may use in one step. Every score is a pure function of images, chips and heads (law 2)."""
+    """What a method may use in one step. Every score is a pure function of images, chips and heads (law 2)."""
 
     number: int
     seed: int
@@ -60,8 +60,11 @@ class Step:
     _difficulty: list[Tensor] = field(default_factory=list)
     _loss: list[float] = field(default_factory=list)
 
-    def score(self, images: Tensor) -> Score:
-        """Ask the target about ``images`` (n, channels, height, width) in place of the step's own; the heads learn from it."""
+    def score(self, images: Tensor) -> Score | None:
+        """Ask the target about ``images`` (n, channels, height, width) in place of the step's own; the heads learn from it.
+
+        ``None`` would say that the probe failed (a worker lost); in this process it raises or succeeds.
+        """
         answers = [self.ask(images, term.chip).requires_grad_() for term in self.terms]
         losses = self._losses(answers)
         losses.sum().backward()

@@ -1,4 +1,4 @@
-"""The loop: draw batch and chips, let the estimator ask, step, record. The same for every method and backend."""
+"""The loop: draw batch and chips, let the method ask and move the fuse, record. The same for every method and backend."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from backends.data import Dataset
 from backends.interface import NOMINAL, BackendInfo, Chip, InputError
 from bbfuse import seeds
-from bbfuse.config import RunConfig
-from bbfuse.estimators import Estimator, Problem, make
-from bbfuse.estimators.interface import falling
+from bbfuse.config import RunConfig, section_of
+from bbfuse.estimators.interface import Method, Problem, falling
 from bbfuse.fuse import Fuse
 from bbfuse.head import Heads
 from bbfuse.ledger import IMAGES_PER_REQUEST, BudgetSpentError, Ledger
 from bbfuse.measure import accuracies, accuracy, report_images
+from bbfuse.methods import METHODS
 from bbfuse.objective import Step, Term
 from bbfuse.records import RunFolder
 from bbfuse.sampling import Sampler
@@ -66,7 +66,7 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, answers_per_image: int)
     population = config.chip_seed is None
     checked = min(config.validation.images, len(data.validation))
     warm_up = heads.images_first + (len(data.train) + checked if config.labels == "target" else 0)
-    step = min(config.batch, len(data.train)) * config.terms * answers_per_image
+    step = min(config.batch_size, len(data.train)) * config.terms * answers_per_image
     step += population * config.chips_per_step * heads.images_per_chip
     validation = checked + population * heads.images_per_chip
     report = report_images(data.test, config.report.chips if population else 1, heads)
@@ -103,11 +103,11 @@ class Trainer:
         self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
         self.fuse = Fuse(config.generator, info.image_shape, seeds.stream(config.seed, "fuse"))
         self.fuse.calibrate(data.train.images)
-        problem = Problem(len(data.train), config.terms, info.classes, data.train.images[0].numel())
-        self.estimator: Estimator = make(config, problem)
-        self.plan = plan(config, data, self.heads, self.estimator.answers_per_image)
-        self.sampler = Sampler(len(data.train), config.batch, config.sampling == "hard")
-        self.optimizer = self.estimator.optimizer(self.fuse.parameters())
+        problem = Problem(len(data.train), info.classes, data.train.images[0].numel(), self.chip is None, config.seed)
+        settings = getattr(config, section_of(config.optimizer))
+        self.method: Method = METHODS[config.optimizer].load()(settings, problem, self.fuse)
+        self.plan = plan(config, data, self.heads, self.method.answers_per_image)
+        self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
         self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
         self.labels = data.train.labels
         self.validation_labels = data.validation.labels
@@ -173,7 +173,7 @@ class Trainer:
         self.folder.save({
             "step": self.step, "loss": self.loss, "validation": self.validation,
             "fuse": self.fuse.state_dict(), "heads": self.heads.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "estimator": self.estimator.state_dict(),
+            "method": self.method.state_dict(),
             "head_optimizer": self.head_optimizer.state_dict() if self.head_optimizer else None,
             "difficulty": self.sampler.difficulty, "labels": (self.labels, self.validation_labels),
             "ledger": self.ledger.state_dict(),
@@ -184,8 +184,7 @@ class Trainer:
         self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
         self.fuse.load_state_dict(state["fuse"])
         self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.estimator.load_state_dict(state["estimator"])
+        self.method.load_state_dict(state["method"])
         if self.head_optimizer:
             self.head_optimizer.load_state_dict(state["head_optimizer"])
         self.sampler.difficulty = state["difficulty"]
@@ -209,15 +208,11 @@ class Trainer:
             self.step, self.config.seed, self.fuse, index, self.data.train.images[index], self.labels[index], weights,
             self._terms(), self.ledger.ask, self.ledger.ask_with_tape,
         )  # fmt: skip
-        self.optimizer.zero_grad()
         if self.head_optimizer:
             self.head_optimizer.zero_grad()
-        self.estimator.estimate(step)
+        self.method.update(step, self.plan.steps)
         loss, difficulty = step.finish()
         self.sampler.observe(index, difficulty)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.estimator.learning_rate(self.step, self.plan.steps)
-        self.optimizer.step()
         if self.head_optimizer:
             for group in self.head_optimizer.param_groups:
                 group["lr"] = falling(self.config.affine.lr, self.step, self.plan.steps)
@@ -225,16 +220,25 @@ class Trainer:
         return loss
 
     def _terms(self) -> list[Term]:
-        """The nominal term, where it has a weight, then the perturbed ones."""
+        """The nominal term, where it has a weight, and the perturbed ones; or one of the two kinds, drawn by their weights.
+
+        A step's loss is divided by the weights of its terms, so that drawing leaves it unbiased.
+        """
+        clean, perturbed = self.config.clean_weight, self.config.eopm.perturbed_weight
+        if clean > 0 and self.config.eopm.terms == "one":
+            drawn = torch.rand((), generator=seeds.stream(self.config.seed, "term", self.step)).item()
+            if drawn < clean / (clean + perturbed):
+                return [Term(NOMINAL, self.heads.meet(NOMINAL), clean)]
+            clean = 0.0
         if self.chip is not None:
             chips = [self.chip]
         else:
             numbers = seeds.training_chips(self.config.seed, self.step, self.config.eopm.chips)
             chips = [Chip(self.config.bit_error_rate, number) for number in numbers]
-        weight = self.config.eopm.perturbed_weight / len(chips)
+        weight = perturbed / len(chips)
         terms = [Term(chip, self.heads.meet(chip), weight) for chip in chips]
-        if self.config.clean_weight > 0:
-            terms.insert(0, Term(NOMINAL, self.heads.meet(NOMINAL), self.config.clean_weight))
+        if clean > 0:
+            terms.insert(0, Term(NOMINAL, self.heads.meet(NOMINAL), clean))
         return terms
 
     def _validate(self) -> None:

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from backends.interface import InputError
-from bbfuse.config import GRANTS, NEEDS, RunConfig, SpsaConfig, from_dict, to_dict, validate
+from bbfuse.config import GRANTS, RunConfig, from_dict, to_dict, validate
+from bbfuse.methods import METHODS, SpsaConfig
 from bbfuse.records import RunFolder
 from bbfuse.run import parse
 
 
 def test_every_default_combination_that_access_allows_is_valid() -> None:
     for backend, granted in GRANTS.items():
-        for optimizer, needed in NEEDS.items():
+        for optimizer, method in METHODS.items():
             for chip in (None, 0):
                 config = RunConfig(backend=backend, optimizer=optimizer, chip_seed=chip)  # type: ignore[arg-type]
-                if needed <= granted:
+                if method.needs <= granted:
                     validate(config)
                 else:
                     with pytest.raises(
@@ -42,6 +43,8 @@ def test_every_default_combination_that_access_allows_is_valid() -> None:
         ("--rge.lr inf", "--rge.lr must be above 0, got inf"),
         ("--optimizer spsa --spsa.pairs 0", "--spsa.pairs must be above 0, got 0"),
         ("--spsa.c 0.1", "--spsa.c has no effect without --optimizer spsa"),
+        ("--spsa-gc.a 0.1", "--spsa-gc.a has no effect without --optimizer spsa-gc"),
+        ("--optimizer cma --cma.subspace 0", "--cma.subspace must be above 0, got 0"),
         ("--remote.url http://127.0.0.1:1", "--remote.url has no effect without --backend remote"),
         ("--chip-seed 0 --standardize.images 9", "--standardize.images has no effect without --head standardize"),
         ("--head affine", "--head affine is learnt for one chip"),

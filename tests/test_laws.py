@@ -16,30 +16,33 @@ from bbfuse.config import (
     AffineConfig,
     EopmConfig,
     ReportConfig,
-    RgeConfig,
     RunConfig,
     StandardizeConfig,
     ValidationConfig,
     validate,
 )
 from bbfuse.ledger import Journal, Ledger
+from bbfuse.methods import METHODS, RgeConfig
 from bbfuse.records import RunFolder, events
 from bbfuse.train import Trainer
 from tests.conftest import LinearBackend
 
 BASE = RunConfig(budget=6_000, chip_seed=3, batch=16, validation=ValidationConfig(images=40, times=3))
 RUNS: dict[str, RunConfig] = {
-    "rge": BASE,
     "rge, no head": dataclasses.replace(BASE, head="none", sampling="uniform"),
+    **{name: dataclasses.replace(BASE, optimizer=name) for name, method in METHODS.items() if method.needs == Access.LOGITS},
     "rge, plain": dataclasses.replace(BASE, rge=RgeConfig(broyden=False, directions=2)),
     "rge, parameters": dataclasses.replace(BASE, rge=RgeConfig(space="parameters")),
     "spsa, standardize": dataclasses.replace(BASE, optimizer="spsa", head="standardize"),
     "clean term": dataclasses.replace(BASE, eopm=EopmConfig(clean_weight=1.0)),
     "labels of the target": dataclasses.replace(BASE, labels="target", images=300),
     "population": dataclasses.replace(
+        BASE, chip_seed=None, report=ReportConfig(chips=3), standardize=StandardizeConfig(images=20)
+    ),
+    "population, all terms, two chips a step": dataclasses.replace(
         BASE,
         chip_seed=None,
-        eopm=EopmConfig(chips=2),
+        eopm=EopmConfig(chips=2, terms="all"),
         report=ReportConfig(chips=3),
         standardize=StandardizeConfig(images=20),
     ),

@@ -37,7 +37,7 @@ def test_a_fuse_depends_on_its_stream_and_leaves_the_global_one_alone(name: str)
     before = torch.get_rng_state()
     first, second, other = (Fuse(name, SHAPES[name], seeds.stream(seed, "fuse")).vector() for seed in (0, 0, 1))
     assert torch.equal(first, second)
-    assert not torch.equal(first, other)
+    assert not torch.equal(first, other) or not first.any()  # a single layer starts at zero
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -88,7 +88,7 @@ def test_vector_and_gradient_have_the_order_of_the_parameters(name: str) -> None
 def test_what_does_not_fit_is_refused() -> None:
     rng = torch.Generator()
     for name, shape, words in [
-        ("ConvXXL", (1, 8, 8), "must be one of MLP, UNetXS, .*, got ConvXXL"),
+        ("ConvXXL", (1, 8, 8), "must be one of Mix, Filter, .*, got ConvXXL"),
         ("MLP", (3, 32, 32), "got 32x32"),
         ("UNetXS", (1, 6, 8), "got 6x8"),
         ("ConvL", (3, 36, 36), "divisible by 8, got 36x36"),

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from bbfuse.config import BackpropConfig
-from bbfuse.estimators.interface import UnderAdam
+from bbfuse.estimators.interface import Descent, Problem, adam
+from bbfuse.fuse import Fuse
+from bbfuse.methods import BackpropConfig
 from bbfuse.objective import Step
 
 __all__ = ["Backprop"]
 
 
-class Backprop(UnderAdam):
+class Backprop(Descent):
     """Takes the gradient that the backend grants (NeuralFuse's relaxed access)."""
 
     answers_per_image = 1
 
-    def __init__(self, config: BackpropConfig) -> None:
-        super().__init__(config.lr)
+    def __init__(self, config: BackpropConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(adam(fuse), config.lr)
 
     def estimate(self, step: Step) -> None:
-        """See `Estimator`; exact."""
+        """See `Descent`; exact."""
         step.backward()

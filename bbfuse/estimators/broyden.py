@@ -4,6 +4,8 @@ The target's Jacobian at image ``i`` is modelled as ``J_i = S + M_i``, ``S`` sha
 the input by ``d`` and the logits by ``y`` corrects it along ``d`` alone (Broyden 1965, "good" method; Kaczmarz' projection):
 ``J_i += U``, ``U = (y - J_i d) d^T / |d|^2``, of which ``0.3 * mean over the batch of U`` goes to ``S``. The loss is known as a
 function of the logits, so its gradient at the input is ``J_i^T s``, ``s`` the exact sensitivity of the loss to the logits.
+
+Several terms of the objective, and for the population all chips that come by, share one memory: it follows their mean.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _LARGEST_BYTES = 2 << 30
 
 
 class JacobianMemory:
-    """``terms * owned * classes * pixels`` float32 numbers."""
+    """``owned * classes * pixels`` float32 numbers."""
 
     def __init__(self, problem: Problem) -> None:
         """All Jacobians start at zero.
@@ -31,31 +33,31 @@ class JacobianMemory:
         Raises:
             InputError: they would take more than 2 GiB.
         """
-        shape = (problem.terms, problem.owned, problem.classes, problem.pixels)
-        size = 4 * problem.terms * problem.owned * problem.classes * problem.pixels
+        shape = (problem.owned, problem.classes, problem.pixels)
+        size = 4 * problem.owned * problem.classes * problem.pixels
         if size > _LARGEST_BYTES:
             raise InputError(
                 f"one Jacobian for each of {problem.owned} images takes {size / 2**30:.1f} GiB, more than 2: "
                 "choose --rge.no-broyden or fewer --images"
             )
         self._own = torch.zeros(shape)
-        self._shared = torch.zeros(shape[0], *shape[2:])
+        self._shared = torch.zeros(shape[1:])
 
     def correct(self, index: Tensor, moved: Tensor, change: Tensor) -> None:
         """Images ``index`` (n,), moved by ``moved`` (n, pixels), changed their logits by ``change`` (t, n, classes)."""
-        error = change - torch.einsum("tnkd,nd->tnk", self._jacobians(index), moved)
+        error = change.mean(0) - torch.einsum("nkd,nd->nk", self._jacobians(index), moved)
         direction = moved / moved.square().sum(1, keepdim=True).clamp_min(1e-12)
-        update = torch.einsum("tnk,nd->tnkd", error, direction)
-        shared = _SHARED_RATE * update.mean(1)
+        update = torch.einsum("nk,nd->nkd", error, direction)
+        shared = _SHARED_RATE * update.mean(0)
         self._shared += shared
-        self._own[:, index] += update - shared[:, None]
+        self._own[index] += update - shared
 
     def pull_back(self, index: Tensor, sensitivity: Tensor) -> Tensor:
-        """``sum over terms of J_i^T s_i`` (n, pixels) for ``sensitivity`` (t, n, classes)."""
-        return torch.einsum("tnk,tnkd->nd", sensitivity, self._jacobians(index))
+        """``J_i^T sum over terms of s_i`` (n, pixels) for ``sensitivity`` (t, n, classes)."""
+        return torch.einsum("nk,nkd->nd", sensitivity.sum(0), self._jacobians(index))
 
     def _jacobians(self, index: Tensor) -> Tensor:
-        return self._own[:, index] + self._shared[:, None]
+        return self._own[index] + self._shared
 
     def state_dict(self) -> dict[str, Any]:
         """The Jacobians."""

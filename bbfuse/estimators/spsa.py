@@ -7,45 +7,45 @@ a_k = a / (A + k + 1)^alpha,  c_k = c / (k + 1)^gamma             (1998, section
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
-from bbfuse.config import SpsaConfig
-from bbfuse.estimators.two_point import directional_difference
+from bbfuse.estimators.interface import Descent, Problem
+from bbfuse.estimators.probes import directional_difference, signs
+from bbfuse.fuse import Fuse
+from bbfuse.methods import SpsaConfig
 from bbfuse.objective import Step
-from bbfuse.seeds import stream
 
 __all__ = ["Spsa"]
 
 _CALIBRATING_STEPS = 20
 
 
-class Spsa:
+class Spsa(Descent):
     """Two scores a pair whatever the number of parameters; plain stochastic approximation in their space."""
 
-    def __init__(self, config: SpsaConfig) -> None:
+    def __init__(self, config: SpsaConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(torch.optim.SGD(fuse.parameters(), lr=0.0), config.step)
         self._config = config
         self._sizes: list[float] = []
         self.answers_per_image = 2 * config.pairs
 
     def estimate(self, step: Step) -> None:
-        """See `Estimator`; unbiased up to ``O(c_k^2)``."""
+        """See `Descent`; unbiased up to ``O(c_k^2)``."""
         c_k = self._config.c / (step.number + 1) ** self._config.gamma
-        gradient = torch.zeros_like(step.fuse.vector())
+        found = []
         for pair in range(self._config.pairs):
-            rng = stream(step.seed, "probe", step.number, pair)
-            delta = torch.randint(0, 2, gradient.shape, generator=rng).float() * 2.0 - 1.0
-            gradient += directional_difference(step, delta, c_k) / delta / self._config.pairs
+            delta = signs(step, pair)
+            difference = directional_difference(step, delta, c_k)
+            if difference is not None:
+                found.append(difference / delta)
+        if not found:
+            return
+        gradient = torch.stack(found).mean(0)
         step.fuse.add_gradient(gradient)
         if len(self._sizes) < _CALIBRATING_STEPS and gradient.any():
             self._sizes.append(gradient.abs().mean().item())
-
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Plain descent; the gains are the learning rate."""
-        return torch.optim.SGD(parameters, lr=0.0)
 
     def learning_rate(self, step: int, steps: int) -> float:
         """``a_k``; ``A`` is a tenth of the steps, ``a`` such that the first updates have the wanted size (1998, section III).
@@ -61,8 +61,9 @@ class Spsa:
 
     def state_dict(self) -> dict[str, Any]:
         """The sizes of the first estimates, which set the gain."""
-        return {"sizes": list(self._sizes)}
+        return {**super().state_dict(), "sizes": list(self._sizes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Estimator`."""
+        """See `Method`."""
+        super().load_state_dict(state)
         self._sizes = list(state["sizes"])

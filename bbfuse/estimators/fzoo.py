@@ -1,0 +1,40 @@
+"""FZOO: one-sided probes in a batch, the step divided by the spread of their losses (Dang et al., ICLR 2026).
+
+theta <- theta - lr * mean over i of (L(theta + c u_i) - L(theta)) / sd_j L(theta + c u_j) * u_i,  u Rademacher
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+
+from bbfuse.estimators.interface import Descent, Problem
+from bbfuse.estimators.probes import loss_at, signs
+from bbfuse.fuse import Fuse
+from bbfuse.methods import FzooConfig
+from bbfuse.objective import Step
+
+__all__ = ["Fzoo"]
+
+
+class Fzoo(Descent):
+    """``directions`` scores and one at the centre a step. The normalisation makes a step as long on a plain as on a slope."""
+
+    def __init__(self, config: FzooConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(torch.optim.SGD(fuse.parameters(), lr=0.0), config.lr)
+        self._config = config
+        self.answers_per_image = config.directions + 1
+
+    def estimate(self, step: Step) -> None:
+        """See `Descent`; the direction of the gradient up to ``O(c)``, scaled by the inverse of the losses' sd."""
+        centre, base = step.fuse.vector(), loss_at(step, step.fuse.vector())
+        found = []
+        for number in range(self._config.directions):
+            u = signs(step, number)
+            loss = loss_at(step, centre + self._config.smoothing * u)
+            if loss is not None:
+                found.append((loss, u))
+        spread = statistics.pstdev(loss for loss, _ in found) if found else 0.0
+        if base is not None and spread > 0.0:
+            step.fuse.add_gradient(torch.stack([(loss - base) / spread * u for loss, u in found]).mean(0))

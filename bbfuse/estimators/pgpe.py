@@ -1,0 +1,87 @@
+"""PGPE with symmetric samples and centred ranks (Sehnke et al. 2010) under ClipUp (Toklu, Liskowski, Srivastava 2020).
+
+e = s * u, u Gaussian (d,); r+, r- the centred ranks of the losses at theta + e and theta - e
+gradient of theta: mean over pairs of (r+ - r-) / 2 * e
+gradient of s:     mean over pairs of (r+ + r-) / 2 * (e^2 - s^2) / s,  a step changes no sd by more than ``largest_change``
+ClipUp: v <- m v - lr * g / |g|,  shortened to 2 lr where it is longer;  theta <- theta + v
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bbfuse.estimators.interface import Descent, Problem
+from bbfuse.estimators.probes import loss_at, normal
+from bbfuse.estimators.ranks import centred_ranks
+from bbfuse.fuse import Fuse
+from bbfuse.methods import PgpeConfig
+from bbfuse.objective import Step
+
+__all__ = ["ClipUp", "Pgpe"]
+
+
+class ClipUp(torch.optim.Optimizer):
+    """Steps of a fixed length along the gradient, with momentum and a bounded speed; all parameters count as one vector."""
+
+    def __init__(self, parameters: Any, lr: float, momentum: float = 0.9) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move the parameters that have gradients; a gradient of zero moves them by their momentum alone."""
+        assert closure is None
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            if not moved:
+                continue
+            velocity = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in moved]
+            size = torch.stack([p.grad.norm() for p in moved]).norm().clamp_min(1e-30)
+            for p, v in zip(moved, velocity, strict=True):
+                v.mul_(group["momentum"]).sub_(group["lr"] * p.grad / size)
+            speed = torch.stack([v.norm() for v in velocity]).norm()
+            shortened = (2.0 * group["lr"] / speed.clamp_min(1e-30)).clamp_max(1.0)
+            for p, v in zip(moved, velocity, strict=True):
+                p.add_(v.mul_(shortened))
+
+
+class Pgpe(Descent):
+    """Two scores a pair; adapts the sd of every parameter."""
+
+    def __init__(self, config: PgpeConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(ClipUp(fuse.parameters(), config.lr), config.lr)
+        self._config = config
+        self._sigma = torch.full_like(fuse.vector(), config.sigma)
+        self.answers_per_image = 2 * config.pairs
+
+    def estimate(self, step: Step) -> None:
+        """See `Descent`; moves the sds on the way."""
+        centre = step.fuse.vector()
+        losses: list[float] = []
+        moves: list[Tensor] = []
+        for pair in range(self._config.pairs):
+            move = self._sigma * normal(step, pair)
+            above, below = (loss_at(step, centre + sign * move) for sign in (1.0, -1.0))
+            if above is not None and below is not None:
+                losses += [above, below]
+                moves.append(move)
+        if not moves:
+            return
+        ranks, e = centred_ranks(losses).view(-1, 2), torch.stack(moves)
+        step.fuse.add_gradient(((ranks[:, 0] - ranks[:, 1])[:, None] / 2.0 * e).mean(0))
+        mean = (ranks.sum(1) / 2.0)[:, None]
+        downhill = -(mean * (e.square() - self._sigma.square()) / self._sigma).mean(0)
+        largest = self._config.largest_change * self._sigma
+        self._sigma = self._sigma + torch.clamp(self._config.sigma_lr * downhill, -largest, largest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer and the sds."""
+        return {**super().state_dict(), "sigma": self._sigma}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method`."""
+        super().load_state_dict(state)
+        self._sigma = state["sigma"].clone()

@@ -1,0 +1,182 @@
+"""The table of methods: what each needs, its settings, and where it is. The command line, the README and the tests read it.
+
+A new method is one file, its settings here with a line in `METHODS`, and a section of the same name in `bbfuse.config.RunConfig`.
+It imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from backends.interface import Access
+
+__all__ = ["METHODS", "BackpropConfig", "CmaConfig", "FzooConfig", "Method", "NesConfig", "NevergradConfig", "PgpeConfig",
+           "RgeConfig", "SpsaConfig", "SpsaGcConfig"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BackpropConfig:
+    """White-box reference: Adam on the true gradient."""
+
+    lr: float = 3e-3
+    """learning rate at the start; it falls linearly to a twentieth"""
+
+
+@dataclass(frozen=True)
+class RgeConfig:
+    """Random gradient estimation by antithetic pairs of probes, under Adam."""
+
+    space: Literal["inputs", "parameters"] = "inputs"
+    """what is probed: the target's inputs, image by image, or the fuse's parameters"""
+    lr: float | None = None
+    """learning rate at the start, falling linearly to a twentieth; if not given 0.001 for parameters, for inputs 0.005, or
+    0.003 for the population"""
+    smoothing: float | None = None
+    """size of a probe per coordinate; if not given 0.15 for inputs (pixels span 2), 0.01 for parameters"""
+    directions: int = 1
+    """pairs of probes a step (inputs: of each image)"""
+    broyden: bool = True
+    """inputs: keep every image's Jacobian and correct it with each pair, in place of starting from nothing every time"""
+
+
+@dataclass(frozen=True)
+class SpsaConfig:
+    """Simultaneous perturbation (Spall 1992) with the gains of Spall 1998."""
+
+    step: float = 3e-3
+    """wanted mean size of the first update of a parameter; sets the gain a"""
+    c: float = 2e-2
+    """size of the first perturbation"""
+    alpha: float = 0.602
+    """how fast the step falls"""
+    gamma: float = 0.101
+    """how fast the perturbation falls"""
+    pairs: int = 1
+    """pairs of probes a step"""
+
+
+@dataclass(frozen=True)
+class SpsaGcConfig:
+    """SPSA with gradient correction (BlackVIP, Oh et al., CVPR 2023); its released settings, but for a."""
+
+    a: float = 0.01
+    """gain of the step"""
+    c: float = 0.01
+    """size of the first perturbation"""
+    offset: float = 1.0
+    """delay of the step's fall"""
+    alpha: float = 0.4
+    """how fast the step falls"""
+    gamma: float = 0.1
+    """how fast the perturbation falls"""
+    momentum: float = 0.9
+    """b of the look-ahead momentum"""
+    pairs: int = 5
+    """pairs of probes a step"""
+
+
+@dataclass(frozen=True)
+class FzooConfig:
+    """One-sided probes with a step normalised by the spread of their losses (FZOO)."""
+
+    lr: float = 1e-2
+    """learning rate at the start, falling linearly to a twentieth"""
+    smoothing: float = 1e-2
+    """size of a probe per parameter"""
+    directions: int = 8
+    """probes a step, beside one at the centre"""
+
+
+@dataclass(frozen=True)
+class NesConfig:
+    """Evolution strategy with antithetic pairs and ranks in place of losses (Salimans et al. 2017), under Adam."""
+
+    lr: float = 1e-2
+    """learning rate at the start, falling linearly to a twentieth"""
+    sigma: float = 2e-2
+    """sd of a probe per parameter"""
+    pairs: int = 8
+    """pairs of probes a step"""
+
+
+@dataclass(frozen=True)
+class PgpeConfig:
+    """Policy gradients with parameter-based exploration (Sehnke et al. 2010) under ClipUp (Toklu et al. 2020)."""
+
+    lr: float = 0.1
+    """length of a step; the speed is held below twice that"""
+    sigma: float = 2e-2
+    """sd of a probe per parameter at the start"""
+    sigma_lr: float = 0.1
+    """learning rate of the sds"""
+    largest_change: float = 0.2
+    """share by which an sd may change in a step"""
+    pairs: int = 8
+    """pairs of probes a step"""
+
+
+@dataclass(frozen=True)
+class CmaConfig:
+    """CMA-ES (Hansen and Ostermeier 2001) by pycma."""
+
+    subspace: int | None = 100
+    """dimensions of a random subspace, searched with a full covariance; None for all parameters with a diagonal one"""
+    sigma: float = 0.1
+    """step size at the start, per parameter"""
+    population: int | None = None
+    """points a step; if not given 4 + 3 ln(dimensions)"""
+
+
+@dataclass(frozen=True)
+class NevergradConfig:
+    """Any optimizer of nevergrad."""
+
+    name: str = "DiagonalCMA"
+    """its name in nevergrad's registry"""
+    sigma: float = 0.05
+    """sd of a parameter that it starts from"""
+    workers: int = 8
+    """points asked for before any is told, all on the same images"""
+    subspace: int | None = None
+    """dimensions of a random subspace; None for all parameters"""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train a fuse."""
+
+    about: str
+    """what it does, in a line"""
+    needs: Access
+    place: str
+    """``module:class``; it is made from the run's settings for it, the sizes of the problem, and the fuse that it moves"""
+
+    def load(self) -> Callable[..., Any]:
+        """The class; this imports torch and the libraries that the method uses."""
+        module, name = self.place.split(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
+
+
+_STRICT, _RELAXED = Access.LOGITS, Access.GRADIENTS
+METHODS: dict[str, Method] = {
+    "rge": Method(
+        "probes each image at the target's input, keeps a Jacobian per image and corrects it with each pair (Broyden); "
+        "`--rge.no-broyden` for the plain estimate, `--rge.space parameters` to probe the fuse's parameters", _STRICT,
+        "bbfuse.estimators.rge:make"),
+    "spsa": Method("simultaneous perturbation of all parameters with Spall's gains", _STRICT, "bbfuse.estimators.spsa:Spsa"),
+    "spsa-gc": Method("SPSA with BlackVIP's gradient correction", _STRICT, "bbfuse.estimators.spsa_gc:SpsaGc"),
+    "fzoo": Method("one-sided probes, the step normalised by the spread of their losses", _STRICT, "bbfuse.estimators.fzoo:Fzoo"),
+    "nes": Method("evolution strategy: antithetic pairs, ranks in place of losses, Adam", _STRICT, "bbfuse.estimators.nes:Nes"),
+    "pgpe": Method("evolution strategy that adapts its sds, ranks, ClipUp", _STRICT, "bbfuse.estimators.pgpe:Pgpe"),
+    "cma": Method(
+        "CMA-ES by pycma in a random subspace; `--cma.subspace None` for all parameters with a diagonal covariance", _STRICT,
+        "bbfuse.searchers.cma:Cma"),
+    "nevergrad": Method(
+        "any optimizer of nevergrad, by `--nevergrad.name`", _STRICT, "bbfuse.searchers.nevergrad:Nevergrad"),
+    "backprop": Method("the white-box reference (`--backend whitebox`)", _RELAXED, "bbfuse.estimators.backprop:Backprop"),
+}  # fmt: skip
+"""All methods by the name that ``--optimizer`` takes; the settings of ``spsa-gc`` are the section ``spsa_gc``, and so on."""
