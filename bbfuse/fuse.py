@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -40,6 +42,14 @@ class Fuse(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.eval()
+
+    @classmethod
+    def load(cls, path: Path) -> Fuse:
+        """The fuse that a run left in ``path``, its ``fuse.pt``."""
+        saved = torch.load(path, weights_only=True)
+        fuse = cls(saved["generator"], tuple(saved["image_shape"]), torch.Generator())
+        fuse.load_state_dict(saved["fuse"])
+        return fuse
 
     def calibrate(self, images: Tensor) -> None:
         """Set the statistics of batch normalisation to those over ``images`` (n, channels, height, width), layer by layer."""

@@ -37,7 +37,7 @@ def _tasks() -> list[Task]:
     return [Task({"arm": arm, "chip": chip}, replace(config, chip_seed=chip)) for arm, config in ARMS.items() for chip in CHIPS]
 
 
-def _record(summary: dict[str, Any]) -> dict[str, Any]:
+def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     accuracy, lost = summary["accuracy"], summary["lost_points"]
     head = 100 * (accuracy["perturbed_head"]["mean"] - accuracy["perturbed"]["mean"])
     return {
@@ -66,7 +66,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _draw(rows: list[dict[str, Any]], folders: list[Path]) -> None:
+def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
     figure = Figure(figsize=(8.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for arm, colour in COLOURS.items():
@@ -100,9 +100,10 @@ def _draw(rows: list[dict[str, Any]], folders: list[Path]) -> None:
     without_frame(axes)
     legend_beside(axes)
     (RESULTS / "main_job.svg").write_text(svg(figure))
+    return rows
 
 
-STUDY = Study("main_job", _tasks(), _record, _draw, _table)
+STUDY = Study("main_job", _tasks(), _record, _drawn, _table)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

@@ -8,27 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.progress import track
 
 from backends import flags
 from backends.interface import InputError
 from bbfuse.config import RunConfig, to_dict
 from bbfuse.run import SCHEMA, execute
 
-__all__ = ["RESULTS", "Study", "Task", "as_json", "command"]
+__all__ = ["RESULTS", "Study", "Task", "as_json", "command", "rows_of"]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """The rows of a committed result."""
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -75,13 +83,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Study:
-    """Tasks, what a record keeps of a summary, and how to draw the whole."""
+    """Tasks, what a record keeps of a run, and how to draw the whole."""
 
     name: str
     tasks: Sequence[Task]
-    record: Callable[[dict[str, Any]], dict[str, Any]]
-    draw: Callable[[list[dict[str, Any]], list[Path]], None]
-    table: Callable[[list[dict[str, Any]]], Table]
+    record: Callable[[dict[str, Any], Path], dict[str, Any]]
+    rows: Callable[[list[dict[str, Any]], list[Path]], list[dict[str, Any]]]
+    """From the records and folders of all runs to the rows that are committed; draws the figures on the way."""
+    table: Callable[[list[dict[str, Any]]], RenderableType]
 
     def main(self, arguments: Sequence[str]) -> int:
         """The command line; the exit code."""
@@ -89,18 +98,23 @@ class Study:
 
     def _compute(self) -> tuple[Any, list[dict[str, Any]]]:
         root = Path("runs") / self.name
-        folders, rows = [], []
-        for number, task in enumerate(self.tasks, 1):
-            print(f"{number} of {len(self.tasks)}: {task.labels}", file=sys.stderr)
-            folder = task.folder(root)
-            if (folder / "config.json").exists():
-                summary = execute(replace(RunConfig(), resume=folder))
-            else:
-                summary = execute(replace(task.config, out=folder))
-            folders.append(folder)
-            rows.append({**task.labels, **self.record(summary)})
-        self.draw(rows, folders)
-        return [to_dict(task.config) for task in self.tasks], rows
+        folders = [task.folder(root) for task in self.tasks]
+        # every run has one thread; it is the same run wherever and beside whatever it is computed
+        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+            summaries = list(track(pool.map(_run, self.tasks, folders), "runs", len(folders), console=Console(stderr=True)))
+        records = [
+            {**task.labels, **self.record(summary, folder)}
+            for task, summary, folder in zip(self.tasks, summaries, folders, strict=True)
+        ]
+        return [to_dict(task.config) for task in self.tasks], self.rows(records, folders)
+
+
+def _run(task: Task, folder: Path) -> dict[str, Any]:
+    """Do it, go on with it, or read what it came to."""
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if (folder / "config.json").exists():
+        return execute(replace(RunConfig(), resume=folder))
+    return execute(replace(task.config, out=folder))
 
 
 def as_json(config: Any, rows: list[dict[str, Any]]) -> str:

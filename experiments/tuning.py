@@ -1,0 +1,136 @@
+"""Each method's learning rate (or first step size), at 30,000 images: chosen before anything is compared, on other chips.
+
+Digits, 5 % bit errors, no head, 16 images a step where 64 were no better; `chip`: chips 100 to 102, `population`: two seeds.
+Scored on the validation images, which are neither trained nor reported on, and for the population on ten chips from the
+validation stream.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from backends.data import load
+from backends.interface import Chip
+from backends.simulator import Simulator
+from backends.targets.fit import fitted
+from bbfuse.config import ReportConfig, RunConfig, ValidationConfig, section_of
+from bbfuse.fuse import Fuse
+from bbfuse.measure import accuracy
+from bbfuse.seeds import validation_chip
+from experiments.study import Study, Task, rows_of
+
+__all__ = ["ARMS", "SETTINGS", "STUDY", "Arm", "tuned"]
+
+SETTINGS = ("chip", "population")
+CHIPS = (100, 101, 102)
+SEEDS = (0, 1)
+BUDGET = 30_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method and the setting of it that is tuned."""
+
+    method: str
+    tuned: str
+    grid: tuple[float, ...]
+    fixed: dict[str, Any] = field(default_factory=dict)
+    batch: int | None = 16
+
+    def config(self, value: float, **settings: Any) -> RunConfig:
+        """A run of it, without head, everything but ``settings`` as it is by default."""
+        section = section_of(self.method)
+        chosen = type(getattr(RunConfig(), section))(**{self.tuned: value, **self.fixed})
+        backend = "whitebox" if self.method == "backprop" else "local"
+        config = RunConfig(backend=backend, optimizer=self.method, head="none", batch=self.batch, **settings)  # type: ignore[arg-type]
+        return replace(config, **{section: chosen})
+
+
+ARMS: dict[str, Arm] = {
+    "backprop": Arm("backprop", "lr", (1e-3, 3e-3, 1e-2, 3e-2)),
+    "rge": Arm("rge", "lr", (3e-3, 5e-3, 1e-2, 2e-2), batch=None),
+    "rge, plain": Arm("rge", "lr", (1e-3, 3e-3, 5e-3, 1e-2), {"broyden": False}, batch=None),
+    "rge, parameters": Arm("rge", "lr", (1e-3, 3e-3, 1e-2), {"space": "parameters"}),
+    "spsa": Arm("spsa", "step", (1e-3, 3e-3, 1e-2, 3e-2)),
+    "spsa-gc": Arm("spsa-gc", "a", (1e-4, 3e-4, 1e-3, 3e-3)),
+    "fzoo": Arm("fzoo", "lr", (3e-3, 1e-2, 3e-2, 1e-1)),
+    "nes": Arm("nes", "lr", (3e-3, 1e-2, 3e-2, 1e-1)),
+    "pgpe": Arm("pgpe", "lr", (0.03, 0.1, 0.2, 0.4)),
+    "cma, subspace": Arm("cma", "sigma", (3e-3, 1e-2, 3e-2, 1e-1)),
+    "cma, diagonal": Arm("cma", "sigma", (1e-2, 3e-2, 1e-1), {"subspace": None}),
+    "nevergrad, DiagonalCMA": Arm("nevergrad", "sigma", (1e-2, 3e-2, 1e-1)),
+    "nevergrad, OnePlusOne": Arm("nevergrad", "sigma", (3e-3, 1e-2, 3e-2), {"name": "OnePlusOne"}),
+}
+
+
+def tuned(setting: str, arm: str) -> float:
+    """The value that the committed study found best."""
+    mine = [row for row in rows_of("tuning") if row["setting"] == setting and row["method"] == arm]
+    return float(max(mine, key=lambda row: row["accuracy"])["value"])
+
+
+def _tasks() -> list[Task]:
+    common = {"budget": BUDGET, "validation": ValidationConfig(times=0)}
+    tasks = []
+    for name, arm in ARMS.items():
+        for value in arm.grid:
+            for chip in CHIPS:
+                config = arm.config(value, chip_seed=chip, **common)
+                tasks.append(Task({"setting": "chip", "method": name, "value": value, "seed": chip}, config))
+            for seed in SEEDS:
+                config = arm.config(value, seed=seed, report=ReportConfig(chips=1), **common)
+                tasks.append(Task({"setting": "population", "method": name, "value": value, "seed": seed}, config))
+    return tasks
+
+
+@cache
+def _simulator() -> Simulator:
+    return Simulator(fitted("digits", "digits"))
+
+
+def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    own, rate = summary["config"]["chip_seed"], summary["config"]["bit_error_rate"]
+    chips = [Chip(rate, own)] if own is not None else [Chip(rate, validation_chip(j)) for j in range(10)]
+    held = load("digits").validation
+    with torch.no_grad():
+        fused = Fuse.load(folder / "fuse.pt")(held.images)
+        return {"accuracy": mean(accuracy(_simulator().logits(fused, chip), held.labels) for chip in chips)}
+
+
+def _rows(records: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
+    kinds = dict.fromkeys((r["setting"], r["method"], r["value"]) for r in records)
+    rows = []
+    for setting, method, value in kinds:
+        found = [r["accuracy"] for r in records if (r["setting"], r["method"], r["value"]) == (setting, method, value)]
+        rows.append({
+            "setting": setting, "method": method, "name": ARMS[method].tuned, "value": value, "runs": len(found),
+            "accuracy": mean(found),
+        })  # fmt: skip
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("method", "tuned", *SETTINGS, caption="validation accuracy in % at each value, the best one marked")
+    for name, arm in ARMS.items():
+        cells = []
+        for setting in SETTINGS:
+            mine = [row for row in rows if row["setting"] == setting and row["method"] == name]
+            best = max(mine, key=lambda row: row["accuracy"])
+            shown = [f"{row['value']:g}: {100 * row['accuracy']:.1f}{' *' if row is best else ''}" for row in mine]
+            cells.append("\n".join(shown))
+        table.add_row(name, arm.tuned, *cells, end_section=True)
+    return table
+
+
+STUDY = Study("tuning", _tasks(), _record, _rows, _table)
+
+if __name__ == "__main__":
+    sys.exit(STUDY.main(sys.argv[1:]))
