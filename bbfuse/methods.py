@@ -138,8 +138,8 @@ class NevergradConfig:
     """its name in nevergrad's registry"""
     sigma: float = 0.05
     """sd of a parameter that it starts from"""
-    workers: int = 8
-    """points asked for before any is told, all on the same images"""
+    workers: int | None = None
+    """points a step, asked for before any is told, all on the same images; if not given 4 + 3 ln(dimensions)"""
     subspace: int | None = None
     """dimensions of a random subspace; None for all parameters"""
 

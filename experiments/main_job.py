@@ -103,7 +103,7 @@ def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, An
     return rows
 
 
-STUDY = Study("main_job", _tasks(), _record, _drawn, _table)
+STUDY = Study("main_job", _tasks, _record, _drawn, _table)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

@@ -86,7 +86,7 @@ class Study:
     """Tasks, what a record keeps of a run, and how to draw the whole."""
 
     name: str
-    tasks: Sequence[Task]
+    tasks: Callable[[], Sequence[Task]]
     record: Callable[[dict[str, Any], Path], dict[str, Any]]
     rows: Callable[[list[dict[str, Any]], list[Path]], list[dict[str, Any]]]
     """From the records and folders of all runs to the rows that are committed; draws the figures on the way."""
@@ -97,16 +97,16 @@ class Study:
         return command(self.name, self._compute, self.table, arguments)
 
     def _compute(self) -> tuple[Any, list[dict[str, Any]]]:
-        root = Path("runs") / self.name
-        folders = [task.folder(root) for task in self.tasks]
+        root, tasks = Path("runs") / self.name, self.tasks()
+        folders = [task.folder(root) for task in tasks]
         # every run has one thread; it is the same run wherever and beside whatever it is computed
         with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-            summaries = list(track(pool.map(_run, self.tasks, folders), "runs", len(folders), console=Console(stderr=True)))
+            summaries = list(track(pool.map(_run, tasks, folders), "runs", len(folders), console=Console(stderr=True)))
         records = [
             {**task.labels, **self.record(summary, folder)}
-            for task, summary, folder in zip(self.tasks, summaries, folders, strict=True)
+            for task, summary, folder in zip(tasks, summaries, folders, strict=True)
         ]
-        return [to_dict(task.config) for task in self.tasks], self.rows(records, folders)
+        return [to_dict(task.config) for task in tasks], self.rows(records, folders)
 
 
 def _run(task: Task, folder: Path) -> dict[str, Any]:

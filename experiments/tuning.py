@@ -130,7 +130,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-STUDY = Study("tuning", _tasks(), _record, _rows, _table)
+STUDY = Study("tuning", _tasks, _record, _rows, _table)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

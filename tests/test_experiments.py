@@ -28,7 +28,7 @@ def test_the_committed_result_is_that_of_the_study_as_it_stands() -> None:
     assert set(result) == {"schema", "config", "commit", "machine", "rows"}
     assert [(row["arm"], row["chip"]) for row in result["rows"]] == [(arm, chip) for arm in ARMS for chip in CHIPS]
     settings = [from_dict(config) for config in result["config"]]
-    for config, task in zip(settings, STUDY.tasks, strict=True):
+    for config, task in zip(settings, STUDY.tasks(), strict=True):
         validate(config)
         assert config == task.config
     for row in result["rows"]:

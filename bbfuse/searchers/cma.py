@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import cma
@@ -20,11 +19,9 @@ class Cma(Searcher):
     """The fuse becomes the mean of the search distribution."""
 
     def __init__(self, config: CmaConfig, problem: Problem, fuse: Fuse) -> None:
-        dimensions = len(fuse.vector()) if config.subspace is None else min(config.subspace, len(fuse.vector()))
-        population = config.population or 4 + int(3 * math.log(dimensions))
-        super().__init__(fuse, config.subspace, problem.seed, population)
+        super().__init__(fuse, config.subspace, problem.seed, config.population)
         options = {
-            "popsize": population, "verbose": -9, "seed": np.nan, "CMA_diagonal": config.subspace is None,
+            "popsize": self.answers_per_image, "verbose": -9, "seed": np.nan, "CMA_diagonal": config.subspace is None,
             # a generator of its own: pycma would seed and use numpy's global one
             "randn": _Normal(problem.seed),
         }  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,19 @@ class Searcher:
     saved: the losses that it was told are, and a loaded searcher is asked and told the same again.
     """
 
-    def __init__(self, fuse: Fuse, subspace: int | None, seed: int, points: int) -> None:
-        """With ``subspace`` the point ``z`` (m,) stands for ``theta_0 + P z``, ``P`` (d, m) Gaussian with columns of length 1.
+    def __init__(self, fuse: Fuse, subspace: int | None, seed: int, points: int | None) -> None:
+        """With ``subspace`` = m the point ``z`` (m,) stands for ``theta_0 + P z``, ``P`` (d, m) normal with variance 1/m.
 
-        ``theta_0`` are the parameters that the fuse has now. Without, ``z`` is ``theta - theta_0`` itself.
+        So a normal ``z`` moves every parameter by as much as it would without: there ``z`` is ``theta - theta_0`` itself.
+        ``theta_0`` are the parameters that the fuse has now.
         """
         self._origin = fuse.vector().clone()
         self._basis: Tensor | None = None
         if subspace is not None and subspace < len(self._origin):
             drawn = torch.randn(len(self._origin), subspace, generator=stream(seed, "subspace"))
-            # a unit step along z moves each parameter by about 1 / sqrt(m) of what it would in the full space
-            self._basis = drawn / subspace**0.5
+            self._basis = drawn.div_(subspace**0.5)
         self.dimensions = len(self._origin) if self._basis is None else int(self._basis.shape[1])
-        self.answers_per_image = points
+        self.answers_per_image = points or 4 + int(3 * math.log(self.dimensions))
         self._told: list[list[float]] = []
 
     def ask(self) -> Sequence[Point]:
@@ -57,18 +58,24 @@ class Searcher:
     def update(self, step: Step, steps: int) -> None:
         """See `bbfuse.estimators.interface.Method`; a point whose score failed counts as the worst of its step."""
         points = self.ask()
-        losses = [loss_at(step, self._parameters(point)) for point in points]
+        losses = [loss_at(step, parameters) for parameters in self._parameters(points)]
         known = [loss for loss in losses if loss is not None]
         # where all failed none was better than another, but the library waits for an answer
         told = [max(known, default=0.0) if loss is None else loss for loss in losses]
         self.tell(points, told)
         self._told.append(told)
         if known:
-            step.fuse.assign(self._parameters(self.best()))
+            step.fuse.assign(next(self._parameters([self.best()])))
 
-    def _parameters(self, point: Point) -> Tensor:
-        z = torch.from_numpy(np.asarray(point, np.float32))
-        return self._origin + (z if self._basis is None else self._basis @ z)
+    def _parameters(self, points: Sequence[Point]) -> Iterator[Tensor]:
+        """The fuse's parameters (d,) for each of the points."""
+        if self._basis is None:
+            for point in points:
+                yield self._origin + torch.from_numpy(np.asarray(point, np.float32))
+        else:
+            # all at once: the basis is far larger than what is made of it
+            coordinates = torch.from_numpy(np.stack(points).astype(np.float32))
+            yield from self._origin + coordinates @ self._basis.T
 
     def state_dict(self) -> dict[str, Any]:
         """Where the search began, and all losses told so far."""

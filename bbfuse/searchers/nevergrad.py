@@ -31,12 +31,12 @@ class Nevergrad(Searcher):
                 f"--nevergrad.name must be one of nevergrad's registry, such as DiagonalCMA or TBPSA, got {config.name}"
             )
         kind = ng.optimizers.registry[config.name]
-        if kind.no_parallelization and config.workers > 1:
-            raise InputError(f"--nevergrad.name {config.name} takes one point at a time: give --nevergrad.workers 1")
         super().__init__(fuse, config.subspace, problem.seed, config.workers)
+        if kind.no_parallelization and self.answers_per_image > 1:
+            raise InputError(f"--nevergrad.name {config.name} takes one point at a time: give --nevergrad.workers 1")
         space = ng.p.Array(init=np.zeros(self.dimensions)).set_mutation(sigma=config.sigma)
         space.random_state = np.random.RandomState(problem.seed % 2**32)
-        self._optimizer = kind(space, budget=None, num_workers=config.workers)
+        self._optimizer = kind(space, budget=None, num_workers=self.answers_per_image)
         self._asked: list[ng.p.Parameter] = []
 
     def ask(self) -> Sequence[Point]:

@@ -1,0 +1,217 @@
+"""Each method's own time and memory a step, answers for free, beside the loops of nevergrad, pycma and EvoTorch in the same run.
+
+The fuse is a bare vector of as many parameters as ConvS (113,187) and ConvL (723,273) have, it gives every image back as it was,
+and every answer is there at once: what is left is drawing, moving and learning. Peers do the same number of probes a step with
+the same settings on a function that returns its first argument. One thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+import time
+import tracemalloc
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import cma
+import nevergrad as ng
+import numpy as np
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+
+from backends.interface import NOMINAL
+from bbfuse.config import RunConfig, section_of
+from bbfuse.estimators.interface import Problem
+from bbfuse.fuse import Fuse
+from bbfuse.head import Head
+from bbfuse.methods import METHODS
+from bbfuse.objective import Score, Step, Term
+from experiments.study import command
+
+__all__ = ["measure"]
+
+SIZES = (113_187, 723_273)
+STEPS = 5
+PAIRS = 8
+SUBSPACE = 100
+
+
+class _Bare(Fuse):
+    """A vector of parameters in place of a network."""
+
+    def __init__(self, parameters: int) -> None:
+        nn.Module.__init__(self)
+        self.weights = nn.Parameter(torch.zeros(parameters))
+
+    def at(self, vector: Tensor, images: Tensor) -> Tensor:
+        """The images, and a use of the vector, so that it has to be there."""
+        return images + 0.0 * vector[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The images."""
+        return images + 0.0 * self.weights[0]
+
+
+class _Free(Step):
+    """Every score is there at once, a different one each time."""
+
+    numbers: Iterator[float]
+
+    def score(self, images: Tensor) -> Score:
+        """A number."""
+        return Score(torch.full((1,), next(self.numbers)), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
+
+
+def _ours(name: str, settings: dict[str, Any], parameters: int) -> Callable[[], object]:
+    fuse = _Bare(parameters)
+    section = type(getattr(RunConfig(), section_of(name)))(**settings)
+    method = METHODS[name].load()(section, Problem(1, 1, 1, False, 0), fuse)
+    numbers, losses = itertools.count(), _different_numbers()
+    one = torch.zeros(1, 1, 1, 1)
+
+    def step() -> None:
+        asked = _Free(
+            next(numbers), 0, fuse, torch.zeros(1, dtype=torch.long), one, torch.zeros(1, dtype=torch.long), torch.ones(1),
+            [Term(NOMINAL, Head(), 1.0)], lambda images, chip: images, lambda images, chip: images,
+        )  # fmt: skip
+        asked.numbers = losses
+        method.update(asked, 10**6)
+
+    return step
+
+
+def _nevergrad(name: str, workers: int | None, points: int | None, parameters: int) -> Callable[[], object]:
+    count = workers or 4 + int(3 * np.log(parameters))
+    optimizer = ng.optimizers.registry[name](ng.p.Array(shape=(parameters,)), budget=None, num_workers=count)
+    losses = _different_numbers()
+
+    def step() -> None:
+        for _ in range((points or count) // count):
+            for point in [optimizer.ask() for _ in range(count)]:
+                optimizer.tell(point, next(losses))
+        optimizer.provide_recommendation()
+
+    return step
+
+
+def _different_numbers() -> Iterator[float]:
+    return (float(number % 7) for number in itertools.count(1))
+
+
+def _pycma(population: int, parameters: int) -> Callable[[], object]:
+    options = {"popsize": population, "verbose": -9, "CMA_diagonal": True}
+    strategy = cma.CMAEvolutionStrategy(np.zeros(parameters), 0.1, options)
+    losses = _different_numbers()
+
+    def step() -> None:
+        points = strategy.ask()
+        strategy.tell(points, [next(losses) for _ in points])
+
+    return step
+
+
+def _pgpe(parameters: int) -> Callable[[], object]:
+    from evotorch import Problem as Function
+    from evotorch.algorithms import PGPE
+
+    function = Function(
+        "min", lambda points: points[:, 0], vectorized=True, solution_length=parameters, initial_bounds=(-1, 1)
+    )  # fmt: skip
+    searcher = PGPE(
+        function, popsize=2 * PAIRS, center_learning_rate=0.1, stdev_learning_rate=0.1, stdev_init=0.02,
+        center_init=torch.zeros(parameters),
+    )  # fmt: skip
+    step: Callable[[], object] = searcher.step
+    return step
+
+
+CASES: list[tuple[str, str, dict[str, Any], str, Callable[[int], Callable[[], object]] | None]] = [
+    ("spsa", "spsa", {}, "nevergrad SPSA", partial(_nevergrad, "SPSA", 1, 2)),
+    ("spsa-gc, 5 pairs", "spsa-gc", {}, "", None),
+    ("rge, parameters", "rge", {"space": "parameters"}, "", None),
+    ("fzoo, 8 probes", "fzoo", {}, "", None),
+    ("nes, 8 pairs", "nes", {"pairs": PAIRS}, "", None),
+    ("pgpe, 8 pairs", "pgpe", {"pairs": PAIRS}, "EvoTorch PGPE", _pgpe),
+    ("cma, diagonal, 20 points", "cma", {"subspace": None, "population": 20}, "pycma", partial(_pycma, 20)),
+    ("cma, subspace of 100", "cma", {"subspace": SUBSPACE}, "", None),
+    ("nevergrad DiagonalCMA", "nevergrad", {}, "nevergrad", partial(_nevergrad, "DiagonalCMA", None, None)),
+]  # fmt: skip
+"""Name, method, its settings, the peer, and how the peer is made."""
+
+
+def measure() -> list[dict[str, Any]]:
+    """A record for each method and size."""
+    torch.set_num_threads(1)
+    rows = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peers', about their own settings
+        for parameters in SIZES:
+            for name, method, settings, peer, make_peer in CASES:
+                print(f"{name}, {parameters:,} parameters", file=sys.stderr)
+                makers = {"ours": partial(_ours, method, settings, parameters)}
+                if make_peer is not None:
+                    makers["peer"] = partial(make_peer, parameters)
+                seconds = _seconds({who: maker() for who, maker in makers.items()})
+                peaks = {who: _peak_mib(maker) for who, maker in makers.items()}
+                rows.append({
+                    "method": name, "parameters": parameters, "ms_per_step": 1e3 * seconds["ours"], "peak_mib": peaks["ours"],
+                    "peer": peer or None, "peer_ms_per_step": 1e3 * seconds["peer"] if peer else None,
+                    "peer_peak_mib": peaks["peer"] if peer else None,
+                })  # fmt: skip
+    return rows
+
+
+def _seconds(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median time of a step, all in turns, after a step to warm up."""
+    taken: dict[str, list[float]] = {who: [] for who in steps}
+    for turn in range(STEPS + 1):
+        for who, step in steps.items():
+            began = time.perf_counter()
+            step()
+            if turn:
+                taken[who].append(time.perf_counter() - began)
+    return {who: statistics.median(values) for who, values in taken.items()}
+
+
+def _peak_mib(maker: Callable[[], Callable[[], object]]) -> float:
+    """Most memory held at once while the method is made and takes two steps: numpy's as traced, torch's by its own profiler."""
+    tracemalloc.start()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step = maker()
+        step()
+        step()
+    _, traced = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    held = highest = 0
+    for event in profile.profiler.kineto_results.events() if profile.profiler and profile.profiler.kineto_results else []:
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            highest = max(highest, held)
+    return float(traced + highest) / 2**20
+
+
+def _compute() -> tuple[Any, list[dict[str, Any]]]:
+    return {"parameters": SIZES, "steps": STEPS, "threads": 1}, measure()
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("method", "parameters", "ms", "MiB", "peer", "its ms", "its MiB", box=box.SIMPLE)
+    for row in rows:
+        theirs = (row["peer"], f"{row['peer_ms_per_step']:.1f}", f"{row['peer_peak_mib']:.0f}") if row["peer"] else ()
+        table.add_row(row["method"], f"{row['parameters']:,}", f"{row['ms_per_step']:.1f}", f"{row['peak_mib']:.0f}", *theirs)
+    return table
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; the exit code."""
+    return command("benchmarks.overhead", _compute, _table, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
