@@ -62,7 +62,7 @@ class SpsaConfig:
 class SpsaGcConfig:
     """SPSA with gradient correction (BlackVIP, Oh et al., CVPR 2023); its released settings, but for a."""
 
-    a: float = 0.01
+    a: float = 3e-3
     """gain of the step"""
     c: float = 0.01
     """size of the first perturbation"""
@@ -82,7 +82,7 @@ class SpsaGcConfig:
 class FzooConfig:
     """One-sided probes with a step normalised by the spread of their losses (FZOO)."""
 
-    lr: float = 1e-2
+    lr: float = 3e-2
     """learning rate at the start, falling linearly to a twentieth"""
     smoothing: float = 1e-2
     """size of a probe per parameter"""
@@ -106,7 +106,7 @@ class NesConfig:
 class PgpeConfig:
     """Policy gradients with parameter-based exploration (Sehnke et al. 2010) under ClipUp (Toklu et al. 2020)."""
 
-    lr: float = 0.1
+    lr: float = 0.2
     """length of a step; the speed is held below twice that"""
     sigma: float = 2e-2
     """sd of a probe per parameter at the start"""
@@ -124,7 +124,7 @@ class CmaConfig:
 
     subspace: int | None = 100
     """dimensions of a random subspace, searched with a full covariance; None for all parameters with a diagonal one"""
-    sigma: float = 0.1
+    sigma: float = 0.01
     """step size at the start, per parameter"""
     population: int | None = None
     """points a step; if not given 4 + 3 ln(dimensions)"""
@@ -136,7 +136,7 @@ class NevergradConfig:
 
     name: str = "DiagonalCMA"
     """its name in nevergrad's registry"""
-    sigma: float = 0.05
+    sigma: float = 0.03
     """sd of a parameter that it starts from"""
     workers: int | None = None
     """points a step, asked for before any is told, all on the same images; if not given 4 + 3 ln(dimensions)"""

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from backends.interface import Access
+from bbfuse.methods import METHODS
+
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
@@ -60,3 +63,10 @@ def test_every_flag_named_is_a_flag() -> None:
     for flag in set(re.findall(r"--[a-z][a-z.-]+", (ROOT / "README.md").read_text())) - others:
         assert flag in shown, flag
     assert parse([]).chip_seed is None
+
+
+def test_the_table_of_methods_is_that_of_the_code() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name, method in METHODS.items():
+        granted = "logits" if method.needs == Access.LOGITS else "gradients"
+        assert f"| `{name}` | {granted} | {method.about} |" in text
