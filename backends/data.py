@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +13,7 @@ from torch import Tensor
 
 from backends.interface import InputError
 
-__all__ = ["DATA", "Dataset", "Split", "load"]
-
-DATA = ("digits",)
+__all__ = ["Dataset", "Split", "load"]
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,56 @@ class Dataset:
         return Dataset(self.name, self.classes, self.train[: images - validation], self.validation[:validation], self.test)
 
 
+@functools.lru_cache(maxsize=2)
 def load(name: str) -> Dataset:
     """The data set called ``name``.
 
-    ``digits``: the 1,797 images (1 x 8 x 8, 17 grey levels) that scikit-learn carries, split 1,150 / 287 / 360.
+    ``digits``: the 1,797 images (1 x 8 x 8, 17 grey levels) that scikit-learn carries, split 1,150 / 287 / 360. Anything else is
+    a folder or a hub id that the library ``datasets`` reads, with splits ``train`` and ``test`` and columns ``image`` and
+    ``label``; a tenth of ``train``, the same one every time, is kept for validation.
 
     Raises:
-        InputError: no data set has that name.
+        InputError: there is no such data set, or it is not one of images of one size with their classes.
     """
-    if name != "digits":
-        raise InputError(f"--data must be one of {', '.join(DATA)}, got {name}")
-    from sklearn.datasets import load_digits
+    if name == "digits":
+        from sklearn.datasets import load_digits
 
-    pixels, digits = load_digits(return_X_y=True)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(digits)))
-    images = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) / 8.0 - 1.0).float()[order]
-    everything = Split(images, torch.from_numpy(digits).long()[order])
-    return Dataset(name, 10, everything[:1150], everything[1150:1437], everything[1437:])
+        pixels, digits = load_digits(return_X_y=True)
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(digits)))
+        images = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) / 8.0 - 1.0).float()[order]
+        everything = Split(images, torch.from_numpy(digits).long()[order])
+        return Dataset(name, 10, everything[:1150], everything[1150:1437], everything[1437:])
+    if "/" not in name and not Path(name).is_dir():
+        raise InputError(f"--data must be digits, a folder, or a hub id OWNER/NAME, got {name}")
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f"--data {name} needs the library datasets, which is not here: python -m pip install datasets pillow"
+        ) from error
+    datasets.disable_progress_bars()
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:  # the library raises what its many readers raise
+        words = " ".join(str(error).split())[:200]
+        raise InputError(f"--data must be digits, a folder, or a hub id, and {name} cannot be read: {words}") from error
+    if not {"train", "test"} <= set(found):
+        raise InputError(f"--data {name} must have the splits train and test, got {', '.join(found)}")
+    pool, test = _split(name, found["train"]), _split(name, found["test"])
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(pool)))
+    kept = len(pool) // 10
+    classes = int(max(pool.labels.max(), test.labels.max())) + 1
+    return Dataset(name, classes, pool[order[kept:]], pool[order[:kept]], test)
+
+
+def _split(name: str, rows: Any) -> Split:
+    if not {"image", "label"} <= set(rows.column_names):
+        raise InputError(f"--data {name} must have the columns image and label, got {', '.join(rows.column_names)}")
+    pictures = [np.asarray(picture) for picture in rows["image"]]
+    sizes = {picture.shape for picture in pictures}
+    if len(sizes) != 1:
+        raise InputError(f"--data {name} must have images of one size and mode, got {', '.join(map(str, sorted(sizes)[:3]))}")
+    pixels = torch.from_numpy(np.stack(pictures))
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    images = pixels.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
+    return Split(images, torch.tensor(rows["label"][:], dtype=torch.int64))

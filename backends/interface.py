@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["NOMINAL", "Access", "Backend", "BackendInfo", "Chip", "InputError", "Sending", "TargetError"]
+__all__ = ["NOMINAL", "Access", "Backend", "BackendInfo", "Chip", "InputError", "Sending", "TargetError", "levels"]
 
 
 class InputError(ValueError):
@@ -67,6 +67,17 @@ class BackendInfo:
     image_shape: tuple[int, int, int]
     """Channels, height, width; pixels are float32 in [-1, 1]."""
     classes: int
+    eight_bits: bool = False
+    """Pixels are sent as 256 levels of 8 bits; what is asked is rounded on its way."""
+
+    def seen(self, images: Tensor) -> Tensor:
+        """``images`` as the target sees them."""
+        return levels(images) / 127.5 - 1.0 if self.eight_bits else images
+
+
+def levels(images: Tensor) -> Tensor:
+    """Pixels in [-1, 1] as whole numbers from 0 to 255, the nearest one."""
+    return ((images + 1.0) * 127.5).round()
 
 
 Sending = Callable[[int], None]

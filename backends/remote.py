@@ -45,13 +45,14 @@ class RemoteBackend:
             metadata = response.json()
             channels, height, width, classes = _shapes(metadata)
             self._input = str(metadata["inputs"][0].get("name", "images"))
+            eight_bits = metadata["inputs"][0].get("datatype") == "UINT8"
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise InputError(f"--remote.url {url} does not describe an image classifier called {model}: {error}") from error
-        self.info = BackendInfo(model, Access.LOGITS, (channels, height, width), classes)
+        self.info = BackendInfo(model, Access.LOGITS, (channels, height, width), classes, eight_bits)
 
     def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
         """See `backends.interface.Backend`; busy servers and broken connections are asked again, after ever longer pauses."""
-        body = request_body(images, chip, self._input)
+        body = request_body(images, chip, self._input, self.info.eight_bits)
         for attempt in range(1, self._attempts + 1):
             sending(len(images))
             try:
@@ -83,14 +84,14 @@ class RemoteBackend:
 class OwnServer:
     """``python -m backends.server`` as a child process on a free loopback port; it ends with this process, however that ends."""
 
-    def __init__(self, target: str, data: str, threads: int = 1, memory: Memory | None = None) -> None:
+    def __init__(self, target: str, data: str, threads: int = 1, memory: Memory | None = None, pixels: str = "float32") -> None:
         """Start it and wait until it serves.
 
         Raises:
             InputError: it did not come up; its own words are in the message.
         """
         command = [sys.executable, "-m", "backends.server", "--target", target, "--data", data]
-        command += ["--threads", str(threads), "--stop-with-stdin"]
+        command += ["--threads", str(threads), "--pixels", pixels, "--stop-with-stdin"]
         for name, value in asdict(memory or Memory()).items():
             command += [] if value is None else [f"--memory.{name}", str(value)]
         self._words = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -114,8 +115,8 @@ class OwnServer:
 
 
 def _shapes(metadata: dict[str, Any]) -> tuple[int, int, int, int]:
-    if (datatype := metadata["inputs"][0].get("datatype", "FP32")) != "FP32":
-        raise ValueError(f"its input is {datatype}, not FP32")
+    if (datatype := metadata["inputs"][0].get("datatype", "FP32")) not in ("FP32", "UINT8"):
+        raise ValueError(f"its input is {datatype}, neither FP32 nor UINT8")
     _, channels, height, width = metadata["inputs"][0]["shape"]
     _, classes = metadata["outputs"][0]["shape"]
     return int(channels), int(height), int(width), int(classes)

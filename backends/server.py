@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -23,11 +23,12 @@ from fastapi.responses import JSONResponse
 from backends.flags import parse, refused
 from backends.interface import Backend, InputError
 from backends.memory.scheme import Memory
-from backends.wire import chip_of, tensor_of, tensor_output
+from backends.wire import chip_of, named_tensor, tensor_of
 
 __all__ = ["ServerConfig", "application", "main"]
 
 _LARGEST_BODY = 64 << 20
+_DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,15 @@ class ServerConfig:
     """port to listen on; 0 takes a free one"""
     threads: int = 1
     """processor threads"""
+    pixels: Literal["float32", "uint8"] = "float32"
+    """how images come: numbers in [-1, 1], or 256 levels"""
     stop_with_stdin: bool = False
     """end when standard input is closed, as it is when the process that started this one has gone"""
     memory: Memory = field(default_factory=Memory)
 
 
-def application(backend: Backend) -> FastAPI:
-    """The REST surface in front of ``backend``; queries are answered one at a time."""
+def application(backend: Backend, datatype: str = "FP32") -> FastAPI:
+    """The REST surface in front of ``backend``, which takes images as ``datatype``; queries are answered one at a time."""
     app = FastAPI(title="bbfuse reference server", version="2")
     name, info, lock = backend.info.name, backend.info, threading.Lock()
 
@@ -60,6 +63,9 @@ def application(backend: Backend) -> FastAPI:
     def answer(body: Any) -> dict[str, Any]:
         if not isinstance(body, dict):
             raise InputError("the body must be a JSON object")
+        inputs = body.get("inputs")
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) and inputs[0].get("datatype") != datatype:
+            raise InputError(f"inputs[0].datatype must be {datatype}, got {inputs[0].get('datatype')}")
         images, chip = tensor_of(body.get("inputs"), "inputs"), chip_of(body.get("parameters"))
         if images.ndim != 4 or tuple(images.shape[1:]) != info.image_shape or not len(images):
             raise InputError(
@@ -70,7 +76,7 @@ def application(backend: Backend) -> FastAPI:
         with lock:
             logits = backend.query(images, chip, lambda _: None)
         given = {"id": body["id"]} if isinstance(body.get("id"), str) else {}
-        return {"model_name": name, **given, "outputs": [tensor_output("logits", logits)]}
+        return {"model_name": name, **given, "outputs": [named_tensor("logits", logits)]}
 
     @app.get("/v2")
     def server() -> dict[str, Any]:
@@ -90,7 +96,7 @@ def application(backend: Backend) -> FastAPI:
             return error(404, f"no model {model}; this server has {name}")
         return {
             "name": name, "platform": "pytorch",
-            "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, *info.image_shape]}],
+            "inputs": [{"name": "images", "datatype": datatype, "shape": [-1, *info.image_shape]}],
             "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, info.classes]}],
         }  # fmt: skip
 
@@ -137,7 +143,7 @@ def main() -> None:
     torch.set_num_threads(config.threads)
     try:
         data = load(config.data)
-        backend = LocalBackend(config.target, fitted(config.target, config.data), data.image_shape, data.classes, config.memory)
+        backend = LocalBackend(config.target, fitted(config.target, data), data.image_shape, data.classes, config.memory)
         listener = socket.create_server((config.host, config.port))
         # accepted connections inherit it; without it every answer waits 40 ms for a delayed acknowledgement
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -146,7 +152,7 @@ def main() -> None:
     if config.stop_with_stdin:
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
     print(f"http://{config.host}:{listener.getsockname()[1]}", flush=True)
-    uvicorn.Server(uvicorn.Config(application(backend), log_level="warning")).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(application(backend, _DATATYPES[config.pixels]), log_level="warning")).run(sockets=[listener])
 
 
 def _stop_when_stdin_closes() -> None:

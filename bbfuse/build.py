@@ -33,7 +33,7 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
 
         url = config.remote.url
         if url is None:
-            server = OwnServer(config.target, config.data, config.threads, config.memory)
+            server = OwnServer(config.target, config.data, config.threads, config.memory, config.remote.pixels or "float32")
             stack.callback(server.close)
             url = server.url
             say(f"no --remote.url given: started a server of our own at {url}, it stops with this run")
@@ -45,7 +45,7 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
 
         data = load(config.data)
         kind = LocalBackend if config.backend == "local" else WhiteboxBackend
-        backend = kind(config.target, fitted(config.target, config.data), data.image_shape, data.classes, config.memory)
+        backend = kind(config.target, fitted(config.target, data), data.image_shape, data.classes, config.memory)
     stack.callback(backend.close)
     return backend
 

@@ -49,6 +49,9 @@ class RemoteConfig:
     """seconds to wait for a connection and for an answer"""
     attempts: int = 4
     """how often a request is sent at most when the server is busy or the connection breaks"""
+    pixels: Literal["float32", "uint8"] | None = None
+    """how a server of our own takes images: numbers in [-1, 1], or 256 levels, to which every probe is rounded; another server
+    says itself what it takes"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ class ReportConfig:
 
     chips: int = 10
     """unseen chips, for the population"""
+    images: int | None = None
+    """held-out images that are asked, the first ones; all of them if not given"""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class RunConfig:
     optimizer: OptimizerName = "rge"
     """how the fuse learns; backprop is the reference and needs whitebox"""
     data: str = "digits"
-    """data set"""
+    """data set: digits, or a folder or hub id with images for the library datasets"""
     target: str = "digits"
     """the classifier that nobody may change"""
     generator: str = "MLP"
@@ -201,7 +206,7 @@ _POSITIVE = (
     "rge.lr", "rge.smoothing", "rge.directions", "spsa_gc.a", "spsa_gc.c", "spsa_gc.pairs", "fzoo.lr", "fzoo.smoothing",
     "fzoo.directions", "nes.lr", "nes.sigma", "nes.pairs", "pgpe.lr", "pgpe.sigma", "pgpe.sigma_lr", "pgpe.pairs",
     "pgpe.largest_change", "cma.subspace", "cma.sigma", "cma.population", "nevergrad.sigma", "nevergrad.workers",
-    "nevergrad.subspace", "validation.images", "report.chips",
+    "nevergrad.subspace", "validation.images", "report.chips", "report.images",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed",
@@ -242,6 +247,8 @@ def validate(config: RunConfig) -> None:
         if changed and getattr(config, choice) != value:
             flag, wanted = _flag(f"{section}.{changed[0]}"), f"--{choice.removesuffix('_name')} {value}"
             raise InputError(f"{flag} has no effect without {wanted}: drop it or choose that")
+    if config.remote.url is not None and config.remote.pixels is not None:
+        raise InputError("--remote.pixels has no effect with --remote.url, whose server says what it takes: drop it")
     if config.remote.url is not None and (changed := _changed(config.memory)):
         raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
     if config.optimizer == "rge" and config.rge.space == "parameters" and not config.rge.broyden:

@@ -108,6 +108,10 @@ class Ledger:
         """Images under way when a process was killed: sent, paid, never answered."""
         self._number = 0
 
+    def seen(self, images: Tensor) -> Tensor:
+        """``images`` as the target sees them, which may take 256 levels only."""
+        return self._backend.info.seen(images)
+
     def ask(self, images: Tensor, chip: Chip) -> Tensor:
         """Logits (n, classes) of ``images`` on ``chip``, without tape whatever the backend grants.
 

@@ -6,6 +6,7 @@ each answer taken through its head, divided by ``w_clean + w_perturbed`` so that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -57,6 +58,8 @@ class Step:
     terms: list[Term]
     ask: Ask
     ask_with_tape: Ask
+    seen: Callable[[Tensor], Tensor] = lambda images: images
+    """Images as the target sees them: rounded where it takes 256 levels only."""
     _difficulty: list[Tensor] = field(default_factory=list)
     _loss: list[float] = field(default_factory=list)
 

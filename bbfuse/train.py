@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class Trainer:
         if shape != info.image_shape or data.classes != info.classes:
             takes = f"{info.name} takes images {info.image_shape} and knows {info.classes} classes"
             raise InputError(f"{takes}, but --data {data.name} has {shape} and {data.classes}")
+        data = dataclasses.replace(data, test=data.test[: config.report.images])
         self.config = config
         self.ledger = ledger
         self.folder = folder
@@ -206,7 +208,7 @@ class Trainer:
         index, weights = self.sampler.draw(seeds.stream(self.config.seed, "batch", self.step))
         step = Step(
             self.step, self.config.seed, self.fuse, index, self.data.train.images[index], self.labels[index], weights,
-            self._terms(), self.ledger.ask, self.ledger.ask_with_tape,
+            self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen,
         )  # fmt: skip
         if self.head_optimizer:
             self.head_optimizer.zero_grad()

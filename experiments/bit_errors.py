@@ -63,7 +63,7 @@ def _compute() -> tuple[Any, list[dict[str, Any]]]:
 
 
 def _rows(memory: Memory) -> list[dict[str, Any]]:
-    test, simulator = load("digits").test, Simulator(fitted("digits", "digits"), memory)
+    test, simulator = load("digits").test, Simulator(fitted("digits", load("digits")), memory)
     rows = []
     for rate in (0.0, *RATES):
         chips = [Chip(rate, seed) for seed in reporting_chips(CHIPS)] if rate else [NOMINAL]

@@ -93,7 +93,7 @@ def _tasks() -> list[Task]:
 
 @cache
 def _simulator() -> Simulator:
-    return Simulator(fitted("digits", "digits"))
+    return Simulator(fitted("digits", load("digits")))
 
 
 def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="session")
 def network(cache: Path) -> nn.Module:
-    return fitted("digits", "digits")
+    return fitted("digits", load("digits"))
 
 
 @pytest.fixture(scope="session")

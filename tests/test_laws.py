@@ -263,3 +263,12 @@ def test_the_head_alone_is_the_one_fitted_before_the_fuse(tmp_path: Path, digits
         "accuracy"
     ]
     assert long["perturbed_head"] == short["perturbed_head"] == still["perturbed_head"]
+
+
+def test_probes_rounded_to_256_levels_still_teach(tmp_path: Path, linear: LinearBackend, digits: Dataset) -> None:
+    """Smoothing of half a level on average: many pixels stay where they were. With and without memory the fuse wins points."""
+    linear.info = dataclasses.replace(linear.info, eight_bits=True)
+    for number, settings in enumerate((RgeConfig(smoothing=0.004), RgeConfig(smoothing=0.02, broyden=False))):
+        config = dataclasses.replace(BASE, head="none", budget=20_000, rge=settings)
+        accuracy = run(config, tmp_path / str(number), linear, digits)["accuracy"]
+        assert accuracy["perturbed_fused"]["mean"] > accuracy["perturbed"]["mean"] + 0.05

@@ -197,3 +197,21 @@ def test_a_server_of_our_own_has_the_memory_that_was_asked_for(network: nn.Modul
     finally:
         own.close()
     assert torch.equal(answers, Simulator(network, memory).logits(digits.test.images[:5], Chip(0.05, 3)))
+
+
+def test_a_server_may_take_256_levels_and_every_pixel_is_rounded_to_them(network: nn.Module, digits: Dataset) -> None:
+    own = OwnServer("digits", "digits", pixels="uint8")
+    images = (digits.test.images[:5] + 0.01 * torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    try:
+        backend = RemoteBackend(own.url, "digits", timeout=30.0, attempts=1)
+        answers = backend.query(images, Chip(0.05, 3), lambda _: None)
+        backend.close()
+        refused = requests.post(f"{own.url}/v2/models/digits/infer", json=request_body(images, NOMINAL), timeout=30)
+    finally:
+        own.close()
+    assert backend.info.eight_bits
+    seen = backend.info.seen(images)
+    assert 0.0 < (seen - images).abs().max() <= 0.5 / 127.5 + 1e-6
+    assert torch.equal(seen, backend.info.seen(seen))
+    assert torch.equal(answers, Simulator(network).logits(seen, Chip(0.05, 3)))
+    assert (refused.status_code, refused.json()["error"]) == (400, "inputs[0].datatype must be UINT8, got FP32")

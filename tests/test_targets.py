@@ -39,28 +39,28 @@ def test_fitting_depends_on_nothing_but_the_recipe(digits: Dataset) -> None:
 
 
 def test_a_damaged_file_is_noticed_and_fitted_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("BBFUSE_CACHE", str(tmp_path))
     short = Recipe(steps=3)
-    good = fitted("digits", "digits", short).state_dict()
+    good = fitted("digits", digits, short).state_dict()
     (file,) = tmp_path.glob("*.pt")
     blob = bytearray(file.read_bytes())
     blob[len(blob) // 2] ^= 1
     file.write_bytes(bytes(blob))
     with caplog.at_level(logging.WARNING):
-        again = fitted("digits", "digits", short).state_dict()
+        again = fitted("digits", digits, short).state_dict()
     assert "does not match its checksum" in caplog.text
     assert all(torch.equal(good[name], again[name]) for name in good)
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BBFUSE_CACHE", str(tmp_path / "file" / "cache"))
     with caplog.at_level(logging.WARNING):
-        fitted("digits", "digits", Recipe(steps=1))
+        fitted("digits", digits, Recipe(steps=1))
     assert "could not be cached" in caplog.text
 
 
@@ -87,12 +87,12 @@ def test_more_or_fewer_images_than_there_are_is_refused(digits: Dataset, images:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError, match="--data must be one of digits, got mnist"):
+    with pytest.raises(InputError, match="--data must be digits, a folder, or a hub id OWNER/NAME, got mnist"):
         load("mnist")
     with pytest.raises(InputError, match=r"--target must be one of digits, .*, got alexnet"):
         networks.build("alexnet", (1, 8, 8))
     with pytest.raises(InputError, match="--target resnet18 takes images"):
-        fitted("resnet18", "digits")
+        fitted("resnet18", load("digits"))
 
 
 @pytest.mark.parametrize(

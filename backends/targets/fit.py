@@ -21,44 +21,50 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.data import Dataset, load
+from backends.data import Dataset
 from backends.targets import networks
 
-__all__ = ["RECIPE", "Recipe", "fit", "fitted"]
+__all__ = ["LARGE_RECIPE", "RECIPE", "Recipe", "fit", "fitted"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW under a one-cycle schedule, every second batch shifted by at most one pixel."""
+    """AdamW under a one-cycle schedule, every second batch shifted by at most ``shift`` pixels, or mirrored."""
 
     steps: int = 600
     batch: int = 128
     lr: float = 3e-3
     weight_decay: float = 1e-2
+    shift: int = 1
+    mirror: bool = False
     seed: int = 0
     threads: int = 1
     """part of the recipe, since sums round differently with another number and the target would be another one"""
 
 
 RECIPE = Recipe()
+"""For small images."""
+LARGE_RECIPE = Recipe(steps=4000, shift=4, mirror=True)
+"""For images of 32x32 and more."""
 
 
-def fitted(target: str, data: str, recipe: Recipe = RECIPE) -> nn.Module:
+def fitted(target: str, data: Dataset, recipe: Recipe | None = None) -> nn.Module:
     """The target called ``target``, fitted on the training part of ``data``, frozen; from the cache where it is.
 
     Raises:
-        InputError: no such target or data set, or they do not fit each other.
+        InputError: there is no such target, or it takes other images.
     """
-    known = load(data)
-    network = networks.build(target, known.image_shape, known.classes)
-    digest = hashlib.sha256(repr((target, data, recipe, str(network))).encode()).hexdigest()[:16]
+    network = networks.build(target, data.image_shape, data.classes)
+    recipe = recipe or (LARGE_RECIPE if min(data.image_shape[1:]) >= 32 else RECIPE)
+    seen = hashlib.blake2b(data.train.images.numpy().tobytes() + data.train.labels.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(repr((target, seen, recipe, str(network))).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("BBFUSE_CACHE") or Path.home() / ".cache" / "bbfuse")
-    path = folder / f"{target}-{data}-{digest}.pt"
+    path = folder / f"{target}-{Path(data.name).name}-{digest}.pt"
     state = _read(path)
     if state is None:
-        network = fit(network, known, recipe)
+        network = fit(network, data, recipe)
         _write(path, network.state_dict())
     else:
         network.load_state_dict(state)
@@ -72,15 +78,18 @@ def fit(network: nn.Module, data: Dataset, recipe: Recipe = RECIPE) -> nn.Module
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.reset_parameters()
+        network.train()
         optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps)
         for step in range(recipe.steps):
             batch = data.train[torch.randint(len(data.train), (recipe.batch,))]
-            images = _shifted(batch.images) if step % 2 else batch.images
+            images = _moved(batch.images, recipe) if step % 2 else batch.images
             optimizer.zero_grad()
             F.cross_entropy(network(images), batch.labels).backward()
             optimizer.step()
             schedule.step()
+            if step % 200 == 199:
+                log.info("fitting: step %d of %d", step + 1, recipe.steps)
     return network
 
 
@@ -94,10 +103,12 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _shifted(images: Tensor) -> Tensor:
+def _moved(images: Tensor, recipe: Recipe) -> Tensor:
+    """``images`` shifted, the new pixels black, and mirrored left to right in half of the cases, all of them alike."""
     height, width = images.shape[2:]
-    down, right = torch.randint(0, 3, (2,)).tolist()
-    return F.pad(images, (1, 1, 1, 1), value=-1.0)[:, :, down : down + height, right : right + width]
+    down, right = torch.randint(0, 2 * recipe.shift + 1, (2,)).tolist()
+    padded = F.pad(images, (recipe.shift,) * 4, value=-1.0)[:, :, down : down + height, right : right + width]
+    return padded.flip(3) if recipe.mirror and torch.rand(()) < 0.5 else padded
 
 
 def _read(path: Path) -> dict[str, Any] | None:

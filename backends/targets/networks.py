@@ -60,14 +60,14 @@ def _bottleneck(inputs: int, width: int, stride: int) -> _Residual:
 
 
 def _resnet(
-    block: Callable[[int, int, int], _Residual], expansion: int, depths: tuple[int, ...]
+    block: Callable[[int, int, int], _Residual], expansion: int, depths: tuple[int, ...], first: int = 64
 ) -> Callable[[int], nn.Sequential]:
-    """He et al. 2016 for 32x32 images: a 3x3 stem without pooling, stages of width 64, 128, 256, 512, global average."""
+    """He et al. 2016 for 32x32 images: a 3x3 stem without pooling, stages of width ``first``, twice that, ..., global average."""
 
     def make(classes: int) -> nn.Sequential:
-        layers, inputs = [*_conv(3, 64, 3), nn.ReLU()], 64
+        layers, inputs = [*_conv(3, first, 3), nn.ReLU()], first
         for stage, depth in enumerate(depths):
-            width = 64 * 2**stage
+            width = first * 2**stage
             for place in range(depth):
                 layers.append(block(inputs, width, 2 if stage > 0 and place == 0 else 1))
                 inputs = expansion * width
@@ -102,6 +102,7 @@ class Architecture:
 
 TARGETS: dict[str, Architecture] = {
     "digits": Architecture(_digits, (1, 8, 8)),
+    "resnet20": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16)),
     "resnet18": Architecture(_resnet(_basic, 1, (2, 2, 2, 2))),
     "resnet50": Architecture(_resnet(_bottleneck, 4, (3, 4, 6, 3))),
     "vgg11": Architecture(_vgg((1, 1, 2, 2, 2))),

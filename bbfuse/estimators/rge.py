@@ -73,13 +73,14 @@ class InputRge(Descent):
         for pair in range(self._directions):
             rng = stream(step.seed, "probe", step.number, pair)
             u = torch.randint(0, 2, z.shape, generator=rng).float() * 2.0 - 1.0
-            above, below = (z + self._size * u).clamp(-1.0, 1.0), (z - self._size * u).clamp(-1.0, 1.0)
+            above, below = (step.seen((z + sign * self._size * u).clamp(-1.0, 1.0)) for sign in (1.0, -1.0))
             d = above - below
             plus, minus = step.score(above), step.score(below)
             if plus is None or minus is None:
                 continue
             if self._memory is None:
-                found.append((plus.losses - minus.losses)[:, None, None, None] / d)
+                # a pixel that rounding kept where it was says nothing
+                found.append(torch.where(d == 0.0, 0.0, (plus.losses - minus.losses)[:, None, None, None] / d))
             else:
                 self._memory.correct(step.index, d.flatten(1), plus.answers - minus.answers)
                 sensitivity = (plus.sensitivity + minus.sensitivity) / 2.0
