@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     OptimizerName = str
 else:
     OptimizerName = Literal[tuple(METHODS)]
-HeadName = Literal["none", "standardize", "affine"]
+HeadName = Literal["none", "standardize", "affine", "net"]
+LEARNT_HEADS = ("affine", "net")
 
 GRANTS: dict[str, Access] = {"local": Access.LOGITS, "remote": Access.LOGITS, "whitebox": Access.GRADIENTS}
 """What each backend grants."""
@@ -78,12 +79,12 @@ class StandardizeConfig:
 
 @dataclass(frozen=True)
 class AffineConfig:
-    """The affine head."""
+    """The heads that are learnt, affine and net."""
 
     lr: float = 6e-3
     """learning rate of its steps beside the fuse's"""
     decay: float = 1e-3
-    """weight of the squared distance to a head that changes nothing"""
+    """weight of the squared distance to a head that changes nothing (net: and of its hidden units' weights)"""
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def section_of(method: str) -> str:
 
 # section -> the choice that makes it count
 _BELONGS_TO = {
-    "remote": ("backend", "remote"), "standardize": ("head_name", "standardize"), "affine": ("head_name", "affine"),
+    "remote": ("backend", "remote"), "standardize": ("head_name", "standardize"),
     **{section_of(method): ("optimizer", method) for method in METHODS},
 }  # fmt: skip
 _POSITIVE = (
@@ -253,9 +254,12 @@ def validate(config: RunConfig) -> None:
         raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
     if config.optimizer == "rge" and config.rge.space == "parameters" and not config.rge.broyden:
         raise InputError("--rge.no-broyden has no effect with --rge.space parameters: drop it")
-    if config.chip_seed is None and config.head_name == "affine":
+    if config.head_name not in LEARNT_HEADS and (changed := _changed(config.affine)):
+        raise InputError(f"{_flag('affine.' + changed[0])} has no effect without --head affine or net: drop it or choose one")
+    if config.chip_seed is None and config.head_name in LEARNT_HEADS:
         raise InputError(
-            "--head affine is learnt for one chip and says nothing of unseen ones: give --chip-seed, or choose --head standardize"
+            f"--head {config.head_name} is learnt for one chip and says nothing of unseen ones: give --chip-seed, or choose "
+            "--head standardize"
         )
     for name, why in (("eopm.chips", "trained"), ("report.chips", "reported")):
         if config.chip_seed is not None and _get(config, name) != _get(RunConfig(), name):

@@ -3,6 +3,7 @@
 * ``standardize`` (label-free): ``h(z) = (z - m_chip) / s_chip * s_clean + m_clean``, mean and sd of each class over
   the same raw images.
 * ``affine``: ``h(z) = A z / s + b``, fitted on raw answers by cross-entropy with exact gradients, then trained beside the fuse.
+* ``net``: the same and ``V relu(U z / s + c)`` on top, 32 hidden units.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch.nn import functional as F
 from backends.interface import NOMINAL, Chip
 from bbfuse.ledger import Ask
 
-__all__ = ["Affine", "Head", "Heads", "Standardize"]
+__all__ = ["LEARNT", "Affine", "Head", "Heads", "Net", "Standardize"]
+
+_HIDDEN = 32
 
 
 class Head(nn.Module):
@@ -83,6 +86,30 @@ class Affine(Head):
         optimizer.zero_grad()
 
 
+class Net(Affine):
+    """``A z / s + b + V relu(U z / s + c)``; ``V`` starts at zero, so that it begins as an affine head."""
+
+    def __init__(self, classes: int, decay: float) -> None:
+        super().__init__(classes, decay)
+        # directions of logits, fixed for every run: a head depends on its answers alone
+        directions = torch.randn(_HIDDEN, classes, generator=torch.Generator().manual_seed(0)) / classes**0.5
+        self.inner = nn.Parameter(directions)
+        self.threshold = nn.Parameter(torch.zeros(_HIDDEN))
+        self.outer = nn.Parameter(torch.zeros(classes, _HIDDEN))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """``A z / s + b + V relu(U z / s + c)``."""
+        return super().forward(logits) + F.relu(logits / self.spread @ self.inner.T + self.threshold) @ self.outer.T
+
+    def penalty(self) -> Tensor:
+        """``decay * (|A - I|^2 + |V|^2)``."""
+        return super().penalty() + self._decay * self.outer.square().sum()
+
+
+LEARNT: dict[str, type[Affine]] = {"affine": Affine, "net": Net}
+"""Heads that are fitted on one chip's answers and then trained beside the fuse."""
+
+
 class Heads:
     """The heads of a run: which one belongs to which chip, and what it costs to have it."""
 
@@ -93,9 +120,9 @@ class Heads:
         self._raw = raw
         self._ask = ask
         self._reference = torch.zeros(0, classes)
-        self.trained = Affine(classes, decay) if name == "affine" else None
+        self.trained = LEARNT[name](classes, decay) if name in LEARNT else None
         self._first: Head | None = None
-        self._kept: Head | None = self.trained if name == "affine" else Head() if name == "none" else None
+        self._kept: Head | None = self.trained or (Head() if name == "none" else None)
 
     @property
     def images_per_chip(self) -> int:
@@ -105,7 +132,7 @@ class Heads:
     @property
     def images_first(self) -> int:
         """Images that `warm_up` sends."""
-        return {"none": 0, "affine": 1, "standardize": 1 + (self._chip is not None)}[self._name] * len(self._raw)
+        return {"none": 0, "standardize": 1 + (self._chip is not None)}.get(self._name, 1) * len(self._raw)
 
     def warm_up(self, labels: Tensor) -> Tensor | None:
         """Fit what can be fitted before the fuse is trained; raw answers (n, classes) where there are any for ``labels``."""

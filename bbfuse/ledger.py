@@ -14,18 +14,21 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from backends.interface import Access, Backend, Chip, TargetError
+from backends.interface import Access, Backend, BackendInfo, Chip, TargetError
 
 __all__ = ["IMAGES_PER_REQUEST", "Ask", "BudgetSpentError", "Journal", "Ledger"]
 
 IMAGES_PER_REQUEST = 128
 """Larger queries are cut; the cut does not depend on who answers, so that counts and numbers are the same everywhere."""
+
+_SMALLEST_PROBABILITY = 1e-8
+"""What a class that was rounded to nothing still has."""
 
 Ask = Callable[[Tensor, Chip], Tensor]
 """Images (n, channels, height, width) and a chip in, logits (n, classes) out."""
@@ -107,6 +110,13 @@ class Ledger:
         self.lost = 0
         """Images under way when a process was killed: sent, paid, never answered."""
         self._number = 0
+        self.kind: Literal["logits", "probabilities"] | None = None
+        """What the target answers with, told from its first answer; probabilities become their logarithms."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """What the target says of itself."""
+        return self._backend.info
 
     def seen(self, images: Tensor) -> Tensor:
         """``images`` as the target sees them, which may take 256 levels only."""
@@ -168,19 +178,31 @@ class Ledger:
             raise TargetError(f"{info.name} answered with shape {tuple(logits.shape)} where {(count, info.classes)} was due")
         if not torch.isfinite(logits).all():
             raise TargetError(f"{info.name} answered with logits that are not finite (NaN or infinity)")
-        return logits
+        if self.kind is None:
+            self.kind = "probabilities" if _are_probabilities(logits) else "logits"
+        if self.kind == "logits":
+            return logits
+        if not _are_probabilities(logits):
+            raise TargetError(f"{info.name} answered with probabilities at first and with something else now")
+        return logits.clamp_min(_SMALLEST_PROBABILITY).log()
 
     def checkpointed(self) -> None:
         """The state was saved; the journal may begin anew."""
         if self._journal is not None:
             self._journal.clear()
 
-    def state_dict(self) -> dict[str, int]:
-        """Counts so far."""
-        return {"images": self.images, "requests": self.requests, "lost": self.lost, "number": self._number}
+    def state_dict(self) -> dict[str, Any]:
+        """Counts so far, and what the target answers with."""
+        return {"images": self.images, "requests": self.requests, "lost": self.lost, "number": self._number, "kind": self.kind}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to the counts of a checkpoint; what the journal holds beyond them will be recalled, not sent."""
         self.images, self.requests, self.lost, self._number = (state[k] for k in ("images", "requests", "lost", "number"))
+        self.kind = state["kind"]
         if self._journal is not None:
             self._journal.skip_before(self._number)
+
+
+def _are_probabilities(answers: Tensor) -> bool:
+    """Whether every row of ``answers`` (n, classes) has entries of 0 or more that sum to 1, up to rounding to 16 bits."""
+    return bool((answers >= 0.0).all() and ((answers.sum(1) - 1.0).abs() < 5e-3).all())

@@ -130,6 +130,7 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
             "recovered_points": 100 * (accuracy["perturbed_fused"]["mean"] - accuracy["perturbed"]["mean"]),
             "lost_points": 100 * lost,
             "queries": {"images": ledger.images, "requests": ledger.requests, "budget": config.budget},
+            "answers": ledger.kind,
             "energy": energy(config, trainer.fuse, backend.info.image_shape),
             "seconds": time.monotonic() - began,
             "stopped": "budget",

@@ -17,7 +17,7 @@ from bbfuse import seeds
 from bbfuse.config import RunConfig, section_of
 from bbfuse.estimators.interface import Method, Problem, falling
 from bbfuse.fuse import Fuse
-from bbfuse.head import Heads
+from bbfuse.head import LEARNT, Heads
 from bbfuse.ledger import IMAGES_PER_REQUEST, BudgetSpentError, Ledger
 from bbfuse.measure import accuracies, accuracy, report_images
 from bbfuse.methods import METHODS
@@ -101,7 +101,7 @@ class Trainer:
         self.folder = folder
         self.data = data
         self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
-        raw = data.train.images if config.head_name == "affine" else data.train.images[: config.standardize.images]
+        raw = data.train.images if config.head_name in LEARNT else data.train.images[: config.standardize.images]
         self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
         self.fuse = Fuse(config.generator, info.image_shape, seeds.stream(config.seed, "fuse"))
         self.fuse.calibrate(data.train.images)

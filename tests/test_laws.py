@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ RUNS: dict[str, RunConfig] = {
     "rge, plain": dataclasses.replace(BASE, rge=RgeConfig(broyden=False, directions=2)),
     "rge, parameters": dataclasses.replace(BASE, rge=RgeConfig(space="parameters")),
     "spsa, standardize": dataclasses.replace(BASE, optimizer="spsa", head="standardize"),
+    "net head": dataclasses.replace(BASE, head="net"),
     "clean term": dataclasses.replace(BASE, eopm=EopmConfig(clean_weight=1.0)),
     "labels of the target": dataclasses.replace(BASE, labels="target", images=300),
     "population": dataclasses.replace(
@@ -272,3 +274,23 @@ def test_probes_rounded_to_256_levels_still_teach(tmp_path: Path, linear: Linear
         config = dataclasses.replace(BASE, head="none", budget=20_000, rge=settings)
         accuracy = run(config, tmp_path / str(number), linear, digits)["accuracy"]
         assert accuracy["perturbed_fused"]["mean"] > accuracy["perturbed"]["mean"] + 0.05
+
+
+class Probabilities(LinearBackend):
+    """Answers with the softmax of its logits, in float16 as an API might round them."""
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        return super().query(images, chip, sending).softmax(1).half().float()
+
+
+@pytest.mark.parametrize("head", ["none", "affine", "standardize"])
+def test_a_target_that_answers_with_probabilities_is_recognised_and_learnt_from(
+    head: str, tmp_path: Path, digits: Dataset
+) -> None:
+    config = dataclasses.replace(BASE, head=head, budget=20_000)
+    validate(config)
+    ledger = Ledger(Probabilities(digits), config.budget)
+    with contextlib.closing(RunFolder.create(tmp_path / "run", config)) as folder:
+        accuracy = Trainer(config, ledger.info, digits, ledger, folder).run(lambda _: None)
+    assert ledger.kind == "probabilities"
+    assert accuracy["perturbed_fused"]["mean"] > accuracy["perturbed"]["mean"] + 0.05

@@ -12,7 +12,7 @@ from backends.interface import NOMINAL, Chip, InputError
 from bbfuse import seeds
 from bbfuse.fuse import Fuse
 from bbfuse.generators import GENERATORS
-from bbfuse.head import Affine, Heads, Standardize
+from bbfuse.head import Affine, Heads, Net, Standardize
 from bbfuse.sampling import Sampler
 from tests.conftest import CHIP, LinearBackend
 
@@ -119,8 +119,21 @@ def test_affine_undoes_an_affine_damage() -> None:
     assert (head(damaged).argmax(1) == labels).float().mean() > 0.97
 
 
+def test_a_net_undoes_what_no_affine_head_can() -> None:
+    rng = torch.Generator().manual_seed(0)
+    clean = torch.randn((600, 3), generator=rng)
+    labels = clean.abs().argmax(1)  # the answers have lost which sign meant much
+    affine, net = Affine(3, decay=1e-6), Net(3, decay=1e-6)
+    assert torch.equal(affine(clean), net(clean))
+    for head in (affine, net):
+        head.fit(clean, labels)
+    assert (affine(clean).argmax(1) == labels).float().mean() < 0.6
+    assert (net(clean).argmax(1) == labels).float().mean() > 0.9
+
+
 @pytest.mark.parametrize(
-    ("name", "chip"), [("none", CHIP), ("none", None), ("standardize", CHIP), ("standardize", None), ("affine", CHIP)]
+    ("name", "chip"),
+    [("none", CHIP), ("none", None), ("standardize", CHIP), ("standardize", None), ("affine", CHIP), ("net", CHIP)],
 )
 def test_heads_cost_what_they_say_and_survive_saving(
     name: str, chip: Chip | None, linear: LinearBackend, digits: Dataset
