@@ -256,6 +256,8 @@ def validate(config: RunConfig) -> None:
         raise InputError("--rge.no-broyden has no effect with --rge.space parameters: drop it")
     if config.head_name not in LEARNT_HEADS and (changed := _changed(config.affine)):
         raise InputError(f"{_flag('affine.' + changed[0])} has no effect without --head affine or net: drop it or choose one")
+    if config.optimizer == "rge" and config.rge.space == "parameters" and config.rge.basis != "pixels":
+        raise InputError("--rge.basis has no effect with --rge.space parameters: drop it")
     if config.chip_seed is None and config.head_name in LEARNT_HEADS:
         raise InputError(
             f"--head {config.head_name} is learnt for one chip and says nothing of unseen ones: give --chip-seed, or choose "

@@ -41,6 +41,7 @@ class Fuse(nn.Module):
         assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        self.image_shape = image_shape
         self.eval()
 
     @classmethod

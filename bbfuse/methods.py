@@ -38,6 +38,8 @@ class RgeConfig:
     """size of a probe per coordinate; if not given 0.15 for inputs (pixels span 2), 0.01 for parameters"""
     directions: int = 1
     """pairs of probes a step (inputs: of each image)"""
+    basis: Literal["pixels", "coarse", "dct", "coordinates"] = "pixels"
+    """inputs: signs in all pixels, in coarse blocks (an eighth of a side), in low frequencies (a quarter), or one pixel"""
     broyden: bool = True
     """inputs: keep every image's Jacobian and correct it with each pair, in place of starting from nothing every time"""
 

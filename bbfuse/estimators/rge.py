@@ -6,7 +6,8 @@ Parameters (Nesterov and Spokoiny 2017, central form): ``g = mean over u of (L(t
 Inputs: every image ``i`` is probed on its own at the target's input ``z_i = F(x_i)``, ``u`` Rademacher, and its estimate is
 carried back through the fuse exactly (as ZO-AE-DS does, Zhang et al., ICLR 2022). Probes stay inside the pixel range:
 ``z+ = clip(z + mu u)``, ``z- = clip(z - mu u)``, ``d = z+ - z-``, ``g_i = (l_i(z+) - l_i(z-)) / d``. Because the sign of each
-``d`` is still a fair coin, clipping leaves the first order unbiased.
+``d`` is still a fair coin, clipping leaves the first order unbiased. In a smaller basis of ``m`` dimensions, or along one
+coordinate, ``g_i = m (l_i(z+) - l_i(z-)) d / |d|^2``: where nothing is clipped unbiased for the projection of the gradient.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from bbfuse.estimators.broyden import JacobianMemory
+from bbfuse.estimators.directions import Directions
 from bbfuse.estimators.interface import Descent, Problem, adam
 from bbfuse.estimators.probes import directional_difference, signs
 from bbfuse.fuse import Fuse
@@ -57,8 +59,10 @@ class InputRge(Descent):
 
     def __init__(self, config: RgeConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr or (3e-3 if problem.population else 5e-3))
-        self._directions = config.directions
+        self._pairs = config.directions
         self._size = config.smoothing or 0.15
+        self._plain = config.basis == "pixels"
+        self._directions = Directions(config.basis, fuse.image_shape)
         self._memory = JacobianMemory(problem) if config.broyden else None
         self.answers_per_image = 2 * config.directions
 
@@ -70,17 +74,21 @@ class InputRge(Descent):
         fused = step.fuse(step.images)
         z = fused.detach()
         found = []
-        for pair in range(self._directions):
-            rng = stream(step.seed, "probe", step.number, pair)
-            u = torch.randint(0, 2, z.shape, generator=rng).float() * 2.0 - 1.0
+        for pair in range(self._pairs):
+            u = self._directions.draw(len(z), stream(step.seed, "probe", step.number, pair))
             above, below = (step.seen((z + sign * self._size * u).clamp(-1.0, 1.0)) for sign in (1.0, -1.0))
             d = above - below
             plus, minus = step.score(above), step.score(below)
             if plus is None or minus is None:
                 continue
             if self._memory is None:
-                # a pixel that rounding kept where it was says nothing
-                found.append(torch.where(d == 0.0, 0.0, (plus.losses - minus.losses)[:, None, None, None] / d))
+                change = (plus.losses - minus.losses)[:, None, None, None]
+                if self._plain:
+                    # a pixel that rounding kept where it was says nothing
+                    found.append(torch.where(d == 0.0, 0.0, change / d))
+                else:
+                    length = d.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+                    found.append(self._directions.dimensions * change * d / length)
             else:
                 self._memory.correct(step.index, d.flatten(1), plus.answers - minus.answers)
                 sensitivity = (plus.sensitivity + minus.sensitivity) / 2.0

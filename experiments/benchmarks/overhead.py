@@ -48,6 +48,7 @@ class _Bare(Fuse):
     def __init__(self, parameters: int) -> None:
         nn.Module.__init__(self)
         self.weights = nn.Parameter(torch.zeros(parameters))
+        self.image_shape = (1, 1, 1)
 
     def at(self, vector: Tensor, images: Tensor) -> Tensor:
         """The images, and a use of the vector, so that it has to be there."""

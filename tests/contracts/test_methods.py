@@ -14,6 +14,7 @@ from backends.interface import NOMINAL, Access
 from backends.whitebox import WhiteboxBackend
 from bbfuse.config import RunConfig, section_of
 from bbfuse.estimators.backprop import Backprop
+from bbfuse.estimators.directions import BASES, Directions
 from bbfuse.estimators.interface import Descent, Method, Problem
 from bbfuse.estimators.rge import InputRge
 from bbfuse.fuse import Fuse
@@ -32,6 +33,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rge, parameters, 3 directions": {"space": "parameters", "smoothing": 1e-2, "directions": 3},
     "rge, inputs": {"broyden": False, "smoothing": 1e-2},
     "rge, inputs, 3 directions": {"broyden": False, "smoothing": 1e-2, "directions": 3},
+    "rge, inputs, coordinates": {"broyden": False, "smoothing": 1e-2, "basis": "coordinates", "directions": 2},
+    "rge, inputs, coarse": {"broyden": False, "basis": "coarse"},
+    "rge, inputs, dct, broyden": {"basis": "dct"},
     "rge, inputs, broyden": {},
     "fzoo": {},
     "nes": {},
@@ -45,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "backprop": {},
 }
 STRICT = [name for name in VARIANTS if name != "backprop"]
-UNBIASED = [name for name in VARIANTS if name.startswith(("spsa", "rge")) and "broyden" not in name]
+UNBIASED = [name for name in VARIANTS if name.startswith(("spsa", "rge")) and not name.endswith(("broyden", "coarse"))]
 
 
 def settings_of(name: str, **changed: Any) -> Any:
@@ -114,6 +118,25 @@ def test_a_normalised_estimate_has_the_direction_of_the_gradient(name: str, step
     for other in others:
         along = stacked @ other
         assert along.mean().abs() < 5 * along.std() / math.sqrt(300)
+
+
+@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 16)])
+def test_directions_span_their_basis_evenly(kind: str, shape: tuple[int, int, int]) -> None:
+    """The mean of u u^T over 4,000 directions is P |u|^2 / m with P a projection of rank m: its trace is exact, and what it makes
+    of three vectors of the span, m / |u|^2 times the mean, is within 6 standard errors of these vectors."""
+    directions = Directions(kind, shape)
+    rng = torch.Generator().manual_seed(0)
+    u = directions.draw(4000, rng).flatten(1)
+    length = u.square().sum(1)
+    assert torch.allclose(length, length[:1].expand(4000), rtol=1e-4)
+    assert length[0] == pytest.approx(1.0 if kind == "coordinates" else math.prod(shape), rel=1e-4)
+    rank = int(torch.linalg.matrix_rank(u.double(), rtol=1e-5))
+    assert rank == directions.dimensions
+    for inside in directions.draw(3, rng).flatten(1):
+        inside = inside / inside.norm()
+        along = (u @ inside).square() * directions.dimensions / length
+        assert abs(along.mean() - 1.0) < 6 * along.std() / math.sqrt(4000)
 
 
 def test_with_memory_the_estimate_tends_to_the_gradient(step_of: StepMaker) -> None:
@@ -263,7 +286,9 @@ def linear() -> WhiteboxBackend:
 TUNED: dict[str, dict[str, Any]] = {
     "spsa": {"step": 1e-2}, "spsa, 3 pairs": {"step": 1e-2}, "spsa-gc": {"a": 0.05}, "rge, parameters": {"lr": 1e-2},
     "rge, parameters, 3 directions": {"lr": 1e-2}, "rge, inputs": {"lr": 1e-2}, "rge, inputs, 3 directions": {"lr": 1e-2},
-    "rge, inputs, broyden": {"lr": 1e-2}, "fzoo": {"lr": 2e-2}, "nes": {"lr": 2e-2}, "pgpe": {"lr": 0.05, "sigma": 0.05},
+    "rge, inputs, broyden": {"lr": 1e-2}, "rge, inputs, coordinates": {"lr": 1e-2, "smoothing": 0.3},
+    "rge, inputs, coarse": {"lr": 1e-2},
+    "rge, inputs, dct, broyden": {"lr": 1e-2}, "fzoo": {"lr": 2e-2}, "nes": {"lr": 2e-2}, "pgpe": {"lr": 0.05, "sigma": 0.05},
     "backprop": {"lr": 1e-2},
 }  # fmt: skip
 

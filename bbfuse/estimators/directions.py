@@ -1,0 +1,71 @@
+"""Directions in which a target's input is probed: in all pixels, in coarse blocks, in low frequencies, or in one pixel.
+
+Each basis spans ``m`` of an image's numbers. Directions are drawn for every image on its own, by fair signs of the coefficients
+or, for coordinates, by a fair choice of one (CGE as ZO-AE-DS has it, but one at a time): their mean outer product is
+``P |u|^2 / m``, ``P`` the projection onto the span.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backends.interface import InputError
+
+__all__ = ["BASES", "Directions"]
+
+BASES = ("pixels", "coarse", "dct", "coordinates")
+
+
+class Directions:
+    """Draws directions for images of ``shape`` (channels, height, width) in the basis ``kind``."""
+
+    def __init__(self, kind: str, shape: Sequence[int]) -> None:
+        """Prepare the basis.
+
+        Raises:
+            InputError: coarse blocks do not fit the sides.
+        """
+        channels, height, width = shape
+        self._kind = kind
+        self._shape = (channels, height, width)
+        self._block = max(2, min(height, width) // 8)
+        if kind == "coarse" and (height % self._block or width % self._block):
+            raise InputError(f"--rge.basis coarse needs sides divisible by {self._block}, got {height}x{width}")
+        self._waves = [_cosines(side, max(2, side // 4)) for side in (height, width)]
+        self.dimensions = {
+            "pixels": channels * height * width,
+            "coarse": channels * (height // self._block) * (width // self._block),
+            "dct": channels * len(self._waves[0]) * len(self._waves[1]),
+            "coordinates": channels * height * width,
+        }[kind]
+
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count, channels, height, width), all of the same length: 1 a pixel in root mean square, coordinates 1 in one pixel."""
+        channels, height, width = self._shape
+        if self._kind == "coordinates":
+            flat = torch.zeros(count, math.prod(self._shape))
+            chosen = torch.randint(0, flat.shape[1], (count, 1), generator=rng)
+            signs = torch.randint(0, 2, (count, 1), generator=rng).float() * 2.0 - 1.0
+            return flat.scatter_(1, chosen, signs).view(count, *self._shape)
+        if self._kind == "coarse":
+            sides = (channels, height // self._block, width // self._block)
+            signs = torch.randint(0, 2, (count, *sides), generator=rng).float() * 2.0 - 1.0
+            return signs.repeat_interleave(self._block, 2).repeat_interleave(self._block, 3)
+        if self._kind == "dct":
+            down, across = self._waves
+            signs = torch.randint(0, 2, (count, channels, len(down), len(across)), generator=rng).float() * 2.0 - 1.0
+            waves: Tensor = torch.einsum("ncij,ih,jw->nchw", signs, down, across)
+            return waves * math.sqrt(height * width / (len(down) * len(across)))
+        return torch.randint(0, 2, (count, *self._shape), generator=rng).float() * 2.0 - 1.0
+
+
+def _cosines(side: int, count: int) -> Tensor:
+    """The ``count`` slowest of the orthonormal cosines of length ``side`` (DCT-II), (count, side)."""
+    place = torch.arange(side, dtype=torch.float64) + 0.5
+    waves = torch.cos(math.pi / side * place[None, :] * torch.arange(count, dtype=torch.float64)[:, None])
+    normed: Tensor = waves / waves.norm(dim=1, keepdim=True)
+    return normed.float()
