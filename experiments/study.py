@@ -25,10 +25,10 @@ from rich.progress import track
 
 from backends import flags
 from backends.interface import InputError
-from bbfuse.config import RunConfig, to_dict
+from bbfuse.config import RunConfig, from_dict, to_dict
 from bbfuse.run import SCHEMA, execute
 
-__all__ = ["RESULTS", "Study", "Task", "as_json", "command", "rows_of"]
+__all__ = ["RESULTS", "Study", "Task", "as_json", "command", "configs_of", "rows_of", "settings_of"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -106,7 +106,32 @@ class Study:
             {**task.labels, **self.record(summary, folder)}
             for task, summary, folder in zip(tasks, summaries, folders, strict=True)
         ]
-        return [to_dict(task.config) for task in tasks], self.rows(records, folders)
+        return settings_of(tasks), self.rows(records, folders)
+
+
+def settings_of(tasks: Sequence[Task]) -> dict[str, Any]:
+    """What the runs of a study have in common, ``defaults``, and in what each of them, in their order, differs from it."""
+    defaults = to_dict(RunConfig())
+    return {"defaults": defaults, "runs": [_difference(to_dict(task.config), defaults) for task in tasks]}
+
+
+def configs_of(settings: dict[str, Any]) -> list[RunConfig]:
+    """The inverse of `settings_of`."""
+    return [from_dict(_merged(settings["defaults"], changes)) for changes in settings["runs"]]
+
+
+def _difference(plain: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    changed = {name: value for name, value in plain.items() if value != defaults[name]}
+    return {
+        name: _difference(value, defaults[name]) if isinstance(value, dict) else value for name, value in changed.items()
+    }  # fmt: skip
+
+
+def _merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _merged(value, changes.get(name, {})) if isinstance(value, dict) else changes.get(name, value)
+        for name, value in defaults.items()
+    }
 
 
 def _run(task: Task, folder: Path) -> dict[str, Any]:

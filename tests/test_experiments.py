@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,21 +12,18 @@ import torch
 
 from backends.memory.codes import store
 from backends.memory.scheme import Quantization
-from bbfuse.config import from_dict, validate
-from experiments import bit_errors, energy
-from experiments.benchmarks import injection
+from bbfuse.config import validate
+from experiments import access_gap, alignment, bit_errors, energy, main_job, tuning
+from experiments.benchmarks import injection, overhead
 from experiments.main_job import ARMS, CHIPS, STUDY
-from experiments.study import RESULTS
-
-ROOT = Path(__file__).parent.parent
+from experiments.study import RESULTS, Study, configs_of, settings_of
 
 
 def test_the_committed_result_is_that_of_the_study_as_it_stands() -> None:
     result = json.loads((RESULTS / "main_job.json").read_text())
     assert set(result) == {"schema", "config", "commit", "machine", "rows"}
     assert [(row["arm"], row["chip"]) for row in result["rows"]] == [(arm, chip) for arm in ARMS for chip in CHIPS]
-    settings = [from_dict(config) for config in result["config"]]
-    for config, task in zip(settings, STUDY.tasks(), strict=True):
+    for config, task in zip(configs_of(result["config"]), STUDY.tasks(), strict=True):
         validate(config)
         assert config == task.config
     for row in result["rows"]:
@@ -36,24 +31,55 @@ def test_the_committed_result_is_that_of_the_study_as_it_stands() -> None:
         assert abs(row["share"] - row["recovered_points"] / row["lost_points"]) < 1e-9
 
 
-def test_its_command_prints_it() -> None:
-    call = [sys.executable, "-m", "experiments.main_job"]
-    table = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
-    assert table.returncode == 0, table.stderr
-    assert all(arm.split(",")[0] in table.stdout for arm in ARMS)
-    printed = subprocess.run([*call, "--json"], cwd=ROOT, capture_output=True, text=True)
-    assert printed.stdout == (RESULTS / "main_job.json").read_text()
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
+    "main_job": (main_job.STUDY.main, {"arm", "chip", "images", "share"}, "fuse alone"),
+    "tuning": (tuning.STUDY.main, {"setting", "method", "name", "value", "accuracy"}, "spsa-gc"),
+    "access_gap": (
+        access_gap.STUDY.main,
+        {
+            "data", "setting", "owned", "method", "head", "images", "seeds", "recovered_mean", "recovered_sd", "share_mean",
+            "share_sd",
+        },
+        "population",
+    ),
+    "alignment": (alignment.main, {"method", "steps_before", "cosine_mean", "cosine_sd", "scale_mean"}, "pgpe"),
+    "bit_errors": (bit_errors.main, {"scheme", "bits", "rate", "chips", "accuracy_mean", "accuracy_sd", "slack"}, "rquant"),
+    "injection": (injection.main, {"rate", "method", "seconds"}, "uniform"),
+    "overhead": (overhead.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch"),
+}  # fmt: skip
 
 
-def test_the_injection_benchmark_shows_its_committed_result(capsys: pytest.CaptureFixture[str]) -> None:
-    assert injection.main(["--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert {row["method"] for row in rows} == {*injection.METHODS, "query_overhead"} | {
-        row["method"] for row in rows if "in one pass" in row["method"]
-    }
-    assert injection.main([]) == 0
-    assert "uniform" in capsys.readouterr().out
-    assert injection.main(["--repeats", "0"]) == 2  # there is no such flag
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_shows_its_committed_result(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main, keys, word = COMMANDS[name]
+    assert main([]) == 0
+    assert word in capsys.readouterr().out
+    assert main(["--json"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == (RESULTS / f"{name}.json").read_text()
+    whole = json.loads(printed)
+    assert set(whole) == {"schema", "config", "commit", "machine", "rows"}
+    assert all(keys <= set(row) for row in whole["rows"])
+    assert main(["--nonsense"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("study", [main_job.STUDY, tuning.STUDY, access_gap.STUDY], ids=lambda study: str(study.name))
+def test_the_settings_of_a_study_are_kept_by_their_differences(study: Study) -> None:
+    tasks = study.tasks()
+    kept = json.loads(json.dumps(settings_of(tasks)))
+    assert configs_of(kept) == [task.config for task in tasks]
+    assert len(json.dumps(kept)) < 300 * len(tasks) + 5000
+
+
+def test_every_result_has_its_command() -> None:
+    assert {path.stem for path in RESULTS.glob("*.json")} == set(COMMANDS)
+
+
+def test_the_tuned_values_are_the_best_of_their_grids() -> None:
+    for setting in tuning.SETTINGS:
+        for name, arm in tuning.ARMS.items():
+            assert tuning.tuned(setting, name) in arm.grid
 
 
 def test_the_peers_in_the_injection_benchmark_do_the_same_work() -> None:
@@ -115,16 +141,6 @@ def test_the_energy_command_prints_records_and_tables(capsys: pytest.CaptureFixt
     assert "DeConvL" in capsys.readouterr().out
     assert energy.main(["--nonsense"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_the_bit_error_study_shows_its_committed_result(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bit_errors.main([]) == 0
-    assert "rquant" in capsys.readouterr().out
-    assert bit_errors.main(["--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert {(row["scheme"], row["bits"]) for row in rows} == {(s, b) for s in bit_errors.SCHEMES for b in bit_errors.BITS}
-    assert all(row["chips"] == 50 for row in rows if row["rate"])
-    assert bit_errors.main(["--nonsense"]) == 2
 
 
 @pytest.mark.parametrize(("images", "chips", "points"), [(10**4, 10**6, 4.09), (10**5, 10**6, 1.67), (10**4, 50, 56)])
