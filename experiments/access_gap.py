@@ -164,7 +164,7 @@ def _table(rows: list[dict[str, Any]]) -> Group:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    share = "" if row["share_mean"] is None or row["method"] == "backprop" else f" {100 * row['share_mean']:.0f} %"
+    share = "" if row["share_mean"] is None or row["method"] == "backprop" else f"\n{100 * row['share_mean']:.0f} %"
     return f"{row['recovered_mean']:.1f}±{row['recovered_sd']:.1f}{share}"
 
 
