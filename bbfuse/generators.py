@@ -18,11 +18,6 @@ __all__ = ["GENERATORS", "Shape", "UNet"]
 Shape = tuple[int, int, int]
 
 
-def _needs_sides_divisible_by(divisor: int, name: str, shape: Shape) -> None:
-    if shape[1] % divisor or shape[2] % divisor:
-        raise InputError(f"--generator {name} needs image sides divisible by {divisor}, got {shape[1]}x{shape[2]}")
-
-
 def _mix(shape: Shape) -> nn.Module:
     """A colour mix: 12 parameters for three channels."""
     return nn.Conv2d(shape[0], shape[0], 1)
@@ -51,7 +46,6 @@ class _UNetXS(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        _needs_sides_divisible_by(4, "UNetXS", shape)
         self.down1 = nn.Conv2d(shape[0], 16, 3, padding=1)
         self.down2 = nn.Conv2d(16, 32, 3, padding=1)
         self.middle = nn.Conv2d(32, 32, 3, padding=1)
@@ -100,7 +94,6 @@ def _doubled() -> nn.Upsample:
 
 
 def _conv_l(shape: Shape) -> nn.Sequential:
-    _needs_sides_divisible_by(8, "ConvL", shape)
     return nn.Sequential(
         *_encoder(shape[0], (32, 64, 128), 2),
         *_block(128, 128), _doubled(), *_block(128, 128), *_block(128, 64), _doubled(), *_block(64, 64),
@@ -109,7 +102,6 @@ def _conv_l(shape: Shape) -> nn.Sequential:
 
 
 def _conv_s(shape: Shape) -> nn.Sequential:
-    _needs_sides_divisible_by(8, "ConvS", shape)
     return nn.Sequential(
         *_encoder(shape[0], (32, 64, 64), 1),
         *_block(64, 64), _doubled(), *_block(64, 32), _doubled(), *_block(32, shape[0]), _doubled(),
@@ -118,7 +110,6 @@ def _conv_s(shape: Shape) -> nn.Sequential:
 
 
 def _deconv_l(shape: Shape) -> nn.Sequential:
-    _needs_sides_divisible_by(8, "DeConvL", shape)
     return nn.Sequential(
         *_encoder(shape[0], (32, 64, 128), 2),
         *_block(128, 128), *_normalised_up(128, 64), *_block(64, 64), *_normalised_up(64, 32), *_block(32, 32),
@@ -127,7 +118,6 @@ def _deconv_l(shape: Shape) -> nn.Sequential:
 
 
 def _deconv_s(shape: Shape) -> nn.Sequential:
-    _needs_sides_divisible_by(8, "DeConvS", shape)
     return nn.Sequential(
         *_encoder(shape[0], (32, 64, 64), 1),
         *_normalised_up(64, 64), *_normalised_up(64, 32), *_bounded(_up(32, shape[0]), shape[0]),
@@ -137,9 +127,8 @@ def _deconv_s(shape: Shape) -> nn.Sequential:
 class UNet(nn.Module):
     """Four levels of two convolutions, skips joined by concatenation, and a bare 1x1 convolution at the end (no tanh)."""
 
-    def __init__(self, name: str, shape: Shape, width: int) -> None:
+    def __init__(self, shape: Shape, width: int) -> None:
         super().__init__()
-        _needs_sides_divisible_by(8, name, shape)
         widths = [width * 2**level for level in range(4)]
 
         def twice(inputs: int, outputs: int) -> nn.Sequential:
@@ -163,16 +152,27 @@ class UNet(nn.Module):
         return output
 
 
+def _of_sides(divisor: int, name: str, make: Callable[[Shape], nn.Module]) -> Callable[[Shape], nn.Module]:
+    """``make`` for images whose sides can be halved as often as it does."""
+
+    def checked(shape: Shape) -> nn.Module:
+        if shape[1] % divisor or shape[2] % divisor:
+            raise InputError(f"--generator {name} needs image sides divisible by {divisor}, got {shape[1]}x{shape[2]}")
+        return make(shape)
+
+    return checked
+
+
 GENERATORS: dict[str, Callable[[Shape], nn.Module]] = {
     "Mix": _mix,
     "Filter": _filter,
     "Filters": _filters,
     "MLP": _mlp,
-    "UNetXS": _UNetXS,
-    "ConvL": _conv_l,
-    "ConvS": _conv_s,
-    "DeConvL": _deconv_l,
-    "DeConvS": _deconv_s,
-    "UNetL": lambda shape: UNet("UNetL", shape, 16),
-    "UNetS": lambda shape: UNet("UNetS", shape, 8),
+    "UNetXS": _of_sides(4, "UNetXS", _UNetXS),
+    "ConvL": _of_sides(8, "ConvL", _conv_l),
+    "ConvS": _of_sides(8, "ConvS", _conv_s),
+    "DeConvL": _of_sides(8, "DeConvL", _deconv_l),
+    "DeConvS": _of_sides(8, "DeConvS", _deconv_s),
+    "UNetL": _of_sides(8, "UNetL", lambda shape: UNet(shape, 16)),
+    "UNetS": _of_sides(8, "UNetS", lambda shape: UNet(shape, 8)),
 }

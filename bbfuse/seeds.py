@@ -7,10 +7,12 @@ validation from 40,000, reporting from 50,000 (NeuralFuse's 50,000 to 50,009).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-__all__ = ["reporting_chips", "stream", "training_chips", "validation_chip"]
+__all__ = ["fair_signs", "reporting_chips", "stream", "training_chips", "validation_chip"]
 
 _TRAINING = 30_000
 _VALIDATION = 40_000
@@ -21,6 +23,11 @@ def stream(seed: int, *name: str | int) -> torch.Generator:
     """A generator for the stream called ``name`` of the run with root ``seed``, such as ``stream(0, "probe", step, 3)``."""
     digest = hashlib.sha256(repr((seed, *name)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def fair_signs(shape: Sequence[int], rng: torch.Generator) -> Tensor:
+    """Independent fair signs, -1.0 or 1.0, of that shape."""
+    return torch.randint(0, 2, tuple(shape), generator=rng).float() * 2.0 - 1.0
 
 
 def training_chips(seed: int, step: int, count: int) -> list[int]:

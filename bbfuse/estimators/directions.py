@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from backends.interface import InputError
+from bbfuse.seeds import fair_signs
 
 __all__ = ["BASES", "Directions"]
 
@@ -49,18 +50,16 @@ class Directions:
         if self._kind == "coordinates":
             flat = torch.zeros(count, math.prod(self._shape))
             chosen = torch.randint(0, flat.shape[1], (count, 1), generator=rng)
-            signs = torch.randint(0, 2, (count, 1), generator=rng).float() * 2.0 - 1.0
-            return flat.scatter_(1, chosen, signs).view(count, *self._shape)
+            return flat.scatter_(1, chosen, fair_signs((count, 1), rng)).view(count, *self._shape)
         if self._kind == "coarse":
             sides = (channels, height // self._block, width // self._block)
-            signs = torch.randint(0, 2, (count, *sides), generator=rng).float() * 2.0 - 1.0
-            return signs.repeat_interleave(self._block, 2).repeat_interleave(self._block, 3)
+            return fair_signs((count, *sides), rng).repeat_interleave(self._block, 2).repeat_interleave(self._block, 3)
         if self._kind == "dct":
             down, across = self._waves
-            signs = torch.randint(0, 2, (count, channels, len(down), len(across)), generator=rng).float() * 2.0 - 1.0
+            signs = fair_signs((count, channels, len(down), len(across)), rng)
             waves: Tensor = torch.einsum("ncij,ih,jw->nchw", signs, down, across)
             return waves * math.sqrt(height * width / (len(down) * len(across)))
-        return torch.randint(0, 2, (count, *self._shape), generator=rng).float() * 2.0 - 1.0
+        return fair_signs((count, *self._shape), rng)
 
 
 def _cosines(side: int, count: int) -> Tensor:

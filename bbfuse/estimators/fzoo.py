@@ -28,7 +28,8 @@ class Fzoo(Descent):
 
     def estimate(self, step: Step) -> None:
         """See `Descent`; the direction of the gradient up to ``O(c)``, scaled by the inverse of the losses' sd."""
-        centre, base = step.fuse.vector(), loss_at(step, step.fuse.vector())
+        centre = step.fuse.vector()
+        base = loss_at(step, centre)
         found = []
         for number in range(self._config.directions):
             u = signs(step, number)

@@ -5,11 +5,8 @@ g = mean over pairs of (r(theta + s u) - r(theta - s u)) / (2 s) * u,  u Gaussia
 
 from __future__ import annotations
 
-import torch
-
 from bbfuse.estimators.interface import Descent, Problem, adam
-from bbfuse.estimators.probes import loss_at, normal
-from bbfuse.estimators.ranks import centred_ranks
+from bbfuse.estimators.probes import normal, ranked_pairs
 from bbfuse.fuse import Fuse
 from bbfuse.methods import NesConfig
 from bbfuse.objective import Step
@@ -27,16 +24,9 @@ class Nes(Descent):
 
     def estimate(self, step: Step) -> None:
         """See `Descent`."""
-        centre, sigma = step.fuse.vector(), self._config.sigma
-        losses: list[float] = []
-        directions = []
-        for pair in range(self._config.pairs):
-            u = normal(step, pair)
-            above, below = (loss_at(step, centre + sign * sigma * u) for sign in (1.0, -1.0))
-            if above is not None and below is not None:
-                losses += [above, below]
-                directions.append(u)
-        if directions:
-            ranks = centred_ranks(losses).view(-1, 2)
+        sigma = self._config.sigma
+        pairs = ranked_pairs(step, (normal(step, pair) for pair in range(self._config.pairs)), sigma)
+        if pairs is not None:
+            ranks, directions = pairs
             slopes = (ranks[:, 0] - ranks[:, 1]) / (2.0 * sigma)
-            step.fuse.add_gradient((slopes[:, None] * torch.stack(directions)).mean(0))
+            step.fuse.add_gradient((slopes[:, None] * directions).mean(0))

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bbfuse.estimators.interface import Descent, Problem
-from bbfuse.estimators.probes import loss_at, normal
-from bbfuse.estimators.ranks import centred_ranks
+from bbfuse.estimators.probes import normal, ranked_pairs
 from bbfuse.fuse import Fuse
 from bbfuse.methods import PgpeConfig
 from bbfuse.objective import Step
@@ -59,18 +57,10 @@ class Pgpe(Descent):
 
     def estimate(self, step: Step) -> None:
         """See `Descent`; moves the sds on the way."""
-        centre = step.fuse.vector()
-        losses: list[float] = []
-        moves: list[Tensor] = []
-        for pair in range(self._config.pairs):
-            move = self._sigma * normal(step, pair)
-            above, below = (loss_at(step, centre + sign * move) for sign in (1.0, -1.0))
-            if above is not None and below is not None:
-                losses += [above, below]
-                moves.append(move)
-        if not moves:
+        pairs = ranked_pairs(step, (self._sigma * normal(step, pair) for pair in range(self._config.pairs)), 1.0)
+        if pairs is None:
             return
-        ranks, e = centred_ranks(losses).view(-1, 2), torch.stack(moves)
+        ranks, e = pairs
         step.fuse.add_gradient(((ranks[:, 0] - ranks[:, 1])[:, None] / 2.0 * e).mean(0))
         mean = (ranks.sum(1) / 2.0)[:, None]
         downhill = -(mean * (e.square() - self._sigma.square()) / self._sigma).mean(0)

@@ -19,7 +19,7 @@ import torch
 from bbfuse.estimators.broyden import JacobianMemory
 from bbfuse.estimators.directions import Directions
 from bbfuse.estimators.interface import Descent, Problem, adam
-from bbfuse.estimators.probes import directional_difference, signs
+from bbfuse.estimators.probes import signs, simultaneous_perturbation
 from bbfuse.fuse import Fuse
 from bbfuse.methods import RgeConfig
 from bbfuse.objective import Step
@@ -44,14 +44,9 @@ class ParameterRge(Descent):
 
     def estimate(self, step: Step) -> None:
         """See `Descent`; unbiased up to ``O(mu^2)``."""
-        found = []
-        for pair in range(self._directions):
-            u = signs(step, pair)
-            difference = directional_difference(step, u, self._size)
-            if difference is not None:
-                found.append(difference * u)
-        if found:
-            step.fuse.add_gradient(torch.stack(found).mean(0))
+        gradient = simultaneous_perturbation(step, (signs(step, pair) for pair in range(self._directions)), self._size)
+        if gradient is not None:
+            step.fuse.add_gradient(gradient)
 
 
 class InputRge(Descent):

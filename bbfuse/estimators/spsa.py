@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bbfuse.estimators.interface import Descent, Problem
-from bbfuse.estimators.probes import directional_difference, signs
+from bbfuse.estimators.probes import signs, simultaneous_perturbation
 from bbfuse.fuse import Fuse
 from bbfuse.methods import SpsaConfig
 from bbfuse.objective import Step
@@ -34,15 +34,9 @@ class Spsa(Descent):
     def estimate(self, step: Step) -> None:
         """See `Descent`; unbiased up to ``O(c_k^2)``."""
         c_k = self._config.c / (step.number + 1) ** self._config.gamma
-        found = []
-        for pair in range(self._config.pairs):
-            delta = signs(step, pair)
-            difference = directional_difference(step, delta, c_k)
-            if difference is not None:
-                found.append(difference / delta)
-        if not found:
+        gradient = simultaneous_perturbation(step, (signs(step, pair) for pair in range(self._config.pairs)), c_k)
+        if gradient is None:
             return
-        gradient = torch.stack(found).mean(0)
         step.fuse.add_gradient(gradient)
         if len(self._sizes) < _CALIBRATING_STEPS and gradient.any():
             self._sizes.append(gradient.abs().mean().item())

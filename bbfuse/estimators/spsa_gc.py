@@ -8,9 +8,10 @@ a_k = a / (k + o)^alpha,  c_k = c / k^gamma,  k = 1, 2, ...
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from bbfuse.estimators.interface import Descent, Problem
-from bbfuse.estimators.probes import directional_difference, signs
+from bbfuse.estimators.probes import signs, simultaneous_perturbation
 from bbfuse.fuse import Fuse
 from bbfuse.methods import SpsaGcConfig
 from bbfuse.objective import Step
@@ -31,17 +32,16 @@ class SpsaGc(Descent):
     def estimate(self, step: Step) -> None:
         """See `Descent`."""
         c_k = self._config.c / (step.number + 1) ** self._config.gamma
-        found = []
-        for pair in range(self._config.pairs):
-            size = torch.rand(step.fuse.vector().shape, generator=stream(step.seed, "size", step.number, pair))
-            delta = signs(step, pair) * (0.5 + 0.5 * size)
-            difference = directional_difference(step, delta, c_k)
-            if difference is not None:
-                found.append(difference / delta)
-        if found:
-            step.fuse.add_gradient(torch.stack(found).mean(0))
+        gradient = simultaneous_perturbation(step, (_delta(step, pair) for pair in range(self._config.pairs)), c_k)
+        if gradient is not None:
+            step.fuse.add_gradient(gradient)
 
     def learning_rate(self, step: int, steps: int) -> float:
         """``a_k``."""
         gain: float = self._config.a / (step + 1 + self._config.offset) ** self._config.alpha
         return gain
+
+
+def _delta(step: Step, pair: int) -> Tensor:
+    size = torch.rand(step.fuse.vector().shape, generator=stream(step.seed, "size", step.number, pair))
+    return signs(step, pair) * (0.5 + 0.5 * size)

@@ -8,10 +8,7 @@ fresh chip adds to a query of 128 images; the last rows time many chips in one b
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
-import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +23,7 @@ from backends.memory.chips import random_flips
 from backends.memory.codes import Patterns, Reading, Stored
 from backends.simulator import Simulator
 from backends.targets import networks
+from experiments.benchmarks.timing import median_seconds, peak_bytes
 from experiments.study import command
 
 __all__ = ["measure"]
@@ -102,9 +100,9 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     methods = {name: method(simulator.stored) for name, method in METHODS.items()}
     rows: list[dict[str, Any]] = []
     for rate in RATES:
-        seconds = _seconds({name: partial(method, rate) for name, method in methods.items()}, repeats)
+        seconds = median_seconds({name: partial(method, rate) for name, method in methods.items()}, repeats)
         for name, method in METHODS.items():
-            extra = _peak_bytes(partial(_once, method, simulator.stored, rate)) / simulator.stored.patterns.size
+            extra = peak_bytes(partial(_once, method, simulator.stored, rate)) / simulator.stored.patterns.size
             row = {"rate": rate, "method": name, "seconds": seconds[name], "extra_bytes_per_weight": extra}
             rows.append({**row, "speedup": seconds[name] / seconds["ours"]})
     return [*rows, _query_overhead(simulator, repeats), *_batched(repeats)]
@@ -115,22 +113,11 @@ def _once(method: Callable[[Stored], Method], stored: Stored, rate: float) -> No
     method(stored)(rate, 0)
 
 
-def _seconds(works: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
-    """Median time of each of ``works``, called in turns with the number of the turn; the first turn is a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        for name, work in works.items():
-            began = time.perf_counter()
-            work(turn)
-            seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
-
-
 def _query_overhead(simulator: Simulator, repeats: int) -> dict[str, Any]:
     """Both the same chip again and a fresh one: what the fresh one costs more."""
     images, rate = torch.zeros(128, *SHAPE), 1e-2
     with torch.no_grad():
-        seconds = _seconds(
+        seconds = median_seconds(
             {
                 "clean": lambda _: simulator.logits(images, NOMINAL),
                 "fresh": lambda turn: simulator.logits(images, Chip(rate, turn)),
@@ -149,7 +136,7 @@ def _batched(repeats: int) -> list[dict[str, Any]]:
     for count in (16, 360):
         images = torch.zeros(count, 1, 8, 8)
         with torch.no_grad():
-            seconds = _seconds(
+            seconds = median_seconds(
                 {
                     "batched": lambda _, images=images: simulator.logits_of_all(images, chips),  # type: ignore[misc]
                     "single": lambda _, images=images: [simulator.logits(images, chip) for chip in chips],  # type: ignore[misc]
@@ -159,22 +146,6 @@ def _batched(repeats: int) -> list[dict[str, Any]]:
         row = {"rate": 1e-2, "method": f"16 chips in one pass, {count} images", "seconds": seconds["batched"]}
         rows.append({**row, "speedup": seconds["single"] / seconds["batched"]})
     return rows
-
-
-def _peak_bytes(work: Callable[[], object]) -> float:
-    """Most bytes held at once during ``work``: numpy's as traced, torch's by its own profiler."""
-    tracemalloc.start()
-    work()
-    _, traced = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    held = highest = 0
-    for event in profile.profiler.kineto_results.events() if profile.profiler and profile.profiler.kineto_results else []:
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            highest = max(highest, held)
-    return float(traced + highest)
 
 
 def main(arguments: Sequence[str]) -> int:

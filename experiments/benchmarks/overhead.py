@@ -8,10 +8,7 @@ the same settings on a function that returns its first argument. One thread.
 from __future__ import annotations
 
 import itertools
-import statistics
 import sys
-import time
-import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -32,6 +29,7 @@ from bbfuse.fuse import Fuse
 from bbfuse.head import Head
 from bbfuse.methods import METHODS
 from bbfuse.objective import Score, Step, Term
+from experiments.benchmarks.timing import median_seconds, peak_bytes
 from experiments.study import command
 
 __all__ = ["measure"]
@@ -69,14 +67,14 @@ class _Free(Step):
         return Score(torch.full((1,), next(self.numbers)), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
 
 
-def _ours(name: str, settings: dict[str, Any], parameters: int) -> Callable[[], object]:
+def _ours(name: str, settings: dict[str, Any], parameters: int) -> Callable[[int], object]:
     fuse = _Bare(parameters)
     section = type(getattr(RunConfig(), section_of(name)))(**settings)
     method = METHODS[name].load()(section, Problem(1, 1, 1, False, 0), fuse)
     numbers, losses = itertools.count(), _different_numbers()
     one = torch.zeros(1, 1, 1, 1)
 
-    def step() -> None:
+    def step(_: int) -> None:
         asked = _Free(
             next(numbers), 0, fuse, torch.zeros(1, dtype=torch.long), one, torch.zeros(1, dtype=torch.long), torch.ones(1),
             [Term(NOMINAL, Head(), 1.0)], lambda images, chip: images, lambda images, chip: images,
@@ -87,12 +85,12 @@ def _ours(name: str, settings: dict[str, Any], parameters: int) -> Callable[[], 
     return step
 
 
-def _nevergrad(name: str, workers: int | None, points: int | None, parameters: int) -> Callable[[], object]:
+def _nevergrad(name: str, workers: int | None, points: int | None, parameters: int) -> Callable[[int], object]:
     count = workers or 4 + int(3 * np.log(parameters))
     optimizer = ng.optimizers.registry[name](ng.p.Array(shape=(parameters,)), budget=None, num_workers=count)
     losses = _different_numbers()
 
-    def step() -> None:
+    def step(_: int) -> None:
         for _ in range((points or count) // count):
             for point in [optimizer.ask() for _ in range(count)]:
                 optimizer.tell(point, next(losses))
@@ -105,19 +103,19 @@ def _different_numbers() -> Iterator[float]:
     return (float(number % 7) for number in itertools.count(1))
 
 
-def _pycma(population: int, parameters: int) -> Callable[[], object]:
+def _pycma(population: int, parameters: int) -> Callable[[int], object]:
     options = {"popsize": population, "verbose": -9, "CMA_diagonal": True}
     strategy = cma.CMAEvolutionStrategy(np.zeros(parameters), 0.1, options)
     losses = _different_numbers()
 
-    def step() -> None:
+    def step(_: int) -> None:
         points = strategy.ask()
         strategy.tell(points, [next(losses) for _ in points])
 
     return step
 
 
-def _pgpe(parameters: int) -> Callable[[], object]:
+def _pgpe(parameters: int) -> Callable[[int], object]:
     from evotorch import Problem as Function
     from evotorch.algorithms import PGPE
 
@@ -128,11 +126,10 @@ def _pgpe(parameters: int) -> Callable[[], object]:
         function, popsize=2 * PAIRS, center_learning_rate=0.1, stdev_learning_rate=0.1, stdev_init=0.02,
         center_init=torch.zeros(parameters),
     )  # fmt: skip
-    step: Callable[[], object] = searcher.step
-    return step
+    return lambda _: searcher.step()
 
 
-CASES: list[tuple[str, str, dict[str, Any], str, Callable[[int], Callable[[], object]] | None]] = [
+CASES: list[tuple[str, str, dict[str, Any], str, Callable[[int], Callable[[int], object]] | None]] = [
     ("spsa", "spsa", {}, "nevergrad SPSA", partial(_nevergrad, "SPSA", 1, 2)),
     ("spsa-gc, 5 pairs", "spsa-gc", {}, "", None),
     ("rge, parameters", "rge", {"space": "parameters"}, "", None),
@@ -158,8 +155,8 @@ def measure() -> list[dict[str, Any]]:
                 makers = {"ours": partial(_ours, method, settings, parameters)}
                 if make_peer is not None:
                     makers["peer"] = partial(make_peer, parameters)
-                seconds = _seconds({who: maker() for who, maker in makers.items()})
-                peaks = {who: _peak_mib(maker) for who, maker in makers.items()}
+                seconds = median_seconds({who: maker() for who, maker in makers.items()}, STEPS)
+                peaks = {who: peak_bytes(partial(_two_steps, maker)) / 2**20 for who, maker in makers.items()}
                 rows.append({
                     "method": name, "parameters": parameters, "ms_per_step": 1e3 * seconds["ours"], "peak_mib": peaks["ours"],
                     "peer": peer or None, "peer_ms_per_step": 1e3 * seconds["peer"] if peer else None,
@@ -168,33 +165,11 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def _seconds(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median time of a step, all in turns, after a step to warm up."""
-    taken: dict[str, list[float]] = {who: [] for who in steps}
-    for turn in range(STEPS + 1):
-        for who, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if turn:
-                taken[who].append(time.perf_counter() - began)
-    return {who: statistics.median(values) for who, values in taken.items()}
-
-
-def _peak_mib(maker: Callable[[], Callable[[], object]]) -> float:
-    """Most memory held at once while the method is made and takes two steps: numpy's as traced, torch's by its own profiler."""
-    tracemalloc.start()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step = maker()
-        step()
-        step()
-    _, traced = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    held = highest = 0
-    for event in profile.profiler.kineto_results.events() if profile.profiler and profile.profiler.kineto_results else []:
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            highest = max(highest, held)
-    return float(traced + highest) / 2**20
+def _two_steps(maker: Callable[[], Callable[[int], object]]) -> None:
+    """Make it and take two steps."""
+    step = maker()
+    for turn in range(2):
+        step(turn)
 
 
 def _compute() -> tuple[Any, list[dict[str, Any]]]:
