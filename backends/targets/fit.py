@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW under a one-cycle schedule, every second batch shifted by at most ``shift`` pixels, or mirrored."""
+    """AdamW under a one-cycle schedule, images shifted by at most ``shift`` pixels, new pixels black, or mirrored."""
 
     steps: int = 600
     batch: int = 128
@@ -39,6 +39,10 @@ class Recipe:
     weight_decay: float = 1e-2
     shift: int = 1
     mirror: bool = False
+    each: bool = False
+    """every image moved on its own; otherwise every second batch as a whole"""
+    bfloat16: bool = False
+    """multiply in bfloat16 with channels last: two to three times as fast where the processor knows it"""
     seed: int = 0
     threads: int = 1
     """part of the recipe, since sums round differently with another number and the target would be another one"""
@@ -46,7 +50,7 @@ class Recipe:
 
 RECIPE = Recipe()
 """For small images."""
-LARGE_RECIPE = Recipe(steps=4000, shift=4, mirror=True)
+LARGE_RECIPE = Recipe(steps=10_000, weight_decay=5e-2, shift=4, mirror=True, each=True, bfloat16=True)
 """For images of 32x32 and more."""
 
 
@@ -79,13 +83,19 @@ def fit(network: nn.Module, data: Dataset, recipe: Recipe = RECIPE) -> nn.Module
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.reset_parameters()
         network.train()
+        if recipe.bfloat16:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps)
         for step in range(recipe.steps):
             batch = data.train[torch.randint(len(data.train), (recipe.batch,))]
-            images = _moved(batch.images, recipe) if step % 2 else batch.images
+            images = _moved(batch.images, recipe) if step % 2 or recipe.each else batch.images
+            if recipe.bfloat16:
+                images = images.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad()
-            F.cross_entropy(network(images), batch.labels).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+                loss = F.cross_entropy(network(images), batch.labels)
+            loss.backward()
             optimizer.step()
             schedule.step()
             if step % 200 == 199:
@@ -104,11 +114,15 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _moved(images: Tensor, recipe: Recipe) -> Tensor:
-    """``images`` shifted, the new pixels black, and mirrored left to right in half of the cases, all of them alike."""
-    height, width = images.shape[2:]
-    down, right = torch.randint(0, 2 * recipe.shift + 1, (2,)).tolist()
-    padded = F.pad(images, (recipe.shift,) * 4, value=-1.0)[:, :, down : down + height, right : right + width]
-    return padded.flip(3) if recipe.mirror and torch.rand(()) < 0.5 else padded
+    """``images`` (n, channels, height, width) moved by one draw for all of them, or by one for each."""
+    draws, (height, width) = len(images) if recipe.each else 1, images.shape[2:]
+    down, right = torch.randint(0, 2 * recipe.shift + 1, (2, draws))
+    rows = (down[:, None] + torch.arange(height))[:, None, :, None]
+    columns = right[:, None] + torch.arange(width)
+    if recipe.mirror:
+        columns = torch.where(torch.rand(draws, 1) < 0.5, columns.flip(1), columns)
+    image, channel = torch.arange(len(images))[:, None, None, None], torch.arange(images.shape[1])[:, None, None]
+    return F.pad(images, (recipe.shift,) * 4, value=-1.0)[image, channel, rows, columns[:, None, None]]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
