@@ -10,6 +10,7 @@ Several terms of the objective, and for the population all chips that come by, s
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,26 +26,26 @@ _LARGEST_BYTES = 2 << 30
 
 
 class JacobianMemory:
-    """``owned * classes * pixels`` float32 numbers."""
+    """``owned * classes * dimensions`` float32 numbers, ``dimensions`` of the basis in which inputs are probed."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, dimensions: int) -> None:
         """All Jacobians start at zero.
 
         Raises:
             InputError: they would take more than 2 GiB.
         """
-        shape = (problem.owned, problem.classes, problem.pixels)
-        size = 4 * problem.owned * problem.classes * problem.pixels
+        shape = (problem.owned, problem.classes, dimensions)
+        size = 4 * math.prod(shape)
         if size > _LARGEST_BYTES:
             raise InputError(
                 f"one Jacobian for each of {problem.owned} images takes {size / 2**30:.1f} GiB, more than 2: "
-                "choose --rge.no-broyden or fewer --images"
+                "choose --rge.basis coarse, fewer --images, or --rge.no-broyden"
             )
         self._own = torch.zeros(shape)
         self._shared = torch.zeros(shape[1:])
 
     def correct(self, index: Tensor, moved: Tensor, change: Tensor) -> None:
-        """Images ``index`` (n,), moved by ``moved`` (n, pixels), changed their logits by ``change`` (t, n, classes)."""
+        """Images ``index`` (n,), moved by ``moved`` (n, dimensions), changed their logits by ``change`` (t, n, classes)."""
         error = change.mean(0) - torch.einsum("nkd,nd->nk", self._jacobians(index), moved)
         direction = moved / moved.square().sum(1, keepdim=True).clamp_min(1e-12)
         update = torch.einsum("nk,nd->nkd", error, direction)
@@ -53,7 +54,7 @@ class JacobianMemory:
         self._own[index] += update - shared
 
     def pull_back(self, index: Tensor, sensitivity: Tensor) -> Tensor:
-        """``J_i^T sum over terms of s_i`` (n, pixels) for ``sensitivity`` (t, n, classes)."""
+        """``J_i^T sum over terms of s_i`` (n, dimensions) for ``sensitivity`` (t, n, classes)."""
         return torch.einsum("nk,nkd->nd", sensitivity.sum(0), self._jacobians(index))
 
     def _jacobians(self, index: Tensor) -> Tensor:

@@ -51,15 +51,27 @@ class Directions:
             flat = torch.zeros(count, math.prod(self._shape))
             chosen = torch.randint(0, flat.shape[1], (count, 1), generator=rng)
             return flat.scatter_(1, chosen, fair_signs((count, 1), rng)).view(count, *self._shape)
+        signs = fair_signs((count, self.dimensions), rng)
+        return self.synthesise(signs) * math.sqrt(math.prod(self._shape) / self.dimensions)
+
+    def analyse(self, images: Tensor) -> Tensor:
+        """Coordinates (n, dimensions) of the part of ``images`` (n, channels, height, width) that lies in the span."""
         if self._kind == "coarse":
-            sides = (channels, height // self._block, width // self._block)
-            return fair_signs((count, *sides), rng).repeat_interleave(self._block, 2).repeat_interleave(self._block, 3)
+            return torch.nn.functional.avg_pool2d(images, self._block).mul(self._block).flatten(1)
         if self._kind == "dct":
-            down, across = self._waves
-            signs = fair_signs((count, channels, len(down), len(across)), rng)
-            waves: Tensor = torch.einsum("ncij,ih,jw->nchw", signs, down, across)
-            return waves * math.sqrt(height * width / (len(down) * len(across)))
-        return fair_signs((count, *self._shape), rng)
+            return torch.einsum("nchw,ih,jw->ncij", images, *self._waves).flatten(1)
+        return images.flatten(1)
+
+    def synthesise(self, coordinates: Tensor) -> Tensor:
+        """The images (n, channels, height, width) that have these ``coordinates`` (n, dimensions): the basis is orthonormal."""
+        channels, height, width = self._shape
+        if self._kind == "coarse":
+            blocks = coordinates.view(-1, channels, height // self._block, width // self._block) / self._block
+            return blocks.repeat_interleave(self._block, 2).repeat_interleave(self._block, 3)
+        if self._kind == "dct":
+            sides = [len(waves) for waves in self._waves]
+            return torch.einsum("ncij,ih,jw->nchw", coordinates.view(-1, channels, *sides), *self._waves)
+        return coordinates.view(-1, *self._shape)
 
 
 def _cosines(side: int, count: int) -> Tensor:

@@ -58,7 +58,7 @@ class InputRge(Descent):
         self._size = config.smoothing or 0.15
         self._plain = config.basis == "pixels"
         self._directions = Directions(config.basis, fuse.image_shape)
-        self._memory = JacobianMemory(problem) if config.broyden else None
+        self._memory = JacobianMemory(problem, self._directions.dimensions) if config.broyden else None
         self.answers_per_image = 2 * config.directions
 
     def estimate(self, step: Step) -> None:
@@ -85,9 +85,9 @@ class InputRge(Descent):
                     length = d.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
                     found.append(self._directions.dimensions * change * d / length)
             else:
-                self._memory.correct(step.index, d.flatten(1), plus.answers - minus.answers)
+                self._memory.correct(step.index, self._directions.analyse(d), plus.answers - minus.answers)
                 sensitivity = (plus.sensitivity + minus.sensitivity) / 2.0
-                found.append(self._memory.pull_back(step.index, sensitivity).view_as(z))
+                found.append(self._directions.synthesise(self._memory.pull_back(step.index, sensitivity)))
         if found:
             fused.backward(torch.stack(found).mean(0))
 
