@@ -14,13 +14,17 @@ from bbfuse.methods import (
     METHODS,
     BackpropConfig,
     CmaConfig,
+    FollowConfig,
     FzooConfig,
+    GuidedConfig,
     NesConfig,
     NevergradConfig,
     PgpeConfig,
     RgeConfig,
     SpsaConfig,
     SpsaGcConfig,
+    SurrogateConfig,
+    TransferConfig,
 )  # fmt: skip
 
 __all__ = ["GRANTS", "AffineConfig", "EopmConfig", "RemoteConfig", "ReportConfig", "RunConfig", "StandardizeConfig",
@@ -33,6 +37,7 @@ else:
     OptimizerName = Literal[tuple(METHODS)]
 HeadName = Literal["none", "standardize", "affine", "net"]
 LEARNT_HEADS = ("affine", "net")
+WITH_SURROGATE = ("transfer", "follow", "guided")
 
 GRANTS: dict[str, Access] = {"local": Access.LOGITS, "remote": Access.LOGITS, "whitebox": Access.GRADIENTS}
 """What each backend grants."""
@@ -81,6 +86,8 @@ class StandardizeConfig:
 class AffineConfig:
     """The heads that are learnt, affine and net."""
 
+    images: int = 2000
+    """raw answers that it is fitted to at most, before the fuse is trained"""
     lr: float = 6e-3
     """learning rate of its steps beside the fuse's"""
     decay: float = 1e-3
@@ -135,7 +142,7 @@ class RunConfig:
     budget: int = 20_000
     """images sent at most: training, validation, closing report and retries together"""
     batch: int | None = None
-    """images a step; if not given 16 for one chip, 64 for the population"""
+    """images a step; if not given 16 for one chip, 64 for the population, for transfer and for follow"""
     sampling: Literal["hard", "uniform"] = "hard"
     """how a batch is drawn: wrong and unsure images more often (reweighted, so that the mean stays the same), or all alike"""
     seed: int = 0
@@ -162,6 +169,10 @@ class RunConfig:
     pgpe: PgpeConfig = field(default_factory=PgpeConfig)
     cma: CmaConfig = field(default_factory=CmaConfig)
     nevergrad: NevergradConfig = field(default_factory=NevergradConfig)
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+    follow: FollowConfig = field(default_factory=FollowConfig)
+    guided: GuidedConfig = field(default_factory=GuidedConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
@@ -178,7 +189,8 @@ class RunConfig:
     @property
     def batch_size(self) -> int:
         """Images a step."""
-        return self.batch or (64 if self.chip_seed is None else 16)
+        wide = self.chip_seed is None or self.optimizer in ("transfer", "follow")
+        return self.batch or (64 if wide else 16)
 
     @property
     def terms(self) -> int:
@@ -203,7 +215,9 @@ _BELONGS_TO = {
 }  # fmt: skip
 _POSITIVE = (
     "budget", "batch", "threads", "remote.timeout", "remote.attempts", "eopm.perturbed_weight", "eopm.chips",
-    "standardize.images", "affine.lr", "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",
+    "standardize.images", "affine.images", "affine.lr", "surrogate.lr", "surrogate.memory", "transfer.lr", "transfer.steps",
+    "follow.lr", "follow.every", "guided.lr", "guided.smoothing", "guided.directions",
+    "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",
     "rge.lr", "rge.smoothing", "rge.directions", "spsa_gc.a", "spsa_gc.c", "spsa_gc.pairs", "fzoo.lr", "fzoo.smoothing",
     "fzoo.directions", "nes.lr", "nes.sigma", "nes.pairs", "pgpe.lr", "pgpe.sigma", "pgpe.sigma_lr", "pgpe.pairs",
     "pgpe.largest_change", "cma.subspace", "cma.sigma", "cma.population", "nevergrad.sigma", "nevergrad.workers",
@@ -214,6 +228,12 @@ _NOT_NEGATIVE = (
     "chip_seed",
     "eopm.clean_weight",
     "affine.decay",
+    "surrogate.steps",
+    "surrogate.rounds",
+    "surrogate.updates",
+    "transfer.images",
+    "follow.raw",
+    "follow.jitter",
     "spsa.alpha",
     "spsa.gamma",
     "spsa_gc.offset",
@@ -252,6 +272,13 @@ def validate(config: RunConfig) -> None:
         raise InputError("--remote.pixels has no effect with --remote.url, whose server says what it takes: drop it")
     if config.remote.url is not None and (changed := _changed(config.memory)):
         raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
+    if config.optimizer not in WITH_SURROGATE and (changed := _changed(config.surrogate)):
+        raise InputError(
+            f"{_flag('surrogate.' + changed[0])} has no effect without --optimizer {', '.join(WITH_SURROGATE[:-1])} or "
+            f"{WITH_SURROGATE[-1]}: drop it or choose one"
+        )
+    if config.follow.raw > 1:
+        raise InputError(f"--follow.raw must lie in [0, 1], got {config.follow.raw}")
     if config.optimizer == "rge" and config.rge.space == "parameters" and not config.rge.broyden:
         raise InputError("--rge.no-broyden has no effect with --rge.space parameters: drop it")
     if config.head_name not in LEARNT_HEADS and (changed := _changed(config.affine)):

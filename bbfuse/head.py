@@ -135,7 +135,7 @@ class Heads:
         return {"none": 0, "standardize": 1 + (self._chip is not None)}.get(self._name, 1) * len(self._raw)
 
     def warm_up(self, labels: Tensor) -> Tensor | None:
-        """Fit what can be fitted before the fuse is trained; raw answers (n, classes) where there are any for ``labels``."""
+        """Fit what can be fitted before the fuse is trained; raw answers (n, classes) to the first owned images if it asked."""
         if self._name == "standardize":
             self._reference = self._ask(self._raw, NOMINAL)
             if self._chip is not None:
@@ -144,14 +144,22 @@ class Heads:
             return None
         assert self._chip is not None
         answers = self._ask(self._raw, self._chip)
-        self.trained.fit(answers, labels)
+        self.trained.fit(answers, labels[: len(answers)])
         self._first = copy.deepcopy(self.trained)
         return answers
 
-    def meet(self, chip: Chip) -> Head:
-        """The head for ``chip``; asks the chip for its calibration answers where it has none."""
+    def meet(self, chip: Chip, model: Ask | None = None) -> Head:
+        """The head for ``chip``; asks the chip for its calibration answers where it has none.
+
+        With a ``model`` of the target in its place the head is calibrated on that, or none if it is learnt from real answers.
+        """
         if self._name == "standardize" and chip == NOMINAL:
             return Head()
+        if model is not None:
+            if self._name != "standardize":
+                return Head()
+            with torch.no_grad():
+                return Standardize(model(self._raw, chip), model(self._raw, NOMINAL))
         return self._kept or Standardize(self._ask(self._raw, chip), self._reference)
 
     def alone(self, head: Head) -> Head:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from backends.interface import Access, Backend, BackendInfo, Chip, TargetError
 
-__all__ = ["IMAGES_PER_REQUEST", "Ask", "BudgetSpentError", "Journal", "Ledger"]
+__all__ = ["IMAGES_PER_REQUEST", "Answered", "Ask", "BudgetSpentError", "Journal", "Ledger"]
 
 IMAGES_PER_REQUEST = 128
 """Larger queries are cut; the cut does not depend on who answers, so that counts and numbers are the same everywhere."""
@@ -32,6 +32,15 @@ _SMALLEST_PROBABILITY = 1e-8
 
 Ask = Callable[[Tensor, Chip], Tensor]
 """Images (n, channels, height, width) and a chip in, logits (n, classes) out."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Logits (n, classes) of ``chip`` to ``images`` (n, channels, height, width): bought once, used as often as wanted."""
+
+    images: Tensor
+    chip: Chip
+    answers: Tensor
 
 
 class BudgetSpentError(RuntimeError):

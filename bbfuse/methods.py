@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from backends.interface import Access
 
-__all__ = ["METHODS", "BackpropConfig", "CmaConfig", "FzooConfig", "Method", "NesConfig", "NevergradConfig", "PgpeConfig",
-           "RgeConfig", "SpsaConfig", "SpsaGcConfig"]  # fmt: skip
+__all__ = ["METHODS", "BackpropConfig", "CmaConfig", "FollowConfig", "FzooConfig", "GuidedConfig", "Method", "NesConfig",
+           "NevergradConfig", "PgpeConfig", "RgeConfig", "SpsaConfig", "SpsaGcConfig", "SurrogateConfig",
+           "TransferConfig"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,64 @@ class NevergradConfig:
 
 
 @dataclass(frozen=True)
+class SurrogateConfig:
+    """The network of ours that imitates the target, for transfer, follow and guided."""
+
+    arch: Literal["plain", "residual", "perceptron"] = "plain"
+    """convolutions and pools, residual blocks, or two hidden layers"""
+    steps: int = 600
+    """batches of 128 that it is fitted with to the labels beforehand; 0 for fresh weights"""
+    lr: float = 1e-3
+    """learning rate on the target's answers"""
+    rounds: int = 5
+    """passes over the answers that were there before the fuse is trained"""
+    updates: int = 4
+    """steps on answers for each batch of them that is bought: the new one, then remembered ones"""
+    memory: int = 200
+    """batches of answers that are remembered"""
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """Training through a surrogate on which chips are simulated (NeuralFuse's restricted access)."""
+
+    lr: float = 3e-3
+    """learning rate at the start, falling linearly to a twentieth"""
+    steps: int = 2000
+    """batches"""
+    images: int = 0
+    """answers at nominal voltage that the surrogate is fitted to beforehand; 0 for labels alone"""
+
+
+@dataclass(frozen=True)
+class FollowConfig:
+    """Training through a surrogate that goes on learning from the target's answers where the fuse now is."""
+
+    lr: float = 3e-3
+    """learning rate at the start, falling linearly to a twentieth, times the trust in the surrogate"""
+    every: int = 2
+    """steps of the fuse for each batch of answers"""
+    raw: float = 0.25
+    """share of the images sent as they are, the others through the fuse"""
+    jitter: float = 0.1
+    """sd of the noise on half of the images sent"""
+
+
+@dataclass(frozen=True)
+class GuidedConfig:
+    """rge with the surrogate's Jacobian, weighed by how well it foretells probes, before the memory's correction."""
+
+    lr: float | None = None
+    """learning rate as of rge"""
+    smoothing: float | None = None
+    """size of a probe per pixel, as of rge"""
+    directions: int = 1
+    """pairs of probes a step of each image"""
+    basis: Literal["pixels", "coarse", "dct", "coordinates"] = "pixels"
+    """as of rge"""
+
+
+@dataclass(frozen=True)
 class Method:
     """One way to train a fuse."""
 
@@ -179,6 +238,15 @@ METHODS: dict[str, Method] = {
         "bbfuse.searchers.cma:Cma"),
     "nevergrad": Method(
         "any optimizer of nevergrad, by `--nevergrad.name`", _STRICT, "bbfuse.searchers.nevergrad:Nevergrad"),
+    "transfer": Method(
+        "trains through a surrogate of ours with simulated chips, asks nothing or `--transfer.images` answers (NeuralFuse's "
+        "restricted access)", _STRICT, "bbfuse.estimators.transfer:Transfer"),
+    "follow": Method(
+        "trains through a surrogate that goes on learning from the target's answers to what the fuse makes", _STRICT,
+        "bbfuse.estimators.follow:Follow"),
+    "guided": Method(
+        "`rge` with the surrogate's gradient as a prior, as far as real probes bear it out", _STRICT,
+        "bbfuse.estimators.guided:Guided"),
     "backprop": Method("the white-box reference (`--backend whitebox`)", _RELAXED, "bbfuse.estimators.backprop:Backprop"),
 }  # fmt: skip
 """All methods by the name that ``--optimizer`` takes; the settings of ``spsa-gc`` are the section ``spsa_gc``, and so on."""

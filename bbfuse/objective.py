@@ -62,6 +62,7 @@ class Step:
     """Images as the target sees them: rounded where it takes 256 levels only."""
     _difficulty: list[Tensor] = field(default_factory=list)
     _loss: list[float] = field(default_factory=list)
+    _scores: int = 0
 
     def score(self, images: Tensor) -> Score | None:
         """Ask the target about ``images`` (n, channels, height, width) in place of the step's own; the heads learn from it.
@@ -71,6 +72,7 @@ class Step:
         answers = [self.ask(images, term.chip).requires_grad_() for term in self.terms]
         losses = self._losses(answers)
         losses.sum().backward()
+        self._scores += 1
         sensitivity = [a.grad for a in answers if a.grad is not None]
         return Score(losses.detach(), torch.stack(answers).detach(), torch.stack(sensitivity))
 
@@ -78,14 +80,28 @@ class Step:
         """The true gradient, to the fuse and the heads alike; needs a target that grants it."""
         fused = self.fuse(self.images)
         self._losses([self.ask_with_tape(fused, term.chip) for term in self.terms]).sum().backward()
+        self._scores += 1
 
-    def finish(self) -> tuple[float, Tensor]:
-        """Make the heads' gradients those of the mean over the scores; the step's loss and each image's difficulty (n,)."""
+    def backward_through(self, model: Ask) -> None:
+        """The gradient with ``model``'s answers, which are on the tape, in place of the target's; to the fuse alone."""
+        fused = self.fuse(self.images)
+        loss = self._losses([model(fused, term.chip) for term in self.terms]).sum()
+        parameters = list(self.fuse.parameters())
+        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            p.grad = gradient
+
+    def finish(self) -> tuple[float, Tensor] | None:
+        """Make the heads' gradients those of the mean over the scores; the step's loss and each image's difficulty (n,).
+
+        ``None`` if nothing was asked, neither the target nor a model of it.
+        """
+        if not self._loss:
+            return None
         for head in {id(term.head): term.head for term in self.terms}.values():
             for p in head.parameters():
                 if p.grad is not None:
-                    p.grad /= len(self._loss)
-            if any(True for _ in head.parameters()):
+                    p.grad /= self._scores
+            if self._scores and any(True for _ in head.parameters()):
                 head.penalty().backward()
         return sum(self._loss) / len(self._loss), torch.stack(self._difficulty).mean(0)
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.data import Dataset
+from backends.data import Dataset, Split
 from backends.interface import NOMINAL, BackendInfo, Chip, InputError
 from bbfuse import seeds
 from bbfuse.config import RunConfig, section_of
 from bbfuse.estimators.interface import Method, Problem, falling
 from bbfuse.fuse import Fuse
 from bbfuse.head import LEARNT, Heads
-from bbfuse.ledger import IMAGES_PER_REQUEST, BudgetSpentError, Ledger
+from bbfuse.ledger import IMAGES_PER_REQUEST, Answered, BudgetSpentError, Ledger
 from bbfuse.measure import accuracies, accuracy, report_images
 from bbfuse.methods import METHODS
 from bbfuse.objective import Step, Term
@@ -58,17 +58,18 @@ class Status:
     validation: float | None
 
 
-def plan(config: RunConfig, data: Dataset, heads: Heads, answers_per_image: int) -> Plan:
-    """How the budget is laid out for a method that sends each image of a batch ``answers_per_image`` times.
+def plan(config: RunConfig, data: Dataset, heads: Heads, method: Method) -> Plan:
+    """How the budget is laid out for ``method``.
 
     Raises:
         InputError: it does not allow a single step.
     """
     population = config.chip_seed is None
     checked = min(config.validation.images, len(data.validation))
-    warm_up = heads.images_first + (len(data.train) + checked if config.labels == "target" else 0)
-    step = min(config.batch_size, len(data.train)) * config.terms * answers_per_image
-    step += population * config.chips_per_step * heads.images_per_chip
+    warm_up = method.images_first + heads.images_first + (len(data.train) + checked if config.labels == "target" else 0)
+    step = min(config.batch_size, len(data.train)) * method.answers_per_image
+    if method.model is None:
+        step = step * config.terms + population * config.chips_per_step * heads.images_per_chip
     validation = checked + population * heads.images_per_chip
     report = report_images(data.test, config.report.chips if population else 1, heads)
     # one request is kept back for a run that is killed while its answer is under way
@@ -79,7 +80,7 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, answers_per_image: int)
             f"--budget {config.budget} does not allow one step: {taken} images go to warm-up, validation and the closing report, "
             f"{step} to a step; give at least {taken + step}"
         )
-    return Plan(free // step, config.validation.times, config.budget - report)
+    return Plan(free // step * method.every if step else method.steps, config.validation.times, config.budget - report)
 
 
 class Trainer:
@@ -101,14 +102,16 @@ class Trainer:
         self.folder = folder
         self.data = data
         self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
-        raw = data.train.images if config.head_name in LEARNT else data.train.images[: config.standardize.images]
+        raw = data.train.images[: config.affine.images if config.head_name in LEARNT else config.standardize.images]
         self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
         self.fuse = Fuse(config.generator, info.image_shape, seeds.stream(config.seed, "fuse"))
         self.fuse.calibrate(data.train.images)
-        problem = Problem(len(data.train), info.classes, data.train.images[0].numel(), self.chip is None, config.seed)
+        problem = Problem(
+            len(data.train), info.classes, self.chip is None, config.seed, config.memory, config.surrogate
+        )  # fmt: skip
         settings = getattr(config, section_of(config.optimizer))
         self.method: Method = METHODS[config.optimizer].load()(settings, problem, self.fuse)
-        self.plan = plan(config, data, self.heads, self.method.answers_per_image)
+        self.plan = plan(config, data, self.heads, self.method)
         self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
         self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
         self.labels = data.train.labels
@@ -142,7 +145,8 @@ class Trainer:
                     self._validate()
                 self.loss = self._train_step()
                 self.step += 1
-                self.folder.event({"step": self.step, "images": self.ledger.images, "loss": self.loss})
+                event = {"step": self.step, "images": self.ledger.images, "loss": self.loss}
+                self.folder.event(event if self.method.trust is None else {**event, "trust": self.method.trust})
                 watch(self.status())
                 if time.monotonic() - saved > checkpoint_seconds:
                     self.save()
@@ -194,17 +198,21 @@ class Trainer:
         self.ledger.load_state_dict(state["ledger"])
 
     def _warm_up(self) -> None:
+        owned, answered = self.data.train.images, []
         if self.config.labels == "target":
             checked = self.data.validation.images[: self.config.validation.images]
-            self.labels = self.ledger.ask(self.data.train.images, NOMINAL).argmax(1)
+            answered.append(Answered(owned, NOMINAL, self.ledger.ask(owned, NOMINAL)))
+            self.labels = answered[0].answers.argmax(1)
             self.validation_labels = self.ledger.ask(checked, NOMINAL).argmax(1)
         answers = self.heads.warm_up(self.labels)
         if answers is not None:
             assert self.chip is not None
-            sure = self.heads.meet(self.chip)(answers).detach().softmax(1).gather(1, self.labels[:, None])[:, 0]
+            answered.append(Answered(owned[: len(answers)], self.chip, answers))
+            sure = self.heads.meet(self.chip)(answers).detach().softmax(1).gather(1, self.labels[: len(answers), None])[:, 0]
             self.sampler.observe(torch.arange(len(sure)), 1.0 - sure)
+        self.method.prepare(Split(owned, self.labels), answered, self.ledger.ask)
 
-    def _train_step(self) -> float:
+    def _train_step(self) -> float | None:
         index, weights = self.sampler.draw(seeds.stream(self.config.seed, "batch", self.step))
         step = Step(
             self.step, self.config.seed, self.fuse, index, self.data.train.images[index], self.labels[index], weights,
@@ -213,7 +221,10 @@ class Trainer:
         if self.head_optimizer:
             self.head_optimizer.zero_grad()
         self.method.update(step, self.plan.steps)
-        loss, difficulty = step.finish()
+        finished = step.finish()
+        if finished is None:
+            return None
+        loss, difficulty = finished
         self.sampler.observe(index, difficulty)
         if self.head_optimizer:
             for group in self.head_optimizer.param_groups:
@@ -230,17 +241,18 @@ class Trainer:
         if clean > 0 and self.config.eopm.terms == "one":
             drawn = torch.rand((), generator=seeds.stream(self.config.seed, "term", self.step)).item()
             if drawn < clean / (clean + perturbed):
-                return [Term(NOMINAL, self.heads.meet(NOMINAL), clean)]
+                return [Term(NOMINAL, self.heads.meet(NOMINAL, self.method.model), clean)]
             clean = 0.0
-        if self.chip is not None:
+        model = self.method.model
+        if self.chip is not None and model is None:
             chips = [self.chip]
         else:
             numbers = seeds.training_chips(self.config.seed, self.step, self.config.eopm.chips)
             chips = [Chip(self.config.bit_error_rate, number) for number in numbers]
         weight = perturbed / len(chips)
-        terms = [Term(chip, self.heads.meet(chip), weight) for chip in chips]
+        terms = [Term(chip, self.heads.meet(chip, model), weight) for chip in chips]
         if clean > 0:
-            terms.insert(0, Term(NOMINAL, self.heads.meet(NOMINAL), clean))
+            terms.insert(0, Term(NOMINAL, self.heads.meet(NOMINAL, model), clean))
         return terms
 
     def _validate(self) -> None:

@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import nn
 
 from backends.data import load
-from backends.targets.fit import Recipe, fit
+from backends.fitting import Recipe, fit
 from bbfuse.config import ReportConfig, ValidationConfig
 from bbfuse.figures import legend_beside, svg, without_frame
 from bbfuse.measure import accuracy
@@ -138,7 +138,7 @@ def _control(owned: int, seed: int) -> float:
     torch.set_num_threads(1)
     data = load("digits").owned(None if owned > OWNED else owned)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 112), nn.ReLU(), nn.Linear(112, 10))
-    fit(network, data, Recipe(steps=3000, seed=seed))
+    fit(network, data.train, Recipe(steps=3000, seed=seed))
     with torch.no_grad():
         return accuracy(network(data.test.images), data.test.labels)
 

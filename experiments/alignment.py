@@ -65,7 +65,7 @@ def _compute() -> tuple[Any, list[dict[str, Any]]]:
     ledger = Ledger(WhiteboxBackend("digits", fitted("digits", data), data.image_shape, data.classes), 10**9)
     rows = []
     for name, (method, settings) in CASES.items():
-        problem = Problem(len(data.train), data.classes, data.train.images[0].numel(), population=False, seed=0)
+        problem = Problem(len(data.train), data.classes, population=False, seed=0)
         fuse = Fuse("MLP", data.image_shape, stream(0, "fuse"))
         estimator = METHODS[method].load()(settings, problem, fuse)
         guide, sampler = Backprop(BackpropConfig(), problem, fuse), Sampler(len(data.train), BATCH, hard=True)
@@ -82,7 +82,9 @@ def _compute() -> tuple[Any, list[dict[str, Any]]]:
                     cosine = F.cosine_similarity(estimate, truth, dim=0).item()
                     found[first].append((cosine, (estimate @ truth / truth.square().sum()).item()))
             guide.update(step, WINDOWS[-1][1])
-            sampler.observe(index, step.finish()[1])
+            finished = step.finish()
+            assert finished is not None
+            sampler.observe(index, finished[1])
         for first, pairs in found.items():
             cosines, scales = zip(*pairs, strict=True)
             rows.append({

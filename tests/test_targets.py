@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from backends.data import Dataset, load
+from backends.fitting import Recipe, fit
 from backends.interface import NOMINAL, Chip, InputError
 from backends.simulator import Simulator
 from backends.targets import networks
-from backends.targets.fit import Recipe, fit, fitted
+from backends.targets.fit import fitted
 from bbfuse.measure import accuracy
 
 
@@ -28,10 +29,10 @@ def test_the_digits_target_is_good_and_low_voltage_hurts(network: nn.Module, dig
 def test_fitting_depends_on_nothing_but_the_recipe(digits: Dataset) -> None:
     short = Recipe(steps=3)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    first = fit(networks.build("digits", (1, 8, 8)), digits, short).state_dict()
+    first = fit(networks.build("digits", (1, 8, 8)), digits.train, short).state_dict()
     torch.rand(17)
     torch.set_num_threads(2)
-    second = fit(networks.build("digits", (1, 8, 8)), digits, short).state_dict()
+    second = fit(networks.build("digits", (1, 8, 8)), digits.train, short).state_dict()
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
     torch.set_rng_state(state)

@@ -46,7 +46,6 @@ class Directions:
 
     def draw(self, count: int, rng: torch.Generator) -> Tensor:
         """(count, channels, height, width), all of the same length: 1 a pixel in root mean square, coordinates 1 in one pixel."""
-        channels, height, width = self._shape
         if self._kind == "coordinates":
             flat = torch.zeros(count, math.prod(self._shape))
             chosen = torch.randint(0, flat.shape[1], (count, 1), generator=rng)

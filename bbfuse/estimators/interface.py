@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from backends.data import Split
+from backends.memory.scheme import Memory
 from bbfuse.fuse import Fuse
+from bbfuse.ledger import Answered, Ask
+from bbfuse.methods import SurrogateConfig
 from bbfuse.objective import Step
 
 __all__ = ["Descent", "Method", "Problem", "adam", "falling"]
@@ -19,37 +24,50 @@ class Problem:
 
     owned: int
     classes: int
-    pixels: int
     population: bool
     seed: int
+    memory: Memory = field(default_factory=Memory)
+    """What a surrogate is stored in where chips are simulated on it."""
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
 
 
-class Method(Protocol):
+class Method:
     """One way to train. Its state may depend on the steps it saw and on nothing else, so that a resumed run is the same run."""
 
     answers_per_image: int
-    """How often each image of a batch is sent in one step, for each term of the objective."""
+    """How often each image of a batch is sent in one step, for each term of the objective; 0 if it asks nothing."""
+    every: int = 1
+    """It asks in every so many steps only, the first one among them."""
+    steps: int = 0
+    """Steps that it takes where it asks nothing."""
+    images_first: int = 0
+    """Images that `prepare` sends."""
+    model: Ask | None = None
+    """Answers with tape that stand in for the target's in the objective; what it asks is then asked at nominal voltage."""
+    trust: float | None = None
+    """How far its surrogate bears being believed, in [0, 1]; ``None`` if it has none."""
+
+    def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
+        """Called once before the first step, with the owned images, the labels in force, and all answers bought so far."""
 
     def update(self, step: Step, steps: int) -> None:
         """Ask about the step's images and move the fuse, in step ``step.number`` of ``steps``; scores fill the heads' gradients.
 
         A score that failed is ``None``: what can be learned from the others is, and where nothing can, the fuse stays.
         """
-        ...
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on identically, as plain values and tensors."""
-        ...
+        raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to where `state_dict` was taken; the fuse is restored beforehand."""
-        ...
+        raise NotImplementedError
 
 
-class Descent:
+class Descent(Method):
     """A method that estimates the gradient of a step's loss and lets an optimizer take the step."""
-
-    answers_per_image: int
 
     def __init__(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
         self.optimizer = optimizer

@@ -15,13 +15,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bbfuse.estimators.broyden import JacobianMemory
 from bbfuse.estimators.directions import Directions
 from bbfuse.estimators.interface import Descent, Problem, adam
 from bbfuse.estimators.probes import signs, simultaneous_perturbation
 from bbfuse.fuse import Fuse
-from bbfuse.methods import RgeConfig
+from bbfuse.methods import GuidedConfig, RgeConfig
 from bbfuse.objective import Step
 from bbfuse.seeds import stream
 
@@ -52,13 +53,15 @@ class ParameterRge(Descent):
 class InputRge(Descent):
     """``directions`` pairs of probes an image and step; with ``broyden`` the Jacobians found so far are kept and corrected."""
 
-    def __init__(self, config: RgeConfig, problem: Problem, fuse: Fuse) -> None:
+    def __init__(self, config: RgeConfig | GuidedConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr or (3e-3 if problem.population else 5e-3))
         self._pairs = config.directions
         self._size = config.smoothing or 0.15
         self._plain = config.basis == "pixels"
         self._directions = Directions(config.basis, fuse.image_shape)
-        self._memory = JacobianMemory(problem, self._directions.dimensions) if config.broyden else None
+        self._memory: JacobianMemory | None = None
+        if isinstance(config, GuidedConfig) or config.broyden:
+            self._memory = JacobianMemory(problem, self._directions.dimensions)
         self.answers_per_image = 2 * config.directions
 
     def estimate(self, step: Step) -> None:
@@ -85,11 +88,22 @@ class InputRge(Descent):
                     length = d.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
                     found.append(self._directions.dimensions * change * d / length)
             else:
-                self._memory.correct(step.index, self._directions.analyse(d), plus.answers - minus.answers)
+                change = plus.answers - minus.answers
+                unexplained = change - self._explained(above, below, plus.answers, minus.answers)
+                self._memory.correct(step.index, self._directions.analyse(d), unexplained)
                 sensitivity = (plus.sensitivity + minus.sensitivity) / 2.0
-                found.append(self._directions.synthesise(self._memory.pull_back(step.index, sensitivity)))
+                remembered = self._directions.synthesise(self._memory.pull_back(step.index, sensitivity))
+                found.append(remembered + self._carried(z, sensitivity))
         if found:
             fused.backward(torch.stack(found).mean(0))
+
+    def _explained(self, above: Tensor, below: Tensor, plus: Tensor, minus: Tensor) -> Tensor | float:
+        """How much of the change from ``minus`` to ``plus`` (t, n, classes) needs no memory: a prior's forecast (n, classes)."""
+        return 0.0
+
+    def _carried(self, z: Tensor, sensitivity: Tensor) -> Tensor | float:
+        """That prior's own share of the gradient at ``z``, for ``sensitivity`` (t, n, classes)."""
+        return 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer and the Jacobians."""

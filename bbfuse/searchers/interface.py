@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bbfuse.estimators.interface import Method
 from bbfuse.estimators.probes import loss_at
 from bbfuse.fuse import Fuse
 from bbfuse.objective import Step
@@ -21,7 +22,7 @@ __all__ = ["Searcher"]
 Point = NDArray[np.float64]
 
 
-class Searcher:
+class Searcher(Method):
     """Every step asks for a fixed number of points, scores them on the same images, tells the losses, and moves the fuse.
 
     The fuse becomes the library's own estimate of the best point, not the luckiest one asked for. What the library holds is not

@@ -70,7 +70,7 @@ class _Free(Step):
 def _ours(name: str, settings: dict[str, Any], parameters: int) -> Callable[[int], object]:
     fuse = _Bare(parameters)
     section = type(getattr(RunConfig(), section_of(name)))(**settings)
-    method = METHODS[name].load()(section, Problem(1, 1, 1, False, 0), fuse)
+    method = METHODS[name].load()(section, Problem(1, 1, False, 0), fuse)
     numbers, losses = itertools.count(), _different_numbers()
     one = torch.zeros(1, 1, 1, 1)
 

@@ -24,7 +24,7 @@ from bbfuse.methods import METHODS, BackpropConfig, RgeConfig, SpsaConfig
 from bbfuse.objective import Score, Step, Term
 from tests.conftest import CHIP, SMALL, StepMaker
 
-PROBLEM = Problem(owned=8, classes=3, pixels=16, population=False, seed=0)
+PROBLEM = Problem(owned=8, classes=3, population=False, seed=0)
 VARIANTS: dict[str, dict[str, Any]] = {
     "spsa": {"c": 1e-2, "gamma": 0.0},
     "spsa, 3 pairs": {"c": 1e-2, "gamma": 0.0, "pairs": 3},
@@ -322,7 +322,7 @@ def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, 
     start, least = loss(fuse), loss(best)
     assert least < 0.7 * start
 
-    method = make(name, fuse, Problem(64, 3, 16, False, 0), **TUNED.get(name, {}))
+    method = make(name, fuse, Problem(64, 3, False, 0), **TUNED.get(name, {}))
     steps = 1500 // max(method.answers_per_image, 3)
     for number in range(steps):
         stream = torch.Generator().manual_seed(number)

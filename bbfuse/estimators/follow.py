@@ -1,0 +1,94 @@
+"""Training through a surrogate that follows the fuse: it goes on learning from the target's answers to what the fuse makes now.
+
+A fuse soon leaves the images that a surrogate once knew, and its gradient misleads there. So every ``every`` steps one batch of
+answers is bought, a share of it to raw images, the rest to fused ones, half of all with Gaussian noise so that slopes are seen as
+well as values; the surrogate takes some least-squares steps on it and on what it remembers; and the fuse is stepped through it,
+at a rate that falls with the share of the new answers' variance that it had not foretold.
+
+For one chip it follows that chip. For the population it follows the target at nominal voltage, and chips are simulated on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.data import Split
+from backends.interface import NOMINAL, Chip
+from bbfuse.estimators.interface import Descent, Problem, adam
+from bbfuse.fuse import Fuse
+from bbfuse.ledger import Answered, Ask
+from bbfuse.methods import FollowConfig
+from bbfuse.objective import Step
+from bbfuse.seeds import stream
+from bbfuse.surrogate import Surrogate
+
+__all__ = ["Follow"]
+
+
+class Follow(Descent):
+    """Asks each image of a batch once, in every ``every``-th step."""
+
+    answers_per_image = 1
+
+    def __init__(self, config: FollowConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(adam(fuse), config.lr)
+        self.every = config.every
+        self._config = config
+        self._memory = problem.memory
+        self._surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed)
+        self._simulator = self._surrogate.simulator(self._memory)
+        self._simulates = problem.population
+        if self._simulates:
+            self.model = self._answers
+
+    @property
+    def trust(self) -> float:  # type: ignore[override]
+        """That in the surrogate."""
+        return self._surrogate.trust
+
+    def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
+        """See `Method`."""
+        self._surrogate.prepare(owned, [a for a in answered if (a.chip == NOMINAL) == self._simulates])
+
+    def estimate(self, step: Step) -> None:
+        """See `Descent`: the surrogate's gradient."""
+        if step.number % self.every == 0:
+            images = self._chosen(step)
+            if self._simulates:
+                self._surrogate.learn(step.seen(images), step.ask(images, NOMINAL))
+                self._simulator = self._surrogate.simulator(self._memory)
+            elif (score := step.score(images)) is not None:
+                self._surrogate.learn(step.seen(images), score.answers.mean(0))
+        if self.trust > 0.0:
+            step.backward_through(self._answers)
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """See `Descent`; times the trust in the surrogate."""
+        return self.trust * super().learning_rate(step, steps)
+
+    def _chosen(self, step: Step) -> Tensor:
+        """The step's images (n, channels, height, width) as they are sent: the first ones raw, every second one with noise."""
+        with torch.no_grad():
+            images: Tensor = step.fuse(step.images)
+        raw = round(self._config.raw * len(images))
+        images = torch.cat([step.images[:raw], images[raw:]])
+        noise = self._config.jitter * torch.randn(images.shape, generator=stream(step.seed, "jitter", step.number))
+        noise[::2] = 0.0
+        return (images + noise).clamp(-1.0, 1.0)
+
+    def _answers(self, images: Tensor, chip: Chip) -> Tensor:
+        return self._simulator.logits(images, chip) if self._simulates else self._surrogate.logits(images)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer and the surrogate."""
+        return {**super().state_dict(), "surrogate": self._surrogate.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method`."""
+        super().load_state_dict(state)
+        self._surrogate.load_state_dict(state["surrogate"])
+        self._simulator = self._surrogate.simulator(self._memory)
