@@ -51,17 +51,22 @@ def _stages(shape: Sequence[int]) -> int:
     return max(1, int(math.log2(min(shape[1:]) / 4)))
 
 
-def _block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+def _block(inputs: int, outputs: int, stride: int = 1, normalised: bool = True) -> list[nn.Module]:
+    norm = [nn.BatchNorm2d(outputs)] if normalised else []
+    return [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=not normalised), *norm, nn.ReLU()]
 
 
 def _plain(shape: Sequence[int], classes: int) -> _Network:
-    """Two convolutions and a pool for each halving of the sides, 32, 64, ... channels, and a hidden layer: as VGG has it."""
+    """Two convolutions and a pool for each halving of the sides, 32, 64, ... channels, and a hidden layer: as VGG has it.
+
+    Batch normalisation from two pools on; a shallower one fits without.
+    """
     layers: list[nn.Module] = []
     inputs = shape[0]
     for stage in range(_stages(shape)):
         width = 32 * 2**stage
-        layers += [*_block(inputs, width), *_block(width, width), nn.MaxPool2d(2)]
+        deep = _stages(shape) > 1
+        layers += [*_block(inputs, width, normalised=deep), *_block(width, width, normalised=deep), nn.MaxPool2d(2)]
         inputs = width
     left = math.prod(side // 2 ** _stages(shape) for side in shape[1:])
     return _Network(nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * left, 128), nn.ReLU()), 128, classes)
