@@ -153,8 +153,9 @@ class SurrogateConfig:
 
     arch: Literal["plain", "residual", "perceptron"] = "plain"
     """convolutions and pools, residual blocks, or two hidden layers"""
-    steps: int = 600
-    """batches of 128 that it is fitted with to the labels beforehand; 0 for fresh weights"""
+    steps: int | None = None
+    """batches of 128 that it is fitted with to the labels beforehand, 0 for fresh weights; if not given 600, or 3000 for
+    images of 32x32 and more"""
     lr: float = 1e-3
     """learning rate on the target's answers"""
     rounds: int = 5

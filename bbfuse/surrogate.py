@@ -114,6 +114,10 @@ class Surrogate:
             self._network = ARCHITECTURES[settings.arch](shape, classes)
         self._settings = settings
         self._seed = seed
+        self._large = min(shape[1:]) >= 32
+        """Worth bfloat16 and channels last, which are two times as fast there."""
+        if self._large:
+            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._bought: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.memory)
         self._seen = 0
         self.trust = 0.0
@@ -123,11 +127,10 @@ class Surrogate:
 
     def prepare(self, owned: Split, answered: Sequence[Answered]) -> None:
         """Fit it to the labels, then to what was ``answered`` already."""
-        steps = self._settings.steps
+        steps = self._settings.steps if self._settings.steps is not None else 3000 if self._large else 600
         if steps:
             # batch normalisation keeps the statistics of this fit: answers then depend on one image alone
-            recipe = LARGE_RECIPE if min(owned.images.shape[2:]) >= 32 else RECIPE
-            recipe = replace(recipe, steps=steps, seed=self._seed)
+            recipe = replace(LARGE_RECIPE if self._large else RECIPE, steps=steps, seed=self._seed)
             kept(self._network, owned, recipe, f"surrogate-{self._settings.arch}")
         self._network.eval()
         if answered:
@@ -142,7 +145,7 @@ class Surrogate:
     def learn(self, images: Tensor, answers: Tensor) -> None:
         """From bought ``answers`` (n, classes) to ``images``; `trust` is measured before."""
         with torch.no_grad():
-            error = (self._network(images) - answers).square().sum()
+            error = (self.logits(images) - answers).square().sum()
         foretold = 1.0 - (error / (answers - answers.mean(0)).square().sum().clamp_min(1e-12)).item()
         weight = 1.0 - _MEMORY_OF_TRUST if self._seen else 1.0
         self.trust += weight * (min(max(foretold, 0.0), 1.0) - self.trust)
@@ -156,8 +159,11 @@ class Surrogate:
 
     def logits(self, images: Tensor) -> Tensor:
         """Its answers (n, classes), on the tape wherever ``images`` are."""
-        output: Tensor = self._network(images)
-        return output
+        if self._large:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._large):
+            output: Tensor = self._network(images)
+        return output.float()
 
     def simulator(self, memory: Memory) -> Simulator:
         """The surrogate as it is now, stored in ``memory``: it answers for chips that nobody has seen."""
@@ -174,7 +180,7 @@ class Surrogate:
         """One step of Adam on the squared error in units of the answers' variance."""
         self._optimizer.zero_grad()
         spread = answers.var(0, correction=0).mean().clamp_min(1e-6)
-        (F.mse_loss(self._network(images), answers) / spread).backward()
+        (F.mse_loss(self.logits(images), answers) / spread).backward()
         self._optimizer.step()
 
     def _rematch(self, images: Tensor, answers: Tensor) -> None:
