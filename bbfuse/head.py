@@ -130,9 +130,10 @@ class Heads:
         return len(self._raw) if self._name == "standardize" else 0
 
     @property
-    def images_first(self) -> int:
-        """Images that `warm_up` sends."""
-        return {"none": 0, "standardize": 1 + (self._chip is not None)}.get(self._name, 1) * len(self._raw)
+    def asked_first(self) -> tuple[int, ...]:
+        """Images of each question that `warm_up` asks."""
+        questions = {"none": 0, "standardize": 1 + (self._chip is not None)}.get(self._name, 1)
+        return questions * (len(self._raw),)
 
     def warm_up(self, labels: Tensor) -> Tensor | None:
         """Fit what can be fitted before the fuse is trained; raw answers (n, classes) to the first owned images if it asked."""
