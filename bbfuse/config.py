@@ -153,6 +153,9 @@ class RunConfig:
     """processor threads for this run; small networks are fastest with one, and a sum may round differently with another number"""
     out: Path | None = None
     """run folder, new or empty; if not given runs/ and a name made from time and settings"""
+    init: Path | None = None
+    """run folder whose trained fuse this run starts from, of the same generator and image shape; its learnt head too if that is
+    of the same kind and chip"""
     plan: bool = False
     """print what the run would send and cost, and send nothing"""
     json: bool = False
@@ -305,6 +308,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     plain = dataclasses.asdict(config)
     for name in ("out", "plan", "json", "resume"):
         del plain[name]
+    plain["init"] = None if config.init is None else str(config.init)
     return plain
 
 
@@ -329,6 +333,8 @@ def _build(kind: Any, plain: dict[str, Any], where: str) -> Any:
         ]
         if allowed and isinstance(value, str) and value not in allowed:
             raise InputError(f"config.json has {where}{name} = {value}, which is none of {', '.join(allowed)}")
+        if value is not None and Path in get_args(hints[name]):
+            value = Path(value)
         values[name] = _build(hints[name], value, f"{where}{name}.") if nested else value
     return kind(**values)
 

@@ -147,6 +147,8 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
                 stack.callback(journal.close)
             ledger = Ledger(backend, config.budget, journal)
             trainer = Trainer(config, backend.info, owned_data(config), ledger, folder)
+            if config.init is not None:
+                show.say(f"starting from the fuse {'and the head ' if trainer.heads.taken else ''}of {config.init}")
         except InputError:
             if config.resume is None:
                 folder.discard()

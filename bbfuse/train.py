@@ -25,6 +25,7 @@ from bbfuse.objective import Step, Term
 from bbfuse.planning import nominal_drawn, plan
 from bbfuse.records import RunFolder
 from bbfuse.sampling import Sampler
+from bbfuse.start import taken_over
 
 __all__ = ["Status", "Trainer"]
 
@@ -63,7 +64,13 @@ class Trainer:
         raw = data.train.images[: config.affine.images if config.head_name in LEARNT else config.standardize.images]
         self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
         self.fuse = Fuse(config.generator, info.image_shape, seeds.stream(config.seed, "fuse"))
-        self.fuse.calibrate(data.train.images)
+        start = taken_over(config, info.image_shape, folder)
+        if start is None:
+            self.fuse.calibrate(data.train.images)
+        else:
+            self.fuse.load_state_dict(start["fuse"])
+            if start["heads"] is not None:
+                self.heads.take_over(start["heads"])
         problem = Problem(
             len(data.train), info.classes, self.chip is None, config.seed, config.memory, config.surrogate
         )  # fmt: skip

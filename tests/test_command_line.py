@@ -172,6 +172,7 @@ def test_killed_and_resumed_it_is_the_same_run(
         ("--memory.errors profile", "go together", 2),
         ("--memory.errors profile --memory.profile nowhere.npz", "nowhere.npz is no chip profile", 2),
         ("--resume nowhere", "holds no run", 2),
+        ("--init nowhere", "--init nowhere holds no fuse.pt", 2),
         ("--resume nowhere --budget 3", "give no others", 2),
     ],
 )
