@@ -5,6 +5,8 @@ JSON carries every float32 exactly: its shortest decimal form as a float64 reads
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from backends.interface import NOMINAL, Chip, InputError, levels
 
-__all__ = ["chip_of", "named_tensor", "request_body", "tensor_of"]
+__all__ = ["BodySize", "body_sizes", "chip_of", "named_tensor", "request_body", "tensor_of"]
 
 
 def request_body(images: Tensor, chip: Chip, name: str = "images", eight_bits: bool = False) -> dict[str, Any]:
@@ -28,6 +30,40 @@ def named_tensor(name: str, tensor: Tensor) -> dict[str, Any]:
     """One named FP32 or UINT8 tensor, row-major and flat."""
     datatype = "UINT8" if tensor.dtype == torch.uint8 else "FP32"
     return {"name": name, "datatype": datatype, "shape": list(tensor.shape), "data": tensor.flatten().tolist()}
+
+
+@dataclass(frozen=True)
+class BodySize:
+    """Bytes of JSON bodies: so many each, and so many for each image in them."""
+
+    body: float
+    image: float
+
+    def of(self, bodies: int, images: int) -> int:
+        """Bytes of ``bodies`` that carry ``images`` together."""
+        return round(bodies * self.body + images * self.image)
+
+
+def body_sizes(images: Tensor, classes: int, eight_bits: bool = False) -> tuple[BodySize, BodySize]:
+    """Sizes of requests and of answers, as this module writes them, for ``images`` (n, channels, height, width) as a sample.
+
+    Bodies alone, without HTTP headers. Answers are taken to hold normal numbers, as logits do, with all their digits; a server
+    that writes fewer sends less.
+    """
+    chip = Chip(0.05, 10_000)
+    logits = torch.randn((256, classes), generator=torch.Generator().manual_seed(0))
+
+    def answer(rows: Tensor) -> str:
+        return json.dumps({"model_name": "digits", "outputs": [named_tensor("logits", rows)]}, separators=(",", ":"))
+
+    def request(some: Tensor) -> str:
+        return json.dumps(request_body(some, chip, eight_bits=eight_bits))
+
+    up, down = len(request(images[:0])), len(answer(logits[:0]))
+    return (
+        BodySize(up, (len(request(images)) - up) / len(images)),
+        BodySize(down, (len(answer(logits)) - down) / len(logits)),
+    )
 
 
 def tensor_of(entries: Any, kind: str) -> Tensor:

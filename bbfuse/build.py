@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from backends.data import Dataset, load
-from backends.interface import Backend, InputError
-from bbfuse.config import RunConfig
-from bbfuse.fuse import Fuse
+import torch
+from torch import Tensor
 
-__all__ = ["energy", "open_backend", "owned_data"]
+from backends.data import Dataset, load
+from backends.interface import Backend, BackendInfo, Chip, InputError, Sending, TargetError
+from bbfuse.config import GRANTS, RunConfig
+from bbfuse.fuse import Fuse
+from bbfuse.planning import Queries
+
+__all__ = ["bytes_on_the_wire", "described", "energy", "open_backend", "owned_data"]
+
+_SAMPLE = 64
 
 
 def owned_data(config: RunConfig) -> Dataset:
@@ -24,10 +30,7 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
     Raises:
         InputError: it cannot be opened.
     """
-    if config.memory.profile is not None:
-        from backends.memory.arrays import Profile
-
-        Profile(config.memory.profile).point(config.bit_error_rate)
+    _check_profile(config)
     if config.backend == "remote":
         from backends.remote import OwnServer, RemoteBackend
 
@@ -48,6 +51,60 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
         backend = kind(config.target, fitted(config.target, data), data.image_shape, data.classes, config.memory)
     stack.callback(backend.close)
     return backend
+
+
+class Described:
+    """A backend that says what it is and answers nothing."""
+
+    def __init__(self, info: BackendInfo) -> None:
+        self.info = info
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        """See `backends.interface.Backend`."""
+        raise TargetError(f"{self.info.name} was described, not opened")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def described(config: RunConfig) -> Described:
+    """The backend that ``config`` names, for a plan: a server at ``--remote.url`` is asked for its metadata, which costs nothing;
+    otherwise no target is fitted and no server started.
+
+    Raises:
+        InputError: it could not be opened.
+    """
+    if config.backend == "remote" and config.remote.url is not None:
+        with ExitStack() as stack:
+            return Described(open_backend(config, lambda _: None, stack).info)
+    from backends.targets.networks import build
+
+    _check_profile(config)
+    data = load(config.data)
+    build(config.target, data.image_shape, data.classes)
+    eight_bits = config.remote.pixels == "uint8"
+    return Described(BackendInfo(config.target, GRANTS[config.backend], data.image_shape, data.classes, eight_bits))
+
+
+def bytes_on_the_wire(info: BackendInfo, images: Tensor, sent: Queries) -> dict[str, int]:
+    """About how many bytes ``sent`` takes ``up`` and its answers ``down``, JSON bodies without HTTP headers.
+
+    ``images`` (n, channels, height, width) are taken with a little noise, since pixels that a fuse or a probe has moved have all
+    their digits; what is sent as it is may take less.
+    """
+    from backends.wire import body_sizes
+
+    sample = images[:_SAMPLE]
+    noise = 0.1 * torch.randn(sample.shape, generator=torch.Generator().manual_seed(0))
+    up, down = body_sizes((sample + noise).clamp(-1.0, 1.0), info.classes, info.eight_bits)
+    return {"up": up.of(sent.requests, sent.images), "down": down.of(sent.requests, sent.images)}
+
+
+def _check_profile(config: RunConfig) -> None:
+    if config.memory.profile is not None:
+        from backends.memory.arrays import Profile
+
+        Profile(config.memory.profile).point(config.bit_error_rate)
 
 
 def energy(config: RunConfig, fuse: Fuse, shape: tuple[int, int, int]) -> dict[str, float | None]:

@@ -55,6 +55,8 @@ class RemoteConfig:
     """seconds to wait for a connection and for an answer"""
     attempts: int = 4
     """how often a request is sent at most when the server is busy or the connection breaks"""
+    price: float | None = None
+    """what 1,000 requests cost, in any currency: the plan and the summary then name what the run costs"""
     pixels: Literal["float32", "uint8"] | None = None
     """how a server of our own takes images: numbers in [-1, 1], or 256 levels, to which every probe is rounded; another server
     says itself what it takes"""
@@ -151,8 +153,13 @@ class RunConfig:
     """processor threads for this run; small networks are fastest with one, and a sum may round differently with another number"""
     out: Path | None = None
     """run folder, new or empty; if not given runs/ and a name made from time and settings"""
+    init: Path | None = None
+    """run folder whose trained fuse this run starts from, of the same generator and image shape; its learnt head too if that is
+    of the same kind and chip"""
+    plan: bool = False
+    """print what the run would send and cost, and send nothing"""
     json: bool = False
-    """print the summary, and nothing else, on standard output"""
+    """print the summary, or the plan, and nothing else, on standard output"""
     resume: Path | None = None
     """go on with the run in this folder; all other settings come from there"""
     remote: RemoteConfig = field(default_factory=RemoteConfig)
@@ -241,6 +248,7 @@ _NOT_NEGATIVE = (
     "spsa_gc.gamma",
     "spsa_gc.momentum",
     "validation.times",
+    "remote.price",
 )
 
 
@@ -298,8 +306,9 @@ def validate(config: RunConfig) -> None:
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain values, as written to ``config.json``; where the run lies and how it prints is not part of what it computes."""
     plain = dataclasses.asdict(config)
-    for name in ("out", "json", "resume"):
+    for name in ("out", "plan", "json", "resume"):
         del plain[name]
+    plain["init"] = None if config.init is None else str(config.init)
     return plain
 
 
@@ -324,6 +333,8 @@ def _build(kind: Any, plain: dict[str, Any], where: str) -> Any:
         ]
         if allowed and isinstance(value, str) and value not in allowed:
             raise InputError(f"config.json has {where}{name} = {value}, which is none of {', '.join(allowed)}")
+        if value is not None and Path in get_args(hints[name]):
+            value = Path(value)
         values[name] = _build(hints[name], value, f"{where}{name}.") if nested else value
     return kind(**values)
 

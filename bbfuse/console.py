@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bbfuse.train import Status
 
-__all__ = ["Show", "closing_table"]
+__all__ = ["Show", "closing_table", "plan_table"]
 
 _PLAIN_LINES = 10
 
@@ -94,9 +94,41 @@ def closing_table(summary: dict[str, Any]) -> None:
         )
     console.print(
         f"{summary['lost_points']:.1f} points lost, {summary['recovered_points']:.1f} won back; {queries['images']:,} images in "
-        f"{queries['requests']:,} requests (budget {queries['budget']:,}); {summary['seconds']:.0f} s",
+        f"{queries['requests']:,} requests{_costing(queries)} (budget {queries['budget']:,}); {summary['seconds']:.0f} s",
         soft_wrap=True,
     )
+
+
+def plan_table(plan: dict[str, Any]) -> None:
+    """Print what a run would send, on standard output."""
+    console = Console(highlight=False)
+    table = Table()
+    for name, justify in (("", "left"), ("images", "right"), ("requests", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for label, key in PURPOSES.items():
+        sent = plan["purposes"][key]
+        name = f"{label}, {plan['steps']:,} steps" if key == "training" else label
+        table.add_row(name, f"{sent['images']:,}", f"{sent['requests']:,}", end_section=key == "report")
+    queries = plan["queries"]
+    table.add_row("sent", f"{queries['images']:,}", f"{queries['requests']:,}")
+    table.add_row("kept back", f"{plan['kept_back']:,}", "")
+    console.print(table)
+    lines = [
+        f"{queries['images']:,} images in {queries['requests']:,} requests{_costing(queries)} (budget {queries['budget']:,})"
+    ]
+    if plan["bytes"] is not None:
+        lines.append(f"about {_size(plan['bytes']['up'])} up and {_size(plan['bytes']['down'])} down, without HTTP headers")
+    lines.append("exact if no request has to be sent again: retries take what is kept back, then training")
+    console.print("; ".join(lines), soft_wrap=True)
+
+
+def _costing(queries: dict[str, Any]) -> str:
+    """What they cost, if that is known; summaries of older runs do not say."""
+    return "" if queries.get("cost") is None else f" that cost {queries['cost']:,.2f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 LABELS = {
@@ -106,3 +138,6 @@ LABELS = {
     "fuse and head": "perturbed_fused",
 }
 """The rows of the closing table and the bars of the report, in order."""
+
+PURPOSES = {"warm-up: labels and head": "warm_up", "training": "training", "validation": "validation", "closing report": "report"}
+"""The rows of the plan, in order."""

@@ -121,6 +121,8 @@ class Heads:
         self._ask = ask
         self._reference = torch.zeros(0, classes)
         self.trained = LEARNT[name](classes, decay) if name in LEARNT else None
+        self.taken = False
+        """Whether the head came from another run."""
         self._first: Head | None = None
         self._kept: Head | None = self.trained or (Head() if name == "none" else None)
 
@@ -130,9 +132,15 @@ class Heads:
         return len(self._raw) if self._name == "standardize" else 0
 
     @property
-    def images_first(self) -> int:
-        """Images that `warm_up` sends."""
-        return {"none": 0, "standardize": 1 + (self._chip is not None)}.get(self._name, 1) * len(self._raw)
+    def asked_first(self) -> tuple[int, ...]:
+        """Images of each question that `warm_up` asks."""
+        questions = {"none": 0, "standardize": 1 + (self._chip is not None)}.get(self._name, 1)
+        return () if self.taken else questions * (len(self._raw),)
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Begin with the learnt head that another run ended with; `warm_up` fits none then."""
+        self.load_state_dict(state)
+        self.taken = True
 
     def warm_up(self, labels: Tensor) -> Tensor | None:
         """Fit what can be fitted before the fuse is trained; raw answers (n, classes) to the first owned images if it asked."""
@@ -140,7 +148,7 @@ class Heads:
             self._reference = self._ask(self._raw, NOMINAL)
             if self._chip is not None:
                 self._kept = Standardize(self._ask(self._raw, self._chip), self._reference)
-        if self.trained is None:
+        if self.trained is None or self.taken:
             return None
         assert self._chip is not None
         answers = self._ask(self._raw, self._chip)

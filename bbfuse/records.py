@@ -1,7 +1,8 @@
 """The run folder: one config in, everything else out.
 
 ``config.json`` (settings), ``events.jsonl`` (a line a step, flushed), ``checkpoint`` (written, synced, renamed),
-``answers.jsonl`` (remote: paid answers since the checkpoint), ``fuse.pt`` (what was trained), ``summary.json``, ``report.html``.
+``answers.jsonl`` (remote: paid answers since the checkpoint), ``start.pt`` (what was taken over from another run), ``fuse.pt``
+(what was trained), ``summary.json``, ``report.html``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from backends.interface import InputError
 from bbfuse.config import RunConfig, from_dict, to_dict
 
-__all__ = ["RunFolder", "events"]
+__all__ = ["RunFolder", "events", "settings"]
 
 
 class RunFolder:
@@ -53,11 +54,11 @@ class RunFolder:
         Raises:
             InputError: there is none, or its settings cannot be read.
         """
+        config = settings(path, "--resume")
         try:
-            config = from_dict(json.loads((path / "config.json").read_text()))
             return cls(path, created=False), config
-        except (OSError, json.JSONDecodeError, AttributeError, TypeError) as error:
-            raise InputError(f"--resume {path} holds no run that can be read: {error}") from error
+        except OSError as error:
+            raise InputError(f"--resume {path} cannot be written: {error.strerror or error}") from error
 
     def event(self, record: dict[str, Any]) -> None:
         """Append a line to ``events.jsonl``."""
@@ -80,19 +81,25 @@ class RunFolder:
         Raises:
             InputError: there is one that cannot be read.
         """
-        path = self.path / "checkpoint"
-        try:
-            state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        state = _loaded(self.path / "checkpoint")
         self._events.truncate(state["events"] if state else 0)
         return state
 
     def write_fuse(self, fuse: dict[str, Any]) -> None:
         """The trained fuse and heads, as `bbfuse.train` names them."""
-        temporary = self.path / "fuse.new"
-        torch.save(fuse, temporary)
-        os.replace(temporary, self.path / "fuse.pt")
+        self._replace("fuse.pt", fuse)
+
+    def write_start(self, start: dict[str, Any]) -> None:
+        """What the run takes over from another one, as `bbfuse.start` names it."""
+        self._replace("start.pt", start)
+
+    def start(self) -> dict[str, Any] | None:
+        """What `write_start` wrote, if it did.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return _loaded(self.path / "start.pt")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """``summary.json``, whole or not at all."""
@@ -109,18 +116,43 @@ class RunFolder:
         if self._created:
             shutil.rmtree(self.path)
         else:
-            for name in ("config.json", "events.jsonl", "answers.jsonl"):
+            for name in ("config.json", "events.jsonl", "answers.jsonl", "start.pt"):
                 (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the files."""
         self._events.close()
 
+    def _replace(self, name: str, state: dict[str, Any]) -> None:
+        temporary = self.path / f"{name}.new"
+        torch.save(state, temporary)
+        os.replace(temporary, self.path / name)
+
+
+def settings(path: Path, flag: str) -> RunConfig:
+    """The settings of the run in ``path``, which the user gave as ``flag``.
+
+    Raises:
+        InputError: there is none, or they cannot be read.
+    """
+    try:
+        return from_dict(json.loads((path / "config.json").read_text()))
+    except (OSError, json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise InputError(f"{flag} {path} holds no run that can be read: {error}") from error
+
 
 def events(path: Path) -> list[dict[str, Any]]:
     """All whole lines of ``events.jsonl`` in the run folder ``path``; a torn last line is left out."""
     lines = (path / "events.jsonl").read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def _loaded(path: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
+        return state
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
 
 
 def _json(value: dict[str, Any]) -> str:

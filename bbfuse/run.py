@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bbfuse.console import Show
     from bbfuse.records import RunFolder
 
-__all__ = ["SCHEMA", "execute", "main", "parse"]
+__all__ = ["SCHEMA", "execute", "forecast", "main", "parse"]
 
 SCHEMA = 1
 EMBEDDED_DEFAULT = ["--chip-seed", "0"]
@@ -34,13 +34,13 @@ def main(arguments: list[str]) -> int:
             arguments = EMBEDDED_DEFAULT
             print(f"no arguments: running python -m bbfuse.run {' '.join(arguments)}", file=sys.stderr)
         config = parse(arguments)
-        summary = execute(config)
+        result = forecast(config) if config.plan else execute(config)
         if config.json:
-            print(json.dumps(summary, indent=2))
+            print(json.dumps(result, indent=2))
         else:
-            from bbfuse.console import closing_table
+            from bbfuse.console import closing_table, plan_table
 
-            closing_table(summary)
+            (plan_table if config.plan else closing_table)(result)
     except InputError as error:
         return flags.refused(error)
     except TargetError as error:
@@ -87,6 +87,46 @@ def execute(config: RunConfig) -> dict[str, Any]:
     return summary
 
 
+def forecast(config: RunConfig) -> dict[str, Any]:
+    """What the run that ``config`` describes would send and cost. Nothing is sent that costs, nothing written.
+
+    ``purposes`` are exact for a run in which no request has to be sent again; ``kept_back`` images stay within the budget for
+    those that have to. ``bytes`` are rough, and ``None`` where nothing goes over a wire.
+
+    Raises:
+        InputError: the run would be refused.
+    """
+    if config.resume is not None:
+        raise InputError("--plan is for a run that has not begun: drop --resume, or give the settings of that run")
+    validate(config)
+    import torch
+
+    from bbfuse.build import bytes_on_the_wire, described, owned_data
+    from bbfuse.ledger import Ledger
+    from bbfuse.planning import Queries
+    from bbfuse.train import Trainer
+
+    torch.set_num_threads(config.threads)
+    backend = described(config)
+    trainer = Trainer(config, backend.info, owned_data(config), Ledger(backend, limit=0), folder=None)
+    purposes = trainer.plan.sent(config)
+    total = sum(purposes.values(), Queries())
+    return {
+        "schema": SCHEMA,
+        "config": to_dict(config),
+        "steps": trainer.plan.steps,
+        "purposes": {name: dataclasses.asdict(sent) for name, sent in purposes.items()},
+        "kept_back": config.budget - total.images,
+        "queries": {**dataclasses.asdict(total), "budget": config.budget, "cost": _cost(config, total.requests)},
+        "bytes": bytes_on_the_wire(backend.info, trainer.data.train.images, total) if config.backend == "remote" else None,
+    }
+
+
+def _cost(config: RunConfig, requests: int) -> float | None:
+    """What ``requests`` cost, ``None`` if nobody named a price."""
+    return None if config.remote.price is None else config.remote.price * requests / 1000
+
+
 def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
     import torch
 
@@ -107,6 +147,8 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
                 stack.callback(journal.close)
             ledger = Ledger(backend, config.budget, journal)
             trainer = Trainer(config, backend.info, owned_data(config), ledger, folder)
+            if config.init is not None:
+                show.say(f"starting from the fuse {'and the head ' if trainer.heads.taken else ''}of {config.init}")
         except InputError:
             if config.resume is None:
                 folder.discard()
@@ -129,7 +171,12 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
             "accuracy": accuracy,
             "recovered_points": 100 * (accuracy["perturbed_fused"]["mean"] - accuracy["perturbed"]["mean"]),
             "lost_points": 100 * lost,
-            "queries": {"images": ledger.images, "requests": ledger.requests, "budget": config.budget},
+            "queries": {
+                "images": ledger.images,
+                "requests": ledger.requests,
+                "budget": config.budget,
+                "cost": _cost(config, ledger.requests),
+            },
             "answers": ledger.kind,
             "energy": energy(config, trainer.fuse, backend.info.image_shape),
             "seconds": time.monotonic() - began,

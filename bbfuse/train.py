@@ -18,32 +18,16 @@ from bbfuse.config import RunConfig, section_of
 from bbfuse.estimators.interface import Method, Problem, falling
 from bbfuse.fuse import Fuse
 from bbfuse.head import LEARNT, Heads
-from bbfuse.ledger import IMAGES_PER_REQUEST, Answered, BudgetSpentError, Ledger
-from bbfuse.measure import accuracies, accuracy, report_images
+from bbfuse.ledger import Answered, BudgetSpentError, Ledger
+from bbfuse.measure import accuracies, accuracy
 from bbfuse.methods import METHODS
 from bbfuse.objective import Step, Term
+from bbfuse.planning import nominal_drawn, plan
 from bbfuse.records import RunFolder
 from bbfuse.sampling import Sampler
+from bbfuse.start import taken_over
 
-__all__ = ["Plan", "Status", "Trainer", "plan"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How far the budget reaches, known before anything is sent."""
-
-    steps: int
-    validations: int
-    training_limit: int
-    """Images that may be sent until the closing report, for which the rest is kept."""
-
-    def validates(self, step: int) -> bool:
-        """Whether a validation is due before step ``step`` (after the last one for ``step == steps``).
-
-        At the end, at a half, a quarter, ... of the steps, and at the beginning: evenly spread where images have a log axis.
-        """
-        halvings = max(self.validations - 1, 1) if self.validations else 0
-        return (step == 0 and self.validations > 1) or any(step == round(self.steps / 2**j) for j in range(halvings))
+__all__ = ["Status", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -58,36 +42,11 @@ class Status:
     validation: float | None
 
 
-def plan(config: RunConfig, data: Dataset, heads: Heads, method: Method) -> Plan:
-    """How the budget is laid out for ``method``.
-
-    Raises:
-        InputError: it does not allow a single step.
-    """
-    population = config.chip_seed is None
-    checked = min(config.validation.images, len(data.validation))
-    warm_up = method.images_first + heads.images_first + (len(data.train) + checked if config.labels == "target" else 0)
-    step = min(config.batch_size, len(data.train)) * method.answers_per_image
-    if method.model is None:
-        step = step * config.terms + population * config.chips_per_step * heads.images_per_chip
-    validation = checked + population * heads.images_per_chip
-    report = report_images(data.test, config.report.chips if population else 1, heads)
-    # one request is kept back for a run that is killed while its answer is under way
-    free = config.budget - warm_up - config.validation.times * validation - report - IMAGES_PER_REQUEST
-    if free < step:
-        taken = config.budget - free
-        raise InputError(
-            f"--budget {config.budget} does not allow one step: {taken} images go to warm-up, validation and the closing report, "
-            f"{step} to a step; give at least {taken + step}"
-        )
-    return Plan(free // step * method.every if step else method.steps, config.validation.times, config.budget - report)
-
-
 class Trainer:
     """One run, from its first question to its summary. ``run`` may be called on a fresh or on a resumed folder."""
 
-    def __init__(self, config: RunConfig, info: BackendInfo, data: Dataset, ledger: Ledger, folder: RunFolder) -> None:
-        """Build everything; nothing is asked yet.
+    def __init__(self, config: RunConfig, info: BackendInfo, data: Dataset, ledger: Ledger, folder: RunFolder | None) -> None:
+        """Build everything; nothing is asked yet. Without a ``folder`` it is a run to be planned, not to be begun.
 
         Raises:
             InputError: the settings do not fit each other, the target or the budget.
@@ -99,13 +58,19 @@ class Trainer:
         data = dataclasses.replace(data, test=data.test[: config.report.images])
         self.config = config
         self.ledger = ledger
-        self.folder = folder
+        self._folder = folder
         self.data = data
         self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
         raw = data.train.images[: config.affine.images if config.head_name in LEARNT else config.standardize.images]
         self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
         self.fuse = Fuse(config.generator, info.image_shape, seeds.stream(config.seed, "fuse"))
-        self.fuse.calibrate(data.train.images)
+        start = taken_over(config, info.image_shape, folder)
+        if start is None:
+            self.fuse.calibrate(data.train.images)
+        else:
+            self.fuse.load_state_dict(start["fuse"])
+            if start["heads"] is not None:
+                self.heads.take_over(start["heads"])
         problem = Problem(
             len(data.train), info.classes, self.chip is None, config.seed, config.memory, config.surrogate
         )  # fmt: skip
@@ -119,6 +84,12 @@ class Trainer:
         self.step = 0
         self.loss: float | None = None
         self.validation: float | None = None
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run is recorded."""
+        assert self._folder is not None
+        return self._folder
 
     def status(self) -> Status:
         """Where the run stands."""
@@ -239,8 +210,7 @@ class Trainer:
         """
         clean, perturbed = self.config.clean_weight, self.config.eopm.perturbed_weight
         if clean > 0 and self.config.eopm.terms == "one":
-            drawn = torch.rand((), generator=seeds.stream(self.config.seed, "term", self.step)).item()
-            if drawn < clean / (clean + perturbed):
+            if nominal_drawn(self.config, self.step):
                 return [Term(NOMINAL, self.heads.meet(NOMINAL, self.method.model), clean)]
             clean = 0.0
         model = self.method.model

@@ -74,7 +74,8 @@ def test_the_summary_has_the_agreed_keys(finished: tuple[Path, dict[str, Any], s
     assert summary["recovered_points"] == pytest.approx(
         100 * (accuracy["perturbed_fused"]["mean"] - accuracy["perturbed"]["mean"])
     )
-    assert set(summary["queries"]) == {"images", "requests", "budget"}
+    assert set(summary["queries"]) == {"images", "requests", "budget", "cost"}
+    assert summary["queries"]["cost"] is None
     assert summary["queries"]["images"] <= summary["queries"]["budget"] == 4000
     assert set(summary["energy"]) == {"saving", "saving_bare", "saving_macs", "voltage"}
     assert summary["stopped"] == "budget"
@@ -171,6 +172,7 @@ def test_killed_and_resumed_it_is_the_same_run(
         ("--memory.errors profile", "go together", 2),
         ("--memory.errors profile --memory.profile nowhere.npz", "nowhere.npz is no chip profile", 2),
         ("--resume nowhere", "holds no run", 2),
+        ("--init nowhere", "--init nowhere holds no fuse.pt", 2),
         ("--resume nowhere --budget 3", "give no others", 2),
     ],
 )

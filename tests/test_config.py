@@ -46,6 +46,8 @@ def test_every_default_combination_that_access_allows_is_valid() -> None:
         ("--spsa-gc.a 0.1", "--spsa-gc.a has no effect without --optimizer spsa-gc"),
         ("--optimizer cma --cma.subspace 0", "--cma.subspace must be above 0, got 0"),
         ("--remote.url http://127.0.0.1:1", "--remote.url has no effect without --backend remote"),
+        ("--remote.price 2", "--remote.price has no effect without --backend remote"),
+        ("--backend remote --remote.price -2", "--remote.price must be 0 or more, got -2"),
         ("--chip-seed 0 --standardize.images 9", "--standardize.images has no effect without --head standardize"),
         ("--head affine", "--head affine is learnt for one chip"),
         ("--chip-seed 0 --report.chips 3", "--report.chips has no effect with --chip-seed"),

@@ -24,6 +24,7 @@ from bbfuse.config import (
 )
 from bbfuse.ledger import Journal, Ledger
 from bbfuse.methods import METHODS, RgeConfig
+from bbfuse.planning import Queries
 from bbfuse.records import RunFolder, events
 from bbfuse.train import Trainer
 from tests.conftest import LinearBackend
@@ -92,6 +93,7 @@ def run(config: RunConfig, folder: Path, backend: Any, data: Dataset, paid: bool
         "requests": ledger.requests,
         "state": state,
         "lost": ledger.lost,
+        "planned": sum(trainer.plan.sent(config).values(), Queries()),
     }
 
 
@@ -105,6 +107,7 @@ def test_the_same_run_twice_is_the_same_run_and_every_image_is_counted(
 ) -> None:
     first = run(RUNS[name], tmp_path / "a", linear, digits)
     assert first["images"] == linear.received <= RUNS[name].budget
+    assert first["planned"] == Queries(first["images"], first["requests"])
     torch.rand(3)  # the global stream is nobody's business
     assert same(first, run(RUNS[name], tmp_path / "b", LinearBackend(digits), digits, paid=False, seconds=0.0))
     lines = events(tmp_path / "a")

@@ -143,7 +143,7 @@ def test_heads_cost_what_they_say_and_survive_saving(
 
     heads, other = make(), make()
     heads.warm_up(digits.train.labels[:60])
-    assert linear.received == heads.images_first
+    assert linear.received == sum(heads.asked_first)
     other.load_state_dict(heads.state_dict())
     for met in (NOMINAL, chip or CHIP):
         before = linear.received

@@ -19,28 +19,45 @@ ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
 COMMANDS = [line.split("#")[0].strip() for line in LINES if line.startswith("python")]
-RUNS = [command.split("&&")[-1].strip() for command in COMMANDS if "pytest" not in command]
+LAST = [command.split("&&")[-1].strip() for command in COMMANDS if "pytest" not in command]
+PLANS = [command for command in LAST if "--plan" in command]
+RUNS = [command for command in LAST if command not in PLANS]
 
 
 def test_the_two_commands_of_the_set_up_are_there() -> None:
     assert "python -m pip install -e . && python -m bbfuse.run" in COMMANDS
     assert "python -m pip install -e '.[test]' && python -m pytest" in COMMANDS
     assert len(RUNS) >= 5
+    assert PLANS
+
+
+def told_by(command: str, folder: Path) -> str:
+    """What ``command`` prints when it is called in ``folder``."""
+    words = shlex.split(command)
+    assert words[:2] == ["python", "-m"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUNS)
 def test_a_command_of_the_readme_runs_as_written(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)
-    assert words[:2] == ["python", "-m"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs").iterdir()
+    if "--init" in words:
+        told_by(f"python -m bbfuse.run --chip-seed 0 --budget 4000 --out {words[words.index('--init') + 1]}", tmp_path)
+    before = set(tmp_path.glob("runs/*"))
+    told = told_by(command, tmp_path)
+    (folder,) = set(tmp_path.glob("runs/*")) - before
     assert (folder / "report.html").exists()
-    assert "fuse and head" in done.stdout
+    assert "fuse and head" in told
+
+
+@pytest.mark.parametrize("command", PLANS)
+def test_a_plan_of_the_readme_is_printed_and_nothing_is_left(command: str, tmp_path: Path) -> None:
+    assert "kept back" in told_by(command, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_link_leads_to_a_file() -> None:

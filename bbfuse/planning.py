@@ -1,0 +1,118 @@
+"""How a run lays its budget out, and what it will send: known before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from backends.data import Dataset
+from backends.interface import InputError
+from bbfuse import seeds
+from bbfuse.config import RunConfig
+from bbfuse.estimators.interface import Method
+from bbfuse.head import Heads
+from bbfuse.ledger import IMAGES_PER_REQUEST
+from bbfuse.measure import report_images
+
+__all__ = ["Plan", "Queries", "nominal_drawn", "plan"]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What is sent: images, and the requests that carry them when none is sent again."""
+
+    images: int = 0
+    requests: int = 0
+
+    @staticmethod
+    def of(images: int) -> Queries:
+        """One question about so many images, cut as `bbfuse.ledger` cuts it."""
+        return Queries(images, math.ceil(images / IMAGES_PER_REQUEST))
+
+    def __add__(self, other: Queries) -> Queries:
+        return Queries(self.images + other.images, self.requests + other.requests)
+
+    def __mul__(self, times: int) -> Queries:
+        return Queries(self.images * times, self.requests * times)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How far the budget reaches."""
+
+    steps: int
+    validations: int
+    training_limit: int
+    """Images that may be sent until the closing report, for which the rest is kept."""
+    warm_up: Queries
+    step: Queries
+    """One that asks every term of the objective: what the budget allows for."""
+    nominal_step: Queries
+    """One that drew nominal voltage, see `nominal_drawn`."""
+    every: int
+    """Only every so many steps ask, the first one among them."""
+    validation: Queries
+    """One of them."""
+    report: Queries
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation is due before step ``step`` (after the last one for ``step == steps``).
+
+        At the end, at a half, a quarter, ... of the steps, and at the beginning: evenly spread where images have a log axis.
+        """
+        halvings = max(self.validations - 1, 1) if self.validations else 0
+        return (step == 0 and self.validations > 1) or any(step == round(self.steps / 2**j) for j in range(halvings))
+
+    def sent(self, config: RunConfig) -> dict[str, Queries]:
+        """What the whole run sends, by purpose: exactly, if no request is sent again and the run is not killed."""
+        asking = range(0, self.steps, self.every)
+        nominal = sum(nominal_drawn(config, step) for step in asking)
+        return {
+            "warm_up": self.warm_up,
+            "training": self.step * (len(asking) - nominal) + self.nominal_step * nominal,
+            "validation": self.validation * sum(self.validates(step) for step in range(self.steps + 1)),
+            "report": self.report,
+        }
+
+
+def nominal_drawn(config: RunConfig, step: int) -> bool:
+    """Whether step ``step`` asks at nominal voltage alone: it draws one kind of term by the weights of the two kinds."""
+    clean, perturbed = config.clean_weight, config.eopm.perturbed_weight
+    if clean == 0 or config.eopm.terms == "all":
+        return False
+    return torch.rand((), generator=seeds.stream(config.seed, "term", step)).item() < clean / (clean + perturbed)
+
+
+def plan(config: RunConfig, data: Dataset, heads: Heads, method: Method) -> Plan:
+    """How the budget is laid out for ``method``.
+
+    Raises:
+        InputError: it does not allow a single step.
+    """
+    population = config.chip_seed is None
+    checked = Queries.of(min(config.validation.images, len(data.validation)))
+    met = Queries.of(heads.images_per_chip) if population else Queries()
+    warm_up = sum((Queries.of(images) for images in (*heads.asked_first, method.images_first)), Queries())
+    if config.labels == "target":
+        warm_up = Queries.of(len(data.train)) + checked + warm_up
+    term = Queries.of(min(config.batch_size, len(data.train))) * method.answers_per_image
+    step = term * config.terms + met * config.chips_per_step if method.model is None else term
+    validation = checked + met
+    chips = config.report.chips if population else 1
+    report = Queries.of(len(data.test)) * (2 * (1 + chips)) + met * chips
+    kept = report_images(data.test, chips, heads)
+    # one request is kept back for a run that is killed while its answer is under way
+    free = config.budget - warm_up.images - config.validation.times * validation.images - kept - IMAGES_PER_REQUEST
+    if free < step.images:
+        taken = config.budget - free
+        raise InputError(
+            f"--budget {config.budget} does not allow one step: {taken} images go to warm-up, validation and the closing report, "
+            f"{step.images} to a step; give at least {taken + step.images}"
+        )
+    return Plan(
+        steps=free // step.images * method.every if step.images else method.steps, validations=config.validation.times,
+        training_limit=config.budget - kept, warm_up=warm_up, step=step, nominal_step=term, every=method.every,
+        validation=validation, report=report,
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""What a plan says is what a run sends: images and requests to the last one, and nothing is sent to know it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from backends.data import Dataset
+from backends.interface import InputError
+from backends.remote import OwnServer
+from bbfuse.config import EopmConfig, RemoteConfig, ReportConfig, RunConfig, StandardizeConfig, ValidationConfig
+from bbfuse.ledger import Ledger
+from bbfuse.methods import FollowConfig, SurrogateConfig, TransferConfig
+from bbfuse.planning import Queries
+from bbfuse.run import execute, forecast, main
+from bbfuse.train import Trainer
+from tests.conftest import LinearBackend
+from tests.test_laws import BASE, run
+
+FEW_CHIPS = ReportConfig(chips=2, images=130)
+QUICK = SurrogateConfig(arch="perceptron", steps=5, updates=1)
+EDGES: dict[str, RunConfig] = {
+    "a batch of two requests": dataclasses.replace(BASE, batch=150, head="none"),
+    "one step": dataclasses.replace(BASE, budget=2_815, validation=ValidationConfig(images=10, times=6), report=ReportConfig()),
+    "no validation": dataclasses.replace(BASE, validation=ValidationConfig(times=0)),
+    "heads of two requests": dataclasses.replace(
+        BASE, chip_seed=None, standardize=StandardizeConfig(images=150), report=FEW_CHIPS, budget=9_000
+    ),
+    "no head, terms drawn": dataclasses.replace(
+        BASE, chip_seed=None, head="none", eopm=EopmConfig(clean_weight=3.0, chips=2), report=FEW_CHIPS
+    ),
+    "steps that ask nothing": dataclasses.replace(
+        BASE, optimizer="transfer", surrogate=QUICK, transfer=TransferConfig(steps=7, images=130)
+    ),
+    "every third step asks, terms drawn": dataclasses.replace(
+        BASE, optimizer="follow", surrogate=QUICK, follow=FollowConfig(every=3), eopm=EopmConfig(clean_weight=3.0)
+    ),
+    "simulated chips": dataclasses.replace(BASE, chip_seed=None, optimizer="follow", surrogate=QUICK, report=FEW_CHIPS),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_at_the_edges_a_run_sends_what_its_plan_says(name: str, tmp_path: Path, linear: LinearBackend, digits: Dataset) -> None:
+    config = EDGES[name]
+    trainer = Trainer(config, linear.info, digits.owned(config.images), Ledger(linear, 0), folder=None)
+    sent = trainer.plan.sent(config)
+    assert linear.received == 0
+    told = run(config, tmp_path / "run", linear, digits)
+    assert sum(sent.values(), Queries()) == Queries(told["images"], told["requests"])
+    assert told["images"] <= config.budget
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main([*arguments, "--plan", "--json"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    plan: dict[str, Any] = json.loads(told.out)
+    return plan
+
+
+@pytest.mark.parametrize("arguments", ["--chip-seed 1 --budget 6000", "--backend whitebox --optimizer backprop --report.chips 2"])
+def test_the_command_says_it_sends_nothing_and_leaves_no_folder(
+    arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as closed:
+        closed.setattr("backends.targets.fit.fitted", lambda *_: pytest.fail("a plan needs no fitted target"))
+        plan = planned(capsys, *arguments.split())
+        assert main([*arguments.split(), "--plan"]) == 0
+        table = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert plan["bytes"] is None
+    assert plan["queries"]["cost"] is None
+    assert plan["queries"]["images"] + plan["kept_back"] == plan["queries"]["budget"]
+    for part in (plan["queries"], *plan["purposes"].values()):
+        assert f"{part['images']:,}" in table
+        assert f"{part['requests']:,}" in table
+    assert main([*arguments.split(), "--out", "run", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["queries"] == plan["queries"]
+    assert summary["config"] == plan["config"]
+
+
+@pytest.mark.parametrize("pixels", ["float32", "uint8"])
+def test_a_server_is_asked_for_its_metadata_alone_and_bytes_and_money_are_foretold(
+    pixels: Any, server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanged: list[tuple[str | None, int, int]] = []
+    send = requests.Session.send
+
+    def counted(session: requests.Session, request: requests.PreparedRequest, **how: Any) -> requests.Response:
+        response = send(session, request, **how)
+        exchanged.append((request.method, len(request.body or b""), len(response.content)))
+        return response
+
+    monkeypatch.setattr(requests.Session, "send", counted)
+    remote = RemoteConfig(url=server.url, price=2.5) if pixels == "float32" else RemoteConfig(pixels=pixels, price=2.5)
+    config = RunConfig(backend="remote", chip_seed=0, head="none", budget=4_000, remote=remote, report=ReportConfig(images=100))
+    plan = forecast(config)
+    assert [method for method, *_ in exchanged] == (["GET"] if remote.url else [])
+    summary = execute(dataclasses.replace(config, out=tmp_path / "run"))
+    posts = [sizes for method, *sizes in exchanged if method == "POST"]
+    assert len(posts) == plan["queries"]["requests"]
+    assert summary["queries"] == plan["queries"]
+    assert plan["queries"]["cost"] == pytest.approx(2.5e-3 * len(posts))
+    up, down = (sum(sizes[side] for sizes in posts) for side in (0, 1))
+    assert plan["bytes"]["up"] == pytest.approx(up, rel=0.15)
+    assert plan["bytes"]["down"] == pytest.approx(down, rel=0.05)
+
+
+def test_what_would_be_refused_is_refused() -> None:
+    for config, words in (
+        (RunConfig(budget=100), "does not allow one step"),
+        (RunConfig(target="alexnet"), "--target must be one of"),
+        (RunConfig(resume=Path("runs/a")), "drop --resume"),
+        (RunConfig(backend="remote", remote=RemoteConfig(price=-1.0)), "--remote.price must be 0 or more"),
+    ):
+        with pytest.raises(InputError, match=words) as error:
+            forecast(config)
+        assert "\n" not in str(error.value)
