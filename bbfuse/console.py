@@ -118,7 +118,8 @@ def plan_table(plan: dict[str, Any]) -> None:
     ]
     if plan["bytes"] is not None:
         lines.append(f"about {_size(plan['bytes']['up'])} up and {_size(plan['bytes']['down'])} down, without HTTP headers")
-    lines.append("exact if no request has to be sent again: retries take what is kept back, then training")
+    bound = "exact" if plan["exact"] else "at most that, since a smaller fuse may ask less,"
+    lines.append(f"{bound} if no request has to be sent again: retries take what is kept back, then training")
     console.print("; ".join(lines), soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""The fuse: ``F(x) = clip(x + G(x), -1, 1)`` (NeuralFuse, Eq. 1), G a small generator that starts at zero."""
+"""The fuse: ``F(x) = clip(x + G(x), -1, 1)`` (NeuralFuse, Eq. 1), G a small generator that starts at zero, or a sum of some."""
 
 from __future__ import annotations
 
@@ -18,30 +18,50 @@ _CALIBRATION_BATCH = 256
 
 
 class Fuse(nn.Module):
-    """A generator and the clipped sum around it. A new fuse changes nothing: the generator's last layer starts at zero.
+    """Generators and the clipped sum around them. A new one changes nothing: its last layer starts at zero.
 
     Batch normalisation always works with its stored statistics, so that an image is treated alike in every batch and no
     statistics move while probes are scored; `calibrate` sets them once, from images that are owned, before the training.
     """
 
     def __init__(self, generator: str, image_shape: Shape, rng: torch.Generator) -> None:
-        """Build the generator called ``generator`` with initial weights drawn from ``rng``.
+        """Build the generator called ``generator``, or all of a sum such as ``Filter+MLP``, with weights drawn from ``rng``.
 
         Raises:
             InputError: no generator has that name, or it does not fit the image shape.
         """
         super().__init__()
+        self.image_shape = image_shape
+        self.generators = nn.ModuleList()
+        self._names: list[str] = []
+        for name in generator.split("+"):
+            self.grow(name, rng)
+
+    @property
+    def name(self) -> str:
+        """The generators that it is made of, as the constructor takes them."""
+        return "+".join(self._names)
+
+    def grow(self, generator: str, rng: torch.Generator) -> None:
+        """Add one more generator to the sum. What the fuse makes of an image stays the same, bit for bit.
+
+        Its parameters come behind those that are there. Its normalisations have yet to be calibrated.
+
+        Raises:
+            InputError: no generator has that name, or it does not fit the image shape.
+        """
         if generator not in GENERATORS:
             raise InputError(f"--generator must be one of {', '.join(GENERATORS)}, got {generator}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-            self.generator = GENERATORS[generator](image_shape)
+            added = GENERATORS[generator](self.image_shape)
         layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
-        last = [m for m in self.generator.modules() if isinstance(m, layers)][-1]
+        last = [m for m in added.modules() if isinstance(m, layers)][-1]
         assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.image_shape = image_shape
+        self.generators.append(added)
+        self._names.append(generator)
         self.eval()
 
     @classmethod
@@ -53,20 +73,24 @@ class Fuse(nn.Module):
         return fuse
 
     def calibrate(self, images: Tensor) -> None:
-        """Set the statistics of batch normalisation to those over ``images`` (n, channels, height, width), layer by layer."""
-        norms = [m for m in self.generator.modules() if isinstance(m, nn.BatchNorm2d)]
+        """Set the statistics of batch normalisation to those over ``images`` (n, channels, height, width), layer by layer.
+
+        Those that were set before stay, so that a fuse that has grown goes on with what it has learned.
+        """
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d) and not m.num_batches_tracked]
         for norm in norms:
             norm.momentum = None  # the mean over all batches, not a moving one
-            norm.reset_running_stats()
             norm.train()
         with torch.no_grad():
             for part in images.split(_CALIBRATION_BATCH) if norms else ():
-                self.generator(part)
+                self(part)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, channels, height, width) in [-1, 1], to the same."""
-        fused: Tensor = images + self.generator(images)
+        fused = images
+        for generator in self.generators:
+            fused = fused + generator(images)
         return fused.clamp(-1.0, 1.0)
 
     def vector(self) -> Tensor:

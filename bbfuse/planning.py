@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from bbfuse.head import Heads
 from bbfuse.ledger import IMAGES_PER_REQUEST
 from bbfuse.measure import report_images
 
-__all__ = ["Plan", "Queries", "nominal_drawn", "plan"]
+__all__ = ["Plan", "Price", "Queries", "nominal_drawn", "plan"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,21 @@ class Queries:
 
 
 @dataclass(frozen=True)
+class Price:
+    """What a step sends in which the method asks."""
+
+    whole: Queries
+    """Every term of the objective: what the budget allows for."""
+    nominal: Queries
+    """It drew nominal voltage, see `nominal_drawn`."""
+
+    def of(self, config: RunConfig, steps: range) -> Queries:
+        """What these steps of the run send together."""
+        nominal = sum(nominal_drawn(config, step) for step in steps)
+        return self.whole * (len(steps) - nominal) + self.nominal * nominal
+
+
+@dataclass(frozen=True)
 class Plan:
     """How far the budget reaches."""
 
@@ -47,10 +63,14 @@ class Plan:
     training_limit: int
     """Images that may be sent until the closing report, for which the rest is kept."""
     warm_up: Queries
-    step: Queries
-    """One that asks every term of the objective: what the budget allows for."""
-    nominal_step: Queries
-    """One that drew nominal voltage, see `nominal_drawn`."""
+    """Before the first step."""
+    step: Price
+    """The dearest after the warm-up by CMA-ES."""
+    exact: bool
+    """Whether all of them cost that; when a fuse grows is not known in advance."""
+    warm_up_steps: int
+    """Those of ``--warm-up``, the first of all steps."""
+    warm_up_step: Price
     every: int
     """Only every so many steps ask, the first one among them."""
     validation: Queries
@@ -66,12 +86,14 @@ class Plan:
         return (step == 0 and self.validations > 1) or any(step == round(self.steps / 2**j) for j in range(halvings))
 
     def sent(self, config: RunConfig) -> dict[str, Queries]:
-        """What the whole run sends, by purpose: exactly, if no request is sent again and the run is not killed."""
-        asking = range(0, self.steps, self.every)
-        nominal = sum(nominal_drawn(config, step) for step in asking)
+        """What the whole run sends, by purpose: exactly, if no request is sent again and the run is not killed.
+
+        An upper bound if the plan is not `exact`.
+        """
+        first, rest = range(self.warm_up_steps), range(self.warm_up_steps, self.steps, self.every)
         return {
             "warm_up": self.warm_up,
-            "training": self.step * (len(asking) - nominal) + self.nominal_step * nominal,
+            "training": self.warm_up_step.of(config, first) + self.step.of(config, rest),
             "validation": self.validation * sum(self.validates(step) for step in range(self.steps + 1)),
             "report": self.report,
         }
@@ -85,8 +107,8 @@ def nominal_drawn(config: RunConfig, step: int) -> bool:
     return torch.rand((), generator=seeds.stream(config.seed, "term", step)).item() < clean / (clean + perturbed)
 
 
-def plan(config: RunConfig, data: Dataset, heads: Heads, method: Method) -> Plan:
-    """How the budget is laid out for ``method``.
+def plan(config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Method]) -> Plan:
+    """How the budget is laid out for the ``methods`` of all stages, in order.
 
     Raises:
         InputError: it does not allow a single step.
@@ -94,25 +116,39 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, method: Method) -> Plan
     population = config.chip_seed is None
     checked = Queries.of(min(config.validation.images, len(data.validation)))
     met = Queries.of(heads.images_per_chip) if population else Queries()
-    warm_up = sum((Queries.of(images) for images in (*heads.asked_first, method.images_first)), Queries())
+    warm_up = sum((Queries.of(images) for images in (*heads.asked_first, methods[0].images_first)), Queries())
     if config.labels == "target":
         warm_up = Queries.of(len(data.train)) + checked + warm_up
-    term = Queries.of(min(config.batch_size, len(data.train))) * method.answers_per_image
-    step = term * config.terms + met * config.chips_per_step if method.model is None else term
+    batch = Queries.of(min(config.batch_size, len(data.train)))
+    prices = [_price(config, batch, met, method) for method in methods]
+    first, rest = prices[0], prices[bool(config.warm_up) :]
+    step = max(rest, key=lambda price: price.whole.images)
+    warm_up_steps = config.warm_up // first.whole.images if config.warm_up else 0
+    if config.warm_up and not warm_up_steps:
+        raise InputError(f"--warm-up {config.warm_up} does not allow one step of it: give at least {first.whole.images}, or 0")
     validation = checked + met
     chips = config.report.chips if population else 1
     report = Queries.of(len(data.test)) * (2 * (1 + chips)) + met * chips
     kept = report_images(data.test, chips, heads)
+    before = warm_up.images + warm_up_steps * first.whole.images
     # one request is kept back for a run that is killed while its answer is under way
-    free = config.budget - warm_up.images - config.validation.times * validation.images - kept - IMAGES_PER_REQUEST
-    if free < step.images:
+    free = config.budget - before - config.validation.times * validation.images - kept - IMAGES_PER_REQUEST
+    if free < step.whole.images:
         taken = config.budget - free
         raise InputError(
             f"--budget {config.budget} does not allow one step: {taken} images go to warm-up, validation and the closing report, "
-            f"{step.images} to a step; give at least {taken + step.images}"
+            f"{step.whole.images} to a step; give at least {taken + step.whole.images}"
         )
+    last = methods[-1]  # one kind of method trains all stages but the warm-up
+    steps = free // step.whole.images * last.every if step.whole.images else last.steps
     return Plan(
-        steps=free // step.images * method.every if step.images else method.steps, validations=config.validation.times,
-        training_limit=config.budget - kept, warm_up=warm_up, step=step, nominal_step=term, every=method.every,
-        validation=validation, report=report,
+        steps=warm_up_steps + steps, validations=config.validation.times, training_limit=config.budget - kept, warm_up=warm_up,
+        step=step, exact=all(price == step for price in rest), warm_up_steps=warm_up_steps, warm_up_step=first,
+        every=last.every, validation=validation, report=report,
     )  # fmt: skip
+
+
+def _price(config: RunConfig, batch: Queries, met: Queries, method: Method) -> Price:
+    """That of ``method``; ``met`` calibrates the head of a chip."""
+    term = batch * method.answers_per_image
+    return Price(term * config.terms + met * config.chips_per_step if method.model is None else term, term)

@@ -90,8 +90,8 @@ def execute(config: RunConfig) -> dict[str, Any]:
 def forecast(config: RunConfig) -> dict[str, Any]:
     """What the run that ``config`` describes would send and cost. Nothing is sent that costs, nothing written.
 
-    ``purposes`` are exact for a run in which no request has to be sent again; ``kept_back`` images stay within the budget for
-    those that have to. ``bytes`` are rough, and ``None`` where nothing goes over a wire.
+    ``purposes`` are exact for a run in which no request has to be sent again, an upper bound if ``exact`` is false; ``kept_back``
+    images stay within the budget for those that have to. ``bytes`` are rough, and ``None`` where nothing goes over a wire.
 
     Raises:
         InputError: the run would be refused.
@@ -115,6 +115,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         "schema": SCHEMA,
         "config": to_dict(config),
         "steps": trainer.plan.steps,
+        "exact": trainer.plan.exact,
         "purposes": {name: dataclasses.asdict(sent) for name, sent in purposes.items()},
         "kept_back": config.budget - total.images,
         "queries": {**dataclasses.asdict(total), "budget": config.budget, "cost": _cost(config, total.requests)},
@@ -178,6 +179,7 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
                 "cost": _cost(config, ledger.requests),
             },
             "answers": ledger.kind,
+            "grown_at_step": trainer.stages.grown_at_step,
             "energy": energy(config, trainer.fuse, backend.info.image_shape),
             "seconds": time.monotonic() - began,
             "stopped": "budget",

@@ -14,17 +14,16 @@ from torch import Tensor
 from backends.data import Dataset, Split
 from backends.interface import NOMINAL, BackendInfo, Chip, InputError
 from bbfuse import seeds
-from bbfuse.config import RunConfig, section_of
-from bbfuse.estimators.interface import Method, Problem, falling
-from bbfuse.fuse import Fuse
+from bbfuse.config import RunConfig
+from bbfuse.estimators.interface import Problem, falling
 from bbfuse.head import LEARNT, Heads
 from bbfuse.ledger import Answered, BudgetSpentError, Ledger
 from bbfuse.measure import accuracies, accuracy
-from bbfuse.methods import METHODS
 from bbfuse.objective import Step, Term
 from bbfuse.planning import nominal_drawn, plan
 from bbfuse.records import RunFolder
 from bbfuse.sampling import Sampler
+from bbfuse.stages import Stages
 from bbfuse.start import taken_over
 
 __all__ = ["Status", "Trainer"]
@@ -63,20 +62,15 @@ class Trainer:
         self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
         raw = data.train.images[: config.affine.images if config.head_name in LEARNT else config.standardize.images]
         self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
-        self.fuse = Fuse(config.generator, info.image_shape, seeds.stream(config.seed, "fuse"))
         start = taken_over(config, info.image_shape, folder)
-        if start is None:
-            self.fuse.calibrate(data.train.images)
-        else:
-            self.fuse.load_state_dict(start["fuse"])
-            if start["heads"] is not None:
-                self.heads.take_over(start["heads"])
+        if start is not None and start["heads"] is not None:
+            self.heads.take_over(start["heads"])
         problem = Problem(
             len(data.train), info.classes, self.chip is None, config.seed, config.memory, config.surrogate
         )  # fmt: skip
-        settings = getattr(config, section_of(config.optimizer))
-        self.method: Method = METHODS[config.optimizer].load()(settings, problem, self.fuse)
-        self.plan = plan(config, data, self.heads, self.method)
+        self.stages = Stages(config, problem, shape, data.train.images, start["fuse"] if start is not None else None)
+        self.fuse = self.stages.fuse
+        self.plan = plan(config, data, self.heads, self.stages.methods())
         self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
         self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
         self.labels = data.train.labels
@@ -112,12 +106,15 @@ class Trainer:
                 self.save()
             saved = time.monotonic()
             while self.step < self.plan.steps:
+                if self.stages.advance(self.step, self.plan.steps, self.plan.warm_up_steps):
+                    self.folder.event({"step": self.step, "images": self.ledger.images, "generator": self.fuse.name})
                 if self.plan.validates(self.step):
                     self._validate()
                 self.loss = self._train_step()
+                self.stages.observe(self.loss)
                 self.step += 1
-                event = {"step": self.step, "images": self.ledger.images, "loss": self.loss}
-                self.folder.event(event if self.method.trust is None else {**event, "trust": self.method.trust})
+                event, trust = {"step": self.step, "images": self.ledger.images, "loss": self.loss}, self.stages.method.trust
+                self.folder.event(event if trust is None else {**event, "trust": trust})
                 watch(self.status())
                 if time.monotonic() - saved > checkpoint_seconds:
                     self.save()
@@ -139,7 +136,7 @@ class Trainer:
     def trained(self) -> dict[str, Any]:
         """What was learned, for ``fuse.pt``."""
         return {
-            "generator": self.config.generator,
+            "generator": self.fuse.name,
             "image_shape": list(self.data.image_shape),
             "fuse": self.fuse.state_dict(),
             "heads": self.heads.state_dict(),
@@ -149,8 +146,7 @@ class Trainer:
         """Write a checkpoint of everything that changes."""
         self.folder.save({
             "step": self.step, "loss": self.loss, "validation": self.validation,
-            "fuse": self.fuse.state_dict(), "heads": self.heads.state_dict(),
-            "method": self.method.state_dict(),
+            "stages": self.stages.state_dict(), "heads": self.heads.state_dict(),
             "head_optimizer": self.head_optimizer.state_dict() if self.head_optimizer else None,
             "difficulty": self.sampler.difficulty, "labels": (self.labels, self.validation_labels),
             "ledger": self.ledger.state_dict(),
@@ -159,9 +155,8 @@ class Trainer:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
-        self.fuse.load_state_dict(state["fuse"])
+        self.stages.load_state_dict(state["stages"])
         self.heads.load_state_dict(state["heads"])
-        self.method.load_state_dict(state["method"])
         if self.head_optimizer:
             self.head_optimizer.load_state_dict(state["head_optimizer"])
         self.sampler.difficulty = state["difficulty"]
@@ -181,17 +176,18 @@ class Trainer:
             answered.append(Answered(owned[: len(answers)], self.chip, answers))
             sure = self.heads.meet(self.chip)(answers).detach().softmax(1).gather(1, self.labels[: len(answers), None])[:, 0]
             self.sampler.observe(torch.arange(len(sure)), 1.0 - sure)
-        self.method.prepare(Split(owned, self.labels), answered, self.ledger.ask)
+        self.stages.method.prepare(Split(owned, self.labels), answered, self.ledger.ask)
 
     def _train_step(self) -> float | None:
         index, weights = self.sampler.draw(seeds.stream(self.config.seed, "batch", self.step))
+        begun = self.stages.begun
         step = Step(
-            self.step, self.config.seed, self.fuse, index, self.data.train.images[index], self.labels[index], weights,
+            self.step - begun, self.stages.seed, self.fuse, index, self.data.train.images[index], self.labels[index], weights,
             self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen,
         )  # fmt: skip
         if self.head_optimizer:
             self.head_optimizer.zero_grad()
-        self.method.update(step, self.plan.steps)
+        self.stages.method.update(step, self.plan.steps - begun)
         finished = step.finish()
         if finished is None:
             return None
@@ -211,9 +207,9 @@ class Trainer:
         clean, perturbed = self.config.clean_weight, self.config.eopm.perturbed_weight
         if clean > 0 and self.config.eopm.terms == "one":
             if nominal_drawn(self.config, self.step):
-                return [Term(NOMINAL, self.heads.meet(NOMINAL, self.method.model), clean)]
+                return [Term(NOMINAL, self.heads.meet(NOMINAL, self.stages.method.model), clean)]
             clean = 0.0
-        model = self.method.model
+        model = self.stages.method.model
         if self.chip is not None and model is None:
             chips = [self.chip]
         else:

@@ -51,6 +51,12 @@ def test_every_default_combination_that_access_allows_is_valid() -> None:
         ("--chip-seed 0 --standardize.images 9", "--standardize.images has no effect without --head standardize"),
         ("--head affine", "--head affine is learnt for one chip"),
         ("--chip-seed 0 --report.chips 3", "--report.chips has no effect with --chip-seed"),
+        ("--warm-up -1", "--warm-up must be 0 or more, got -1"),
+        ("--optimizer transfer --grow Filter", "--grow does not go with --optimizer transfer, .*: drop it or"),
+        ("--optimizer follow --warm-up 2000", "--warm-up does not go with --optimizer follow, .*: drop it or"),
+        ("--optimizer guided --grow Filter", "--grow does not go with --optimizer guided, .*: drop it or"),
+        ("--init runs/a --grow Filter", "--grow does not go with --init, .*: drop one of the two"),
+        ("--init runs/a --warm-up 2000", "--warm-up does not go with --init, .*: drop one of the two"),
         ("--rge.space parameters --rge.no-broyden", "--rge.no-broyden has no effect"),
     ],
 )

@@ -63,7 +63,7 @@ def test_calibration_gives_every_normalisation_the_statistics_of_what_it_sees() 
     fuse = Fuse("ConvS", SHAPES["ConvS"], rng)
     images = torch.rand((256, *SHAPES["ConvS"]), generator=rng) * 2 - 1
     fuse.calibrate(images)
-    first, norm = fuse.generator[0], fuse.generator[1]  # type: ignore[index]
+    first, norm = fuse.generators[0][0], fuse.generators[0][1]  # type: ignore[index]
     seen = first(images)
     assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(norm.running_var, seen.var((0, 2, 3)), rtol=1e-3)

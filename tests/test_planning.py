@@ -41,6 +41,13 @@ EDGES: dict[str, RunConfig] = {
         BASE, optimizer="follow", surrogate=QUICK, follow=FollowConfig(every=3), eopm=EopmConfig(clean_weight=3.0)
     ),
     "simulated chips": dataclasses.replace(BASE, chip_seed=None, optimizer="follow", surrogate=QUICK, report=FEW_CHIPS),
+    "growing": dataclasses.replace(BASE, grow="Filter"),
+    "warm-up and growing, terms drawn": dataclasses.replace(
+        BASE, optimizer="spsa", grow="Filter", warm_up=1_000, eopm=EopmConfig(clean_weight=3.0)
+    ),
+    "warm-up and population": dataclasses.replace(
+        BASE, chip_seed=None, warm_up=1_000, budget=9_000, standardize=StandardizeConfig(images=20), report=FEW_CHIPS
+    ),
 }
 
 
@@ -50,6 +57,7 @@ def test_at_the_edges_a_run_sends_what_its_plan_says(name: str, tmp_path: Path, 
     trainer = Trainer(config, linear.info, digits.owned(config.images), Ledger(linear, 0), folder=None)
     sent = trainer.plan.sent(config)
     assert linear.received == 0
+    assert trainer.plan.exact
     told = run(config, tmp_path / "run", linear, digits)
     assert sum(sent.values(), Queries()) == Queries(told["images"], told["requests"])
     assert told["images"] <= config.budget
