@@ -149,7 +149,7 @@ class RunConfig:
     budget: int = 20_000
     """images sent at most: training, validation, closing report and retries together"""
     batch: int | None = None
-    """images a step; if not given 16 for one chip, 64 for the population, for transfer and for follow"""
+    """images a step; if not given 64 for the population and for transfer, 32 for follow on one chip, 16 for the others there"""
     sampling: Literal["hard", "uniform"] = "hard"
     """how a batch is drawn: wrong and unsure images more often (reweighted, so that the mean stays the same), or all alike"""
     seed: int = 0
@@ -201,8 +201,8 @@ class RunConfig:
     @property
     def batch_size(self) -> int:
         """Images a step."""
-        wide = self.chip_seed is None or self.optimizer in ("transfer", "follow")
-        return self.batch or (64 if wide else 16)
+        alone = {"follow": 32, "transfer": 64}.get(self.optimizer, 16)
+        return self.batch or (64 if self.chip_seed is None else alone)
 
     @property
     def terms(self) -> int:

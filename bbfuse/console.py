@@ -85,6 +85,10 @@ def closing_table(summary: dict[str, Any]) -> None:
         console.print(
             "fuse alone: this run's fuse with the head taken away; --head none trains one that stands alone", soft_wrap=True
         )
+    trust = summary.get("trust")
+    if trust is not None:
+        verdict = "" if trust >= TRUSTED else ": it was not trusted"
+        console.print(f"the surrogate foretold {100 * trust:.0f} % of the variance of the last answers{verdict}", soft_wrap=True)
     energy, queries = summary["energy"], summary["queries"]
     if energy["saving"] is not None:
         console.print(
@@ -131,6 +135,9 @@ def _costing(queries: dict[str, Any]) -> str:
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
+
+TRUSTED = 0.2
+"""A surrogate that foretold less moved the fuse by less than a fifth of the steps that it asked for."""
 
 LABELS = {
     "no protection": "perturbed",

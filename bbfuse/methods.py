@@ -164,6 +164,8 @@ class SurrogateConfig:
     """steps on answers for each batch of them that is bought: the new one, then remembered ones"""
     memory: int = 200
     """batches of answers that are remembered"""
+    weights: str | None = None
+    """state dict of ``--surrogate.arch`` to begin with, in place of a fit to the labels"""
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,9 @@ class FollowConfig:
 
     lr: float = 3e-3
     """learning rate at the start, falling linearly to a twentieth, times the trust in the surrogate"""
-    every: int = 2
-    """steps of the fuse for each batch of answers"""
+    every: int | None = None
+    """steps of the fuse for each batch of answers; if not given 2 for one chip, 16 for the population, whose chips are
+    simulated"""
     raw: float = 0.25
     """share of the images sent as they are, the others through the fuse"""
     jitter: float = 0.1

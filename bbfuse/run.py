@@ -179,6 +179,7 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
                 "cost": _cost(config, ledger.requests),
             },
             "answers": ledger.kind,
+            "trust": trainer.stages.method.trust,
             "grown_at_step": trainer.stages.grown_at_step,
             "energy": energy(config, trainer.fuse, backend.info.image_shape),
             "seconds": time.monotonic() - began,

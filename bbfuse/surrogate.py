@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from backends.data import Split
 from backends.fitting import LARGE_RECIPE, RECIPE, kept
+from backends.interface import InputError
 from backends.memory.scheme import Memory
 from backends.simulator import Simulator
 from bbfuse.ledger import Answered
@@ -109,11 +110,18 @@ class Surrogate:
     """Follows the target by least squares on its answers, newest and remembered ones together."""
 
     def __init__(self, settings: SurrogateConfig, shape: tuple[int, int, int], classes: int, seed: int) -> None:
+        """Fresh weights drawn from ``seed``, or those of ``settings.weights``.
+
+        Raises:
+            InputError: ``settings.weights`` does not hold weights of this architecture.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = ARCHITECTURES[settings.arch](shape, classes)
         self._settings = settings
         self._seed = seed
+        if settings.weights is not None:
+            self._load(settings.weights)
         self._large = min(shape[1:]) >= 32
         """Worth bfloat16 and channels last, which are two times as fast there."""
         if self._large:
@@ -128,7 +136,7 @@ class Surrogate:
     def prepare(self, owned: Split, answered: Sequence[Answered]) -> None:
         """Fit it to the labels, then to what was ``answered`` already."""
         steps = self._settings.steps if self._settings.steps is not None else 3000 if self._large else 600
-        if steps:
+        if steps and self._settings.weights is None:
             # batch normalisation keeps the statistics of this fit: answers then depend on one image alone
             recipe = replace(LARGE_RECIPE if self._large else RECIPE, steps=steps, seed=self._seed)
             kept(self._network, owned, recipe, f"surrogate-{self._settings.arch}")
@@ -168,6 +176,15 @@ class Surrogate:
     def simulator(self, memory: Memory) -> Simulator:
         """The surrogate as it is now, stored in ``memory``: it answers for chips that nobody has seen."""
         return Simulator(copy.deepcopy(self._network), memory)
+
+    def _load(self, path: str) -> None:
+        try:
+            self._network.load_state_dict(torch.load(path, weights_only=True))
+        except Exception as error:  # whatever the reader of a foreign file trips over
+            arch, said = self._settings.arch, " ".join(str(error).split())[:200]
+            raise InputError(
+                f"--surrogate.weights {path} does not hold the state dict of a {arch} surrogate for these images: {said}"
+            ) from error
 
     def _remember(self, images: Tensor, answers: Tensor) -> None:
         self._bought.append((images, answers))

@@ -36,7 +36,7 @@ class Follow(Descent):
 
     def __init__(self, config: FollowConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr)
-        self.every = config.every
+        self.every = config.every or (16 if problem.population else 2)
         self._config = config
         self._memory = problem.memory
         self._surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed)
