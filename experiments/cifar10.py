@@ -4,8 +4,9 @@ CIFAR-10 as JPEG files, to be found under ``data/cifar10-jpeg``, or any folder o
 ``images`` are those sent for training, warm-up included; the closing report on 2,000 held-out images is not counted in them.
 ``owned`` images, all 45,000 or fewer, with the labels `given` or with the `target`'s answers at nominal voltage in their place.
 ``follow`` has a surrogate of another family (plain convolutions); ``rge, parameters`` has none and moves a fuse of 883
-parameters. Points are recovered on held-out images; the share is that of the white box with as much data on the same chip. ``method`` `head`
-is the head alone, `control` a classifier of the fuse's own size, trained on the owned images and used instead of the target.
+parameters. Points are recovered on held-out images; the share is that of the white box with as much data on the same chip.
+``method`` `head` is the head alone, `control` a classifier of the fuse's own size, trained on the owned images and used instead
+of the target.
 Settings were chosen on chip 1000 and validation images.
 """
 
