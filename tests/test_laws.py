@@ -14,6 +14,7 @@ from torch import Tensor
 from backends.data import Dataset
 from backends.interface import NOMINAL, Access, BackendInfo, Chip, InputError, Sending, TargetError
 from bbfuse.config import (
+    WITH_SURROGATE,
     AffineConfig,
     EopmConfig,
     ReportConfig,
@@ -23,16 +24,32 @@ from bbfuse.config import (
     validate,
 )
 from bbfuse.ledger import Journal, Ledger
-from bbfuse.methods import METHODS, RgeConfig
+from bbfuse.methods import METHODS, FollowConfig, RgeConfig, SurrogateConfig, TransferConfig
 from bbfuse.planning import Queries
 from bbfuse.records import RunFolder, events
 from bbfuse.train import Trainer
 from tests.conftest import LinearBackend
 
 BASE = RunConfig(budget=6_000, chip_seed=3, batch=16, validation=ValidationConfig(images=40, times=3))
+SURROGATE = SurrogateConfig("perceptron", steps=20, rounds=1, updates=1, memory=10)
+STRICT = [name for name, method in METHODS.items() if method.needs == Access.LOGITS]
 RUNS: dict[str, RunConfig] = {
     "rge, no head": dataclasses.replace(BASE, head="none", sampling="uniform"),
-    **{name: dataclasses.replace(BASE, optimizer=name) for name, method in METHODS.items() if method.needs == Access.LOGITS},
+    **{name: dataclasses.replace(BASE, optimizer=name) for name in STRICT if name not in WITH_SURROGATE},
+    **{name: dataclasses.replace(BASE, batch=64, optimizer=name, surrogate=SURROGATE) for name in ("follow", "guided")},
+    "transfer": dataclasses.replace(
+        BASE, optimizer="transfer", surrogate=SURROGATE, transfer=TransferConfig(steps=20, images=100)
+    ),
+    "follow, population": dataclasses.replace(
+        BASE,
+        chip_seed=None,
+        batch=64,
+        optimizer="follow",
+        surrogate=SURROGATE,
+        follow=FollowConfig(every=2),
+        report=ReportConfig(chips=3),
+        standardize=StandardizeConfig(images=20),
+    ),
     "rge, plain": dataclasses.replace(BASE, rge=RgeConfig(broyden=False, directions=2)),
     "rge, parameters": dataclasses.replace(BASE, rge=RgeConfig(space="parameters")),
     "spsa, standardize": dataclasses.replace(BASE, optimizer="spsa", head="standardize"),
@@ -138,6 +155,31 @@ def test_killed_anywhere_and_resumed_it_is_the_uninterrupted_run(
         assert same(whole, resumed)
         assert resumed["images"] + resumed["lost"] == linear.received <= config.budget
         assert events(tmp_path / "whole") == events(cut)
+
+
+class Wall:
+    """Lets questions and answers through and nothing else, the answers as plain numbers."""
+
+    def __init__(self, inner: LinearBackend) -> None:
+        self._ask = inner.query
+        self.info = inner.info
+        self.asked: set[str] = set()
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        assert not images.requires_grad
+        return torch.tensor(self._ask(images, chip, sending).tolist())
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked.add(name)
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_a_strict_method_uses_answers_and_nothing_else(name: str, tmp_path: Path, linear: LinearBackend, digits: Dataset) -> None:
+    """Behind a wall that passes numbers only, every run is the same number for number, and nobody looks for more."""
+    wall = Wall(linear)
+    assert same(run(RUNS[name], tmp_path / "walled", wall, digits), run(RUNS[name], tmp_path / "open", linear, digits))
+    assert not wall.asked
 
 
 @pytest.mark.parametrize("name", ["rge", "population"])
