@@ -11,60 +11,54 @@ For one chip it follows that chip. For the population it follows the target at n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from backends.data import Split
-from backends.interface import NOMINAL, Chip
-from bbfuse.estimators.interface import Descent, Problem, adam
+from backends.interface import NOMINAL
+from bbfuse.estimators.imitation import Imitation
+from bbfuse.estimators.interface import Problem, adam
 from bbfuse.fuse import Fuse
 from bbfuse.ledger import Answered, Ask
 from bbfuse.methods import FollowConfig
 from bbfuse.objective import Step
 from bbfuse.seeds import stream
-from bbfuse.surrogate import Surrogate
 
 __all__ = ["Follow"]
 
 
-class Follow(Descent):
+class Follow(Imitation):
     """Asks each image of a batch once, in every ``every``-th step."""
 
     answers_per_image = 1
 
     def __init__(self, config: FollowConfig, problem: Problem, fuse: Fuse) -> None:
-        super().__init__(adam(fuse), config.lr)
+        super().__init__(adam(fuse), config.lr, problem, fuse, simulates=problem.population)
         self.every = config.every or (16 if problem.population else 2)
         self._config = config
-        self._memory = problem.memory
-        self._surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed)
-        self._simulator = self._surrogate.simulator(self._memory)
-        self._simulates = problem.population
-        if self._simulates:
-            self.model = self._answers
 
     @property
     def trust(self) -> float:  # type: ignore[override]
         """That in the surrogate."""
-        return self._surrogate.trust
+        return self.surrogate.trust
 
     def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
         """See `Method`."""
-        self._surrogate.prepare(owned, [a for a in answered if (a.chip == NOMINAL) == self._simulates])
+        self.surrogate.prepare(owned, [a for a in answered if (a.chip == NOMINAL) == self.simulates])
+        self.renew()
 
     def estimate(self, step: Step) -> None:
         """See `Descent`: the surrogate's gradient."""
         if step.number % self.every == 0:
             images = self._chosen(step)
-            if self._simulates:
-                self._surrogate.learn(step.seen(images), step.ask(images, NOMINAL))
-                self._simulator = self._surrogate.simulator(self._memory)
+            if self.simulates:
+                self.surrogate.learn(step.seen(images), step.ask(images, NOMINAL))
+                self.renew()
             elif (score := step.score(images)) is not None:
-                self._surrogate.learn(step.seen(images), score.answers.mean(0))
+                self.surrogate.learn(step.seen(images), score.answers.mean(0))
         if self.trust > 0.0:
-            step.backward_through(self._answers)
+            step.backward_through(self.answers)
 
     def learning_rate(self, step: int, steps: int) -> float:
         """See `Descent`; times the trust in the surrogate."""
@@ -79,16 +73,3 @@ class Follow(Descent):
         noise = self._config.jitter * torch.randn(images.shape, generator=stream(step.seed, "jitter", step.number))
         noise[::2] = 0.0
         return (images + noise).clamp(-1.0, 1.0)
-
-    def _answers(self, images: Tensor, chip: Chip) -> Tensor:
-        return self._simulator.logits(images, chip) if self._simulates else self._surrogate.logits(images)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The optimizer and the surrogate."""
-        return {**super().state_dict(), "surrogate": self._surrogate.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method`."""
-        super().load_state_dict(state)
-        self._surrogate.load_state_dict(state["surrogate"])
-        self._simulator = self._surrogate.simulator(self._memory)

@@ -7,35 +7,28 @@ at nominal voltage; bit errors are then drawn on its own stored weights. The fus
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
 
 from backends.data import Split
-from backends.interface import NOMINAL, Chip
-from bbfuse.estimators.interface import Descent, Problem, adam
+from backends.interface import NOMINAL
+from bbfuse.estimators.imitation import Imitation
+from bbfuse.estimators.interface import Problem, adam
 from bbfuse.fuse import Fuse
 from bbfuse.ledger import Answered, Ask
 from bbfuse.methods import TransferConfig
 from bbfuse.objective import Step
-from bbfuse.surrogate import Surrogate
 
 __all__ = ["Transfer"]
 
 
-class Transfer(Descent):
+class Transfer(Imitation):
     """``steps`` of backpropagation through the surrogate, a fresh simulated chip each; the target is asked nothing in them."""
 
     answers_per_image = 0
 
     def __init__(self, config: TransferConfig, problem: Problem, fuse: Fuse) -> None:
-        super().__init__(adam(fuse), config.lr)
+        super().__init__(adam(fuse), config.lr, problem, fuse, simulates=True)
         self.steps = config.steps
         self.images_first = min(config.images, problem.owned)
-        self.model = self._answers
-        self._memory = problem.memory
-        self._surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed)
-        self._simulator = self._surrogate.simulator(self._memory)
 
     def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
         """See `Method`."""
@@ -43,22 +36,9 @@ class Transfer(Descent):
         if self.images_first:
             images = owned.images[: self.images_first]
             bought.append(Answered(images, NOMINAL, ask(images, NOMINAL)))
-        self._surrogate.prepare(owned, bought)
-        self._simulator = self._surrogate.simulator(self._memory)
+        self.surrogate.prepare(owned, bought)
+        self.renew()
 
     def estimate(self, step: Step) -> None:
         """See `Descent`: the surrogate's gradient, exact for it and nothing more for the target."""
-        step.backward_through(self._answers)
-
-    def _answers(self, images: Tensor, chip: Chip) -> Tensor:
-        return self._simulator.logits(images, chip)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The optimizer and the surrogate."""
-        return {**super().state_dict(), "surrogate": self._surrogate.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method`."""
-        super().load_state_dict(state)
-        self._surrogate.load_state_dict(state["surrogate"])
-        self._simulator = self._surrogate.simulator(self._memory)
+        step.backward_through(self.answers)
