@@ -28,7 +28,7 @@ from backends.interface import InputError
 from bbfuse.config import RunConfig, from_dict, to_dict
 from bbfuse.run import SCHEMA, execute
 
-__all__ = ["RESULTS", "Study", "Task", "as_json", "command", "configs_of", "rows_of", "settings_of"]
+__all__ = ["RESULTS", "Study", "Task", "as_json", "carried_out", "command", "configs_of", "rows_of", "settings_of"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -91,22 +91,31 @@ class Study:
     rows: Callable[[list[dict[str, Any]], list[Path]], list[dict[str, Any]]]
     """From the records and folders of all runs to the rows that are committed; draws the figures on the way."""
     table: Callable[[list[dict[str, Any]]], RenderableType]
+    before: Callable[[], None] = lambda: None
+    """Makes what the runs begin with, where it is not there yet."""
 
     def main(self, arguments: Sequence[str]) -> int:
         """The command line; the exit code."""
         return command(self.name, self._compute, self.table, arguments)
 
     def _compute(self) -> tuple[Any, list[dict[str, Any]]]:
-        root, tasks = Path("runs") / self.name, self.tasks()
-        folders = [task.folder(root) for task in tasks]
-        # every run has one thread; it is the same run wherever and beside whatever it is computed
-        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-            summaries = list(track(pool.map(_run, tasks, folders), "runs", len(folders), console=Console(stderr=True)))
+        self.before()
+        tasks = self.tasks()
+        summaries, folders = carried_out(Path("runs") / self.name, tasks)
         records = [
             {**task.labels, **self.record(summary, folder)}
             for task, summary, folder in zip(tasks, summaries, folders, strict=True)
         ]
         return settings_of(tasks), self.rows(records, folders)
+
+
+def carried_out(root: Path, tasks: Sequence[Task]) -> tuple[list[dict[str, Any]], list[Path]]:
+    """The summaries of all ``tasks`` and their folders under ``root``; what is missing of their runs is done."""
+    folders = [task.folder(root) for task in tasks]
+    # every run has one thread; it is the same run wherever and beside whatever it is computed
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        summaries = list(track(pool.map(_run, tasks, folders), "runs", len(folders), console=Console(stderr=True)))
+    return summaries, folders
 
 
 def settings_of(tasks: Sequence[Task]) -> dict[str, Any]:
