@@ -1,15 +1,16 @@
 """What a misleading surrogate costs, and whether the run says that it was not trusted.
 
 Digits, 5 % bit errors, chips 0 to 4 with seeds 0 to 4, no head, 20,000 images sent for training, no validation. `rge` has no
-surrogate; `guided` and `follow` begin with one of four:
+surrogate; `guided` and `follow` begin with one of five:
 
 * ``honest``: fitted to the labels, as they do by themselves;
 * ``shuffled``: fitted to the same images with their labels dealt out anew at random;
 * ``inverted``: fitted to the labels, and the last layer negated: every slope points the wrong way;
-* ``foreign``: fitted to other images, ten random patterns under noise, a class each.
+* ``foreign``: fitted to other images, ten random patterns under noise, a class each;
+* ``frozen``: as ``shuffled``, and ``--surrogate.updates 0``: it never learns better.
 
-All go on learning from the target's answers, as by default. ``trust_early`` is the mean trust over the first tenth of the steps,
-``trust_end`` that of the summary.
+The others go on learning from the target's answers, as by default. ``trust_early`` is the mean trust over the first tenth of the
+steps, ``trust_end`` that of the summary.
 """
 
 from __future__ import annotations
@@ -22,24 +23,27 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from backends.data import Split, load
 from backends.fitting import RECIPE, fit
 from bbfuse.config import RunConfig, ValidationConfig
+from bbfuse.figures import legend_beside, svg, without_frame
 from bbfuse.methods import SurrogateConfig
 from bbfuse.records import events
 from bbfuse.seeds import stream
 from bbfuse.surrogate import ARCHITECTURES
-from experiments.study import Study, Task
+from experiments.study import RESULTS, Study, Task
 
 __all__ = ["LIMIT", "STUDY", "misleading"]
 
 CHIPS = range(5)
 IMAGES = 20_000
 LIMIT = 5.0
-"""Points that a misleading surrogate may cost, on average, against none."""
+"""Points that a misleading surrogate may cost on a chip, against none."""
 WITH_SURROGATE = ("guided", "follow")
 _ARCHITECTURE = "plain"
 
@@ -63,7 +67,7 @@ def _foreign(seed: int) -> Split:
 
 MISLEADING: dict[str, Callable[[int], Split]] = {"shuffled": _shuffled, "inverted": _labels, "foreign": _foreign}
 """What each is fitted to, by the seed of the run."""
-SURROGATES = ("honest", *MISLEADING)
+SURROGATES = ("honest", *MISLEADING, "frozen")
 
 
 def misleading(name: str, seed: int) -> dict[str, torch.Tensor]:
@@ -97,10 +101,12 @@ def _tasks() -> list[Task]:
 
 
 def _config(method: str, name: str, seed: int) -> RunConfig:
-    weights = str(_weights(name, seed)) if name in MISLEADING else None
+    fitted = "shuffled" if name == "frozen" else name
+    weights = str(_weights(fitted, seed)) if fitted in MISLEADING else None
+    updates = 0 if name == "frozen" else SurrogateConfig().updates
     return RunConfig(
         optimizer=method, head="none", chip_seed=seed, seed=seed, budget=IMAGES + 4 * len(load("digits").test),
-        surrogate=SurrogateConfig(weights=weights), validation=ValidationConfig(times=0),
+        surrogate=SurrogateConfig(weights=weights, updates=updates), validation=ValidationConfig(times=0),
     )  # fmt: skip
 
 
@@ -116,20 +122,47 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     arms: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         arms.setdefault((row["method"], row["surrogate"]), []).append(row)
-    table = Table("method", "surrogate", "won back", "less rge", "less honest", "trust, first tenth", "at the end")
+    table = Table(
+        "method", "surrogate", "won back", "less rge", "worst chip", "less honest", "trust early", "end", padding=(0, 0)
+    )
     for (method, name), mine in arms.items():
         found = [row["recovered"] for row in mine]
-        cells = [f"{mean(found):.1f} ± {pstdev(found):.1f}", "", "", "", ""]
+        cells = [f"{mean(found):.1f} ± {pstdev(found):.1f}"]
         if method in WITH_SURROGATE:
-            against = [arms["rge", "none"], arms[method, "honest"]]
-            cells[1:3] = (f"{mean(found) - mean(row['recovered'] for row in other):+.1f}" for other in against)
-            cells[3:] = (f"{mean(row[key] for row in mine):.2f}" for key in ("trust_early", "trust_end"))
+            rge, honest = ([points - row["recovered"] for points, row in zip(found, arms[other], strict=True)]
+                           for other in (("rge", "none"), (method, "honest")))  # fmt: skip
+            cells += [f"{value:+.1f}" for value in (mean(rge), min(rge), mean(honest))]
+            cells += [f"{mean(row[key] for row in mine):.2f}" for key in ("trust_early", "trust_end")]
         table.add_row(method, name, *cells)
-    table.caption = f"points won back, mean ± sd of {len(CHIPS)} chips, {IMAGES:,} images sent for training; trust in [0, 1]"
+    table.caption = (
+        f"points won back, mean ± sd of {len(CHIPS)} chips, {IMAGES:,} images sent for training; less those of rge on the same "
+        "chips, mean and worst, and of the honest one; trust in [0, 1], early: first tenth of the steps"
+    )
     return table
 
 
-STUDY = Study("misled", _tasks, _record, lambda records, folders: records, _table, _write_weights)
+def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for method, axes in zip(WITH_SURROGATE, panels, strict=True):
+        for name, colour in zip(SURROGATES, ("#555555", "#c44e52", "#8172b3", "#4c72b0", "#dd8452"), strict=True):
+            runs = [
+                [(line["images"], line["trust"]) for line in events(folder)]
+                for row, folder in zip(rows, folders, strict=True) if (row["method"], row["surrogate"]) == (method, name)
+            ]  # fmt: skip
+            images, trust = np.array(runs).mean(0)[:: len(runs[0]) // 60].T
+            axes.plot(images, trust, color=colour, label=name)
+        axes.set_title(method, fontsize=10)
+        axes.set_xscale("log")
+        axes.set_xlabel("images sent")
+        without_frame(axes)
+    panels[0].set_ylabel("trust")
+    legend_beside(panels[1])
+    (RESULTS / "misled.svg").write_text(svg(figure))
+    return rows
+
+
+STUDY = Study("misled", _tasks, _record, _drawn, _table, _write_weights)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

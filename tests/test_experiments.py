@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 
 from backends.memory.codes import store
 from backends.memory.scheme import Quantization
+from bbfuse import seeds
 from bbfuse.config import validate
-from experiments import access_gap, alignment, bit_errors, energy, main_job, tuning
+from experiments import access_gap, alignment, bit_errors, energy, fleet, main_job, misled, tuning
 from experiments.benchmarks import injection, overhead
 from experiments.main_job import ARMS, CHIPS, STUDY
-from experiments.study import RESULTS, Study, configs_of, settings_of
+from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
 
 
 def test_the_committed_result_is_that_of_the_study_as_it_stands() -> None:
@@ -29,6 +31,47 @@ def test_the_committed_result_is_that_of_the_study_as_it_stands() -> None:
     for row in result["rows"]:
         assert row["images"] <= row["budget"]
         assert abs(row["share"] - row["recovered_points"] / row["lost_points"]) < 1e-9
+
+
+@pytest.mark.parametrize("study", [fleet.STUDY, misled.STUDY], ids=lambda study: str(study.name))
+def test_a_committed_result_has_the_settings_of_its_study(study: Study) -> None:
+    result = json.loads((RESULTS / f"{study.name}.json").read_text())
+    tasks = study.tasks()
+    assert configs_of(result["config"]) == [task.config for task in tasks]
+    known = [row.items() for row in result["rows"]]
+    for task in tasks:
+        validate(task.config)
+        if task.config.chip_seed is not None:  # the run for the population is no row of its own
+            assert sum(task.labels.items() <= row for row in known) == 1
+
+
+def test_a_chip_of_the_fleet_was_never_seen_and_costs_no_more_than_it_may() -> None:
+    steps = range(10_000)
+    seen = {chip for step in steps for chip in seeds.training_chips(0, step, 1)} | {*map(seeds.validation_chip, steps)}
+    assert not set(fleet.CHIPS) & (seen | {*seeds.reporting_chips(1000)})
+    rows = rows_of("fleet")
+    for arm in ("population", "head alone", "fresh", "from population"):
+        for head in {row["head"] for row in rows if row["arm"] == arm}:
+            assert [row["chip"] for row in rows if (row["arm"], row["head"]) == (arm, head)] == list(fleet.CHIPS)
+    for row in rows:
+        assert row["images"] <= fleet.IMAGES
+        assert row["recovered"] == pytest.approx(100 * (row["fused"] - row["perturbed"]))
+        assert row["share"] == pytest.approx(row["recovered"] / row["lost"])
+
+
+def test_a_misleading_surrogate_costs_little_and_is_trusted_less_than_an_honest_one() -> None:
+    rows = rows_of("misled")
+    without = {row["seed"]: row["recovered"] for row in rows if row["method"] == "rge"}
+    for method in misled.WITH_SURROGATE:
+        mine = {(row["surrogate"], row["seed"]): row for row in rows if row["method"] == method}
+        early = {name: mean(mine[name, seed]["trust_early"] for seed in without) for name in misled.SURROGATES}
+        assert max(early, key=lambda name: early[name]) == "honest"
+        for (name, seed), row in mine.items():
+            # all that follow knows of the gradient is its surrogate: with one that never learns it has to stay where it is
+            if (method, name) == ("follow", "frozen"):
+                assert row["trust_end"] < 0.01
+            else:
+                assert row["recovered"] >= without[seed] - misled.LIMIT
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
@@ -44,6 +87,12 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     ),
     "alignment": (alignment.main, {"method", "steps_before", "cosine_mean", "cosine_sd", "scale_mean"}, "pgpe"),
     "bit_errors": (bit_errors.main, {"scheme", "bits", "rate", "chips", "accuracy_mean", "accuracy_sd", "slack"}, "rquant"),
+    "fleet": (
+        fleet.STUDY.main, {"chip", "arm", "head", "images", "perturbed", "recovered", "share"}, "from population",
+    ),
+    "misled": (
+        misled.STUDY.main, {"method", "surrogate", "seed", "recovered", "trust_early", "trust_end"}, "inverted",
+    ),
     "injection": (injection.main, {"rate", "method", "seconds"}, "uniform"),
     "overhead": (overhead.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch"),
 }  # fmt: skip
@@ -64,7 +113,9 @@ def test_a_command_shows_its_committed_result(name: str, capsys: pytest.CaptureF
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("study", [main_job.STUDY, tuning.STUDY, access_gap.STUDY], ids=lambda study: str(study.name))
+@pytest.mark.parametrize(
+    "study", [main_job.STUDY, tuning.STUDY, access_gap.STUDY, fleet.STUDY, misled.STUDY], ids=lambda study: str(study.name)
+)
 def test_the_settings_of_a_study_are_kept_by_their_differences(study: Study) -> None:
     tasks = study.tasks()
     kept = json.loads(json.dumps(settings_of(tasks)))

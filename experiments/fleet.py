@@ -1,0 +1,169 @@
+"""A fleet of 20 chips, each calibrated for at most 5,000 images from a fuse that was trained once, for the population.
+
+Digits, 5 % bit errors, all by `follow`. The fuse for the population is trained with 20,000 images, all at nominal voltage, and
+simulated chips. Then it is put in front of chips 35,000 to 35,019, which lie in no range of seeds that is trained, validated or
+reported on (`bbfuse.seeds`). ``arm``:
+
+* ``population``: that fuse as it is; nothing is sent to the chip;
+* ``head alone``: an affine head fitted to the chip's answers to all 1,150 owned images, no fuse;
+* ``fresh``: a fuse trained for the chip from the beginning;
+* ``from population``: the same with ``--init``, from the fuse for the population.
+
+``images`` are those sent to calibrate one chip: for the head and for training, which has all that the head leaves of the 5,000;
+nothing is validated. The closing report, 1,440 images a chip, is not counted in them, nor are the 20,000 of the population.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import mean, pstdev
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from backends.data import load
+from backends.interface import Chip
+from backends.simulator import Simulator
+from backends.targets.fit import fitted
+from bbfuse.config import HeadName, RunConfig, ValidationConfig
+from bbfuse.figures import svg, without_frame
+from bbfuse.fuse import Fuse
+from bbfuse.measure import accuracy
+from experiments.study import RESULTS, Study, Task, carried_out
+
+__all__ = ["CHIPS", "IMAGES", "STUDY"]
+
+CHIPS = range(35_000, 35_020)
+IMAGES = 5_000
+SHARED = 20_000
+"""Images sent for the fuse that all begin with."""
+HEADS: tuple[HeadName, ...] = ("none", "affine")
+ROOT = Path("runs") / "fleet"
+
+
+def _config(images: int, reported: int, **settings: Any) -> RunConfig:
+    """A run that sends at most ``images`` before it reports on so many chips."""
+    return RunConfig(optimizer="follow", budget=images + _report(reported), validation=ValidationConfig(times=0), **settings)
+
+
+def _report(chips: int) -> int:
+    """Images that it sends: raw and fused, at nominal voltage and to each chip."""
+    return 2 * len(load("digits").test) * (1 + chips)
+
+
+def _population() -> Task:
+    return Task({"arm": "population"}, _config(SHARED, RunConfig().report.chips, head="none"))
+
+
+def _tasks() -> list[Task]:
+    return [_population(), *_calibrations()]
+
+
+def _calibrations() -> Iterator[Task]:
+    starts: dict[str, Path | None] = {"fresh": None, "from population": _population().folder(ROOT)}
+    for arm, start in starts.items():
+        for head in HEADS:
+            for chip in CHIPS:
+                labels = {"chip": chip, "arm": arm, "head": head}
+                yield Task(labels, _config(IMAGES, 1, head=head, chip_seed=chip, init=start))
+
+
+def _train_population() -> None:
+    carried_out(ROOT, [_population()])
+
+
+def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    found = summary["accuracy"]
+    return {
+        "images": summary["queries"]["images"] - _report(found["perturbed"]["chips"]), "clean": found["clean"],
+        "perturbed": found["perturbed"]["mean"], "head_alone": found["perturbed_head"]["mean"],
+        "recovered": summary["recovered_points"], "lost": summary["lost_points"],
+    }  # fmt: skip
+
+
+def _rows(records: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
+    runs = records[1:]
+    rows = [_row(run, "population", "none", 0, found) for run, found in zip(runs, _as_it_is(folders[0]), strict=False)]
+    for run in runs:
+        if (run["arm"], run["head"]) == ("fresh", "affine"):
+            rows.append(_row(run, "head alone", "affine", len(load("digits").train), run["head_alone"]))
+    rows += [_row(run, run["arm"], run["head"], run["images"], run["perturbed"] + run["recovered"] / 100) for run in runs]
+    _draw(rows)
+    return rows
+
+
+def _as_it_is(folder: Path) -> Iterator[float]:
+    """Held-out accuracy of the fuse in ``folder`` on each chip."""
+    torch.set_num_threads(1)
+    data = load("digits")
+    simulator = Simulator(fitted("digits", data))
+    with torch.no_grad():
+        fused = Fuse.load(folder / "fuse.pt")(data.test.images)
+    rate = RunConfig().bit_error_rate
+    for chip in CHIPS:
+        yield accuracy(simulator.logits(fused, Chip(rate, chip)), data.test.labels)
+
+
+def _row(run: dict[str, Any], arm: str, head: str, images: int, fused: float) -> dict[str, Any]:
+    points = 100 * (fused - run["perturbed"])
+    return {
+        "chip": run["chip"], "arm": arm, "head": head, "images": images, "clean": run["clean"], "perturbed": run["perturbed"],
+        "fused": fused, "recovered": points, "lost": run["lost"], "share": points / run["lost"],
+    }  # fmt: skip
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["arm"], row["head"]), []).append(row)
+    return groups
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.1f} ± {pstdev(values):.1f}"
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(padding=(0, 0))
+    for name in ("arm", "head", "images", "accuracy, %", "won back", "least", "share, %", "least"):
+        table.add_column(name, justify="left" if name in ("arm", "head") else "right")
+    for (arm, head), mine in _groups(rows).items():
+        found, won, share = (
+            [scale * row[key] for row in mine] for key, scale in (("fused", 100), ("recovered", 1), ("share", 100))
+        )
+        images = max(row["images"] for row in mine)
+        table.add_row(
+            arm, head, f"{images:,}", _spread(found), _spread(won), f"{min(won):.1f}", _spread(share), f"{min(share):.1f}"
+        )
+    low, clean = (100 * mean(row[key] for row in rows) for key in ("perturbed", "clean"))
+    table.caption = (
+        f"mean ± sd, and the least, of {len(CHIPS)} chips: points won back, and their share of those lost; {low:.1f} % "
+        f"unprotected, {clean:.1f} % at nominal voltage. The population took {SHARED:,} images, once"
+    )
+    return table
+
+
+def _draw(rows: list[dict[str, Any]]) -> None:
+    groups = {("no fuse", "none"): [{**row, "fused": row["perturbed"]} for row in rows[: len(CHIPS)]], **_groups(rows)}
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for place, mine in enumerate(groups.values()):
+        values = [100 * row["fused"] for row in mine]
+        axes.plot(values, [place] * len(values), "o", color="#4c72b0", alpha=0.35, markersize=5)
+        axes.plot(mean(values), place, "|", color="#222222", markersize=16, markeredgewidth=2)
+    axes.axvline(100 * rows[0]["clean"], linestyle="--", color="#555555", lw=1)
+    axes.set_yticks(range(len(groups)), [arm if head == "none" else f"{arm}, {head}" for arm, head in groups])
+    axes.invert_yaxis()
+    axes.set_xlabel("held-out accuracy of each chip and their mean, %; dashed: nominal voltage")
+    without_frame(axes)
+    (RESULTS / "fleet.svg").write_text(svg(figure))
+
+
+STUDY = Study("fleet", _tasks, _record, _rows, _table, _train_population)
+
+if __name__ == "__main__":
+    sys.exit(STUDY.main(sys.argv[1:]))
