@@ -69,7 +69,7 @@ def test_a_misleading_surrogate_costs_little_and_is_trusted_less_than_an_honest_
         for (name, seed), row in mine.items():
             # all that follow knows of the gradient is its surrogate: with one that never learns it has to stay where it is
             if (method, name) == ("follow", "frozen"):
-                assert row["trust_end"] < 0.01
+                assert row["trust_end"] < 0.1
             else:
                 assert row["recovered"] >= without[seed] - misled.LIMIT
 
