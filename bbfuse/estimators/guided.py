@@ -40,7 +40,7 @@ class Guided(InputRge):
     def trust(self) -> float:  # type: ignore[override]
         """Squared correlation of foretold and real changes, 0 if they are opposed."""
         real_foretold, foretold, real = self._products.tolist()
-        return max(real_foretold, 0.0) * real_foretold / (foretold * real) if foretold * real > 0.0 else 0.0
+        return max(real_foretold, 0.0) ** 2 / (foretold * real) if foretold * real > 0.0 else 0.0
 
     @property
     def weight(self) -> float:
