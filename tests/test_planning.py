@@ -40,7 +40,9 @@ EDGES: dict[str, RunConfig] = {
     "every third step asks, terms drawn": dataclasses.replace(
         BASE, optimizer="follow", surrogate=QUICK, follow=FollowConfig(every=3), eopm=EopmConfig(clean_weight=3.0)
     ),
-    "simulated chips": dataclasses.replace(BASE, chip_seed=None, optimizer="follow", surrogate=QUICK, report=FEW_CHIPS),
+    "simulated chips": dataclasses.replace(
+        BASE, chip_seed=None, optimizer="follow", follow=FollowConfig(every=3), surrogate=QUICK, report=FEW_CHIPS
+    ),
     "growing": dataclasses.replace(BASE, grow="Filter"),
     "warm-up and growing, terms drawn": dataclasses.replace(
         BASE, optimizer="spsa", grow="Filter", warm_up=1_000, eopm=EopmConfig(clean_weight=3.0)
