@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import nn
 
 from backends.data import load
-from backends.fitting import LARGE_RECIPE, fit
+from backends.fitting import LARGE_RECIPE, kept
 from bbfuse.config import AffineConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.figures import legend_beside, svg, without_frame
 from bbfuse.measure import accuracy
@@ -122,8 +122,7 @@ def _control(owned: int) -> float:
         *block(3, 16), *block(16, 16), nn.MaxPool2d(2), *block(16, 32), nn.MaxPool2d(2), *block(32, 54), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Linear(54, 10),
     )  # fmt: skip
-    fit(network, data.train, replace(LARGE_RECIPE, steps=5000))
-    network.eval()
+    kept(network, data.train, replace(LARGE_RECIPE, steps=5000), "control").eval()
     with torch.no_grad():
         test = data.test[:REPORTED]
         return accuracy(torch.cat([network(part) for part in test.images.split(500)]), test.labels)

@@ -142,7 +142,9 @@ def _draw(curves: list[tuple[str, str, dict[int, float]]]) -> None:
                     *zip(*points, strict=True), color=colours.get(method, "#bbbbbb"), marker="o", markersize=3,
                     lw=1.5 if method in colours else 0.7, label=method if method in colours else "_",
                 )  # fmt: skip
-        axes.plot([], [], color="#bbbbbb", lw=0.7, label="probing parameters")
+        if not any((where, method) == (setting, "guided") for where, method, _ in curves):
+            axes.plot([], [], color=colours["guided"], marker="o", markersize=3, lw=1.5, label="guided (one chip)")
+        axes.plot([], [], color="#bbbbbb", lw=0.7, label="others")
         axes.axhline(100.0, color="#555555", linestyle="--", lw=1.0, label="white box, 100,000 images")
         axes.axhline(0.0, color="#c44e52", linestyle=":", lw=1.0, label="no fuse")
         axes.set_xscale("log")

@@ -15,7 +15,7 @@ from backends.memory.codes import store
 from backends.memory.scheme import Quantization
 from bbfuse import seeds
 from bbfuse.config import validate
-from experiments import access_gap, alignment, bit_errors, energy, fleet, main_job, misled, tuning
+from experiments import access_gap, alignment, bit_errors, energy, fleet, main_job, misled, query_efficiency, tuning
 from experiments.benchmarks import injection, overhead
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
@@ -74,6 +74,16 @@ def test_a_misleading_surrogate_costs_little_and_is_trusted_less_than_an_honest_
                 assert row["recovered"] >= without[seed] - misled.LIMIT
 
 
+def test_a_larger_share_never_needs_fewer_images_and_the_most_is_never_less_than_the_median() -> None:
+    result = json.loads((RESULTS / "query_efficiency.json").read_text())
+    assert configs_of(result["config"]) == [task.config for task in query_efficiency.STUDY.tasks()]
+    for setting, method in {(row["setting"], row["method"]) for row in result["rows"]}:
+        mine = [row for row in result["rows"] if (row["setting"], row["method"]) == (setting, method)]
+        needed = [row["images_median"] for row in sorted(mine, key=lambda row: row["share"])]
+        assert needed == sorted(needed, key=lambda images: np.inf if images is None else images)
+        assert all(row["images_max"] is None or row["images_max"] >= row["images_median"] for row in mine)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     "main_job": (main_job.STUDY.main, {"arm", "chip", "images", "share"}, "fuse alone"),
     "tuning": (tuning.STUDY.main, {"setting", "method", "name", "value", "accuracy"}, "spsa-gc"),
@@ -92,6 +102,13 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     ),
     "misled": (
         misled.STUDY.main, {"method", "surrogate", "seed", "recovered", "trust_early", "trust_end"}, "inverted",
+    ),
+    "query_efficiency": (
+        query_efficiency.STUDY.main,
+        {
+            "data", "setting", "owned", "labels", "method", "head", "surrogate", "share", "images_median", "images_max", "seeds",
+        },
+        "follow",
     ),
     "injection": (injection.main, {"rate", "method", "seconds"}, "uniform"),
     "overhead": (overhead.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch"),
