@@ -48,8 +48,6 @@ METHODS: dict[str, dict[str, Any]] = {
 CELLS: list[tuple[int, Literal["given", "target"], int, tuple[str, ...], int]] = [
     (ALL, "given", 30_000, tuple(METHODS), 5),
     (2000, "given", 10_000, ("backprop", "follow"), 3), (500, "given", 10_000, ("backprop", "follow"), 3),
-    (500, "target", 10_000, ("backprop", "follow"), 3), (2000, "target", 10_000, ("backprop", "follow"), 3),
-    (ALL, "given", 10_000, tuple(METHODS), 5), (ALL, "given", 100_000, tuple(METHODS), 2),
 ]  # fmt: skip
 """Images owned, labels, images sent, methods, chips (from 0 on)."""
 
