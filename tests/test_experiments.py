@@ -15,7 +15,7 @@ from backends.memory.codes import store
 from backends.memory.scheme import Quantization
 from bbfuse import seeds
 from bbfuse.config import validate
-from experiments import access_gap, alignment, bit_errors, energy, fleet, main_job, misled, query_efficiency, tuning
+from experiments import access_gap, alignment, bit_errors, cifar10, energy, fleet, main_job, misled, query_efficiency, tuning
 from experiments.benchmarks import injection, overhead
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
@@ -74,6 +74,19 @@ def test_a_misleading_surrogate_costs_little_and_is_trusted_less_than_an_honest_
                 assert row["recovered"] >= without[seed] - misled.LIMIT
 
 
+def test_the_committed_images_at_32x32_are_those_of_the_study_as_it_stands() -> None:
+    result = json.loads((RESULTS / "cifar10.json").read_text())
+    assert configs_of(result["config"]) == [task.config for task in cifar10.STUDY.tasks()]
+    for owned, labels, images, methods, chips in cifar10.CELLS:
+        for method in methods:
+            mine = [
+                r
+                for r in result["rows"]
+                if (r["owned"], r["labels"], r["images"], r["method"]) == (owned, labels, images, method)
+            ]
+            assert [row["seeds"] for row in mine] == [chips]
+
+
 def test_a_larger_share_never_needs_fewer_images_and_the_most_is_never_less_than_the_median() -> None:
     result = json.loads((RESULTS / "query_efficiency.json").read_text())
     assert configs_of(result["config"]) == [task.config for task in query_efficiency.STUDY.tasks()]
@@ -102,6 +115,14 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     ),
     "misled": (
         misled.STUDY.main, {"method", "surrogate", "seed", "recovered", "trust_early", "trust_end"}, "inverted",
+    ),
+    "cifar10": (
+        cifar10.STUDY.main,
+        {
+            "data", "setting", "owned", "labels", "method", "head", "surrogate", "images", "seeds", "recovered_mean",
+            "recovered_sd", "share_mean", "share_sd",
+        },
+        "follow",
     ),
     "query_efficiency": (
         query_efficiency.STUDY.main,
