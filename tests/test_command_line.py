@@ -65,8 +65,8 @@ def test_the_summary_has_the_agreed_keys(finished: tuple[Path, dict[str, Any], s
     folder, summary, _ = finished
     assert summary == json.loads((folder / "summary.json").read_text())
     assert set(summary) == {
-        "schema", "config", "accuracy", "recovered_points", "lost_points", "queries", "answers", "grown_at_step", "energy",
-        "seconds", "stopped",
+        "schema", "config", "accuracy", "recovered_points", "lost_points", "queries", "answers", "trust", "grown_at_step",
+        "energy", "seconds", "stopped",
     }  # fmt: skip
     accuracy = summary["accuracy"]
     assert set(accuracy) == {"clean", "clean_fused", "perturbed", "perturbed_head", "perturbed_fuse", "perturbed_fused"}
