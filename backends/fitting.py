@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from backends.data import Split
 
-__all__ = ["LARGE_RECIPE", "RECIPE", "Recipe", "fit", "kept"]
+__all__ = ["LARGE_RECIPE", "RECIPE", "Recipe", "fit", "kept", "recipe_for"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,11 @@ RECIPE = Recipe()
 """For small images."""
 LARGE_RECIPE = Recipe(steps=10_000, weight_decay=5e-2, shift=4, mirror=True, each=True, bfloat16=True)
 """For images of 32x32 and more."""
+
+
+def recipe_for(image_shape: Sequence[int]) -> Recipe:
+    """The recipe for images of ``image_shape`` (channels, height, width)."""
+    return LARGE_RECIPE if min(image_shape[1:]) >= 32 else RECIPE
 
 
 def kept(network: nn.Module, data: Split, recipe: Recipe, name: str) -> nn.Module:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.data import Split
-from backends.fitting import LARGE_RECIPE, RECIPE, kept
+from backends.fitting import kept, recipe_for
 from backends.interface import InputError
 from backends.memory.scheme import Memory
 from backends.simulator import Simulator
@@ -122,7 +122,8 @@ class Surrogate:
         self._seed = seed
         if settings.weights is not None:
             self._load(settings.weights)
-        self._large = min(shape[1:]) >= 32
+        self._recipe = recipe_for(shape)
+        self._large = self._recipe.bfloat16
         """Worth bfloat16 and channels last, which are two times as fast there."""
         if self._large:
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -138,15 +139,14 @@ class Surrogate:
         steps = self._settings.steps if self._settings.steps is not None else 3000 if self._large else 600
         if steps and self._settings.weights is None:
             # batch normalisation keeps the statistics of this fit: answers then depend on one image alone
-            recipe = replace(LARGE_RECIPE if self._large else RECIPE, steps=steps, seed=self._seed)
+            recipe = replace(self._recipe, steps=steps, seed=self._seed)
             kept(self._network, owned, recipe, f"surrogate-{self._settings.arch}")
         self._network.eval()
         if answered:
             images, answers = (torch.cat(parts) for parts in zip(*((a.images, a.answers) for a in answered), strict=True))
             self._rematch(images, answers)
             order = torch.randperm(len(images), generator=stream(self._seed, "surrogate", "order"))
-            for part in order.split(_BATCH):
-                self._remember(images[part], answers[part])
+            self._bought.extend((images[part], answers[part]) for part in order.split(_BATCH))
             for number in range(self._settings.rounds * len(self._bought)):
                 self._fit(*self._recalled(("warm-up", number)))
 
@@ -159,7 +159,7 @@ class Surrogate:
         self.trust += weight * (min(max(foretold, 0.0), 1.0) - self.trust)
         if not self._seen and not self._bought:
             self._rematch(images, answers)
-        self._remember(images, answers)
+        self._bought.append((images, answers))
         for number in range(self._settings.updates):
             # the newest first, then any of those remembered
             self._fit(*(self._bought[-1] if number == 0 else self._recalled(("step", self._seen, number))))
@@ -185,9 +185,6 @@ class Surrogate:
             raise InputError(
                 f"--surrogate.weights {path} does not hold the state dict of a {arch} surrogate for these images: {said}"
             ) from error
-
-    def _remember(self, images: Tensor, answers: Tensor) -> None:
-        self._bought.append((images, answers))
 
     def _recalled(self, name: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         drawn = torch.randint(len(self._bought), (), generator=stream(self._seed, "surrogate", *name))

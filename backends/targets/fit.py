@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from backends.data import Dataset
-from backends.fitting import LARGE_RECIPE, RECIPE, Recipe, kept
+from backends.fitting import Recipe, kept, recipe_for
 from backends.targets import networks
 
 __all__ = ["fitted"]
@@ -20,5 +20,5 @@ def fitted(target: str, data: Dataset, recipe: Recipe | None = None) -> nn.Modul
         InputError: there is no such target, or it takes other images.
     """
     network = networks.build(target, data.image_shape, data.classes)
-    recipe = recipe or (LARGE_RECIPE if min(data.image_shape[1:]) >= 32 else RECIPE)
+    recipe = recipe or recipe_for(data.image_shape)
     return kept(network, data.train, recipe, f"{target}-{Path(data.name).name}").eval().requires_grad_(False)
