@@ -129,7 +129,7 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Metho
     validation = checked + met
     chips = config.report.chips if population else 1
     report = Queries.of(len(data.test)) * (2 * (1 + chips)) + met * chips
-    kept = report_images(data.test, chips, heads)
+    kept = report_images(data.test, chips, heads.images_per_chip)
     before = warm_up.images + warm_up_steps * first.whole.images
     # one request is kept back for a run that is killed while its answer is under way
     free = config.budget - before - config.validation.times * validation.images - kept - IMAGES_PER_REQUEST

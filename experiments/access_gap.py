@@ -28,7 +28,7 @@ from backends.data import load
 from backends.fitting import Recipe, fit
 from bbfuse.config import ReportConfig, ValidationConfig
 from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.measure import accuracy
+from bbfuse.measure import accuracy, report_images
 from experiments.study import RESULTS, Study, Task
 from experiments.tuning import ARMS, SETTINGS, tuned
 
@@ -70,7 +70,7 @@ def _of_setting(setting: str) -> Iterator[Task]:
 
 def _of_arm(setting: str, arm: str, images: int, head: str, owned: int, labels: str) -> Iterator[Task]:
     chips = 1 if setting == "chip" else REPORTED_CHIPS
-    report = 2 * len(load("digits").test) * (1 + chips) + (chips * STANDARDIZED if head == "standardize" else 0)
+    report = report_images(load("digits").test, chips, STANDARDIZED if head == "standardize" else 0)
     config = ARMS[arm].config(
         tuned(setting, arm), budget=images + report, labels=labels, validation=ValidationConfig(times=0)
     )  # fmt: skip

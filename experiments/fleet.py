@@ -32,7 +32,7 @@ from backends.targets.fit import fitted
 from bbfuse.config import HeadName, RunConfig, ValidationConfig
 from bbfuse.figures import svg, without_frame
 from bbfuse.fuse import Fuse
-from bbfuse.measure import accuracy
+from bbfuse.measure import accuracy, report_images
 from experiments.study import RESULTS, Study, Task, carried_out
 
 __all__ = ["CHIPS", "IMAGES", "STUDY"]
@@ -51,8 +51,7 @@ def _config(images: int, reported: int, **settings: Any) -> RunConfig:
 
 
 def _report(chips: int) -> int:
-    """Images that it sends: raw and fused, at nominal voltage and to each chip."""
-    return 2 * len(load("digits").test) * (1 + chips)
+    return report_images(load("digits").test, chips)
 
 
 def _population() -> Task:

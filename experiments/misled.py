@@ -32,6 +32,7 @@ from backends.data import Split, load
 from backends.fitting import RECIPE, fit
 from bbfuse.config import RunConfig, ValidationConfig
 from bbfuse.figures import legend_beside, svg, without_frame
+from bbfuse.measure import report_images
 from bbfuse.methods import SurrogateConfig
 from bbfuse.records import events
 from bbfuse.seeds import stream
@@ -105,7 +106,7 @@ def _config(method: str, name: str, seed: int) -> RunConfig:
     weights = str(_weights(fitted, seed)) if fitted in MISLEADING else None
     updates = 0 if name == "frozen" else SurrogateConfig().updates
     return RunConfig(
-        optimizer=method, head="none", chip_seed=seed, seed=seed, budget=IMAGES + 4 * len(load("digits").test),
+        optimizer=method, head="none", chip_seed=seed, seed=seed, budget=IMAGES + report_images(load("digits").test, 1),
         surrogate=SurrogateConfig(weights=weights, updates=updates), validation=ValidationConfig(times=0),
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from backends.data import load
 from bbfuse.config import ReportConfig, RunConfig, ValidationConfig
 from bbfuse.figures import legend_beside, svg, without_frame
+from bbfuse.measure import report_images
 from bbfuse.methods import TransferConfig
 from experiments.study import RESULTS, Study, Task, rows_of
 from experiments.tuning import ARMS, SETTINGS, tuned
@@ -54,7 +55,7 @@ def _tasks() -> Iterator[Task]:
 def _config(setting: str, method: str, images: int, seed: int) -> RunConfig:
     chips = 1 if setting == "chip" else REPORTED_CHIPS
     # one request is kept back in every run
-    budget = max(images, 200) + 2 * len(load("digits").test) * (1 + chips)
+    budget = max(images, 200) + report_images(load("digits").test, chips)
     common: dict[str, Any] = {"budget": budget, "validation": ValidationConfig(times=0)}
     where = {"chip_seed": seed} if setting == "chip" else {"seed": seed, "report": ReportConfig(chips=REPORTED_CHIPS)}
     if method == "backprop":
