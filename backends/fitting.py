@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from backends.data import Split
 
-__all__ = ["LARGE_RECIPE", "RECIPE", "Recipe", "fit", "kept", "recipe_for"]
+__all__ = ["LARGE_RECIPE", "RECIPE", "Recipe", "fit", "kept", "moved", "recipe_for"]
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def fit(network: nn.Module, data: Split, recipe: Recipe = RECIPE) -> nn.Module:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps)
         for step in range(recipe.steps):
             batch = data[torch.randint(len(data), (recipe.batch,))]
-            images = _moved(batch.images, recipe) if step % 2 or recipe.each else batch.images
+            images = moved(batch.images, recipe) if step % 2 or recipe.each else batch.images
             if recipe.bfloat16:
                 images = images.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad()
@@ -110,14 +110,14 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _moved(images: Tensor, recipe: Recipe) -> Tensor:
-    """``images`` (n, channels, height, width) moved by one draw for all of them, or by one for each."""
+def moved(images: Tensor, recipe: Recipe, rng: torch.Generator | None = None) -> Tensor:
+    """``images`` (n, channels, height, width) shifted and mirrored as ``recipe`` has it: one draw for all, or one for each."""
     draws, (height, width) = len(images) if recipe.each else 1, images.shape[2:]
-    down, right = torch.randint(0, 2 * recipe.shift + 1, (2, draws))
+    down, right = torch.randint(0, 2 * recipe.shift + 1, (2, draws), generator=rng)
     rows = (down[:, None] + torch.arange(height))[:, None, :, None]
     columns = right[:, None] + torch.arange(width)
     if recipe.mirror:
-        columns = torch.where(torch.rand(draws, 1) < 0.5, columns.flip(1), columns)
+        columns = torch.where(torch.rand(draws, 1, generator=rng) < 0.5, columns.flip(1), columns)
     image, channel = torch.arange(len(images))[:, None, None, None], torch.arange(images.shape[1])[:, None, None]
     return F.pad(images, (recipe.shift,) * 4, value=-1.0)[image, channel, rows, columns[:, None, None]]
 

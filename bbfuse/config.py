@@ -152,6 +152,9 @@ class RunConfig:
     """images a step; if not given 64 for the population and for transfer, 32 for follow on one chip, 16 for the others there"""
     sampling: Literal["hard", "uniform"] = "hard"
     """how a batch is drawn: wrong and unsure images more often (reweighted, so that the mean stays the same), or all alike"""
+    augment: bool = False
+    """shift every image of a batch at random by some pixels, and mirror it from 32x32 on, so that few owned images are not
+    learnt by heart; not with methods that remember images (guided, and rge with Broyden)"""
     seed: int = 0
     """root of all random streams of the run"""
     threads: int = 1
@@ -303,6 +306,14 @@ def validate(config: RunConfig) -> None:
         raise InputError(f"--follow.raw must lie in [0, 1], got {config.follow.raw}")
     if config.optimizer == "rge" and config.rge.space == "parameters" and not config.rge.broyden:
         raise InputError("--rge.no-broyden has no effect with --rge.space parameters: drop it")
+    remembers = config.optimizer == "guided" or (
+        config.optimizer == "rge" and config.rge.space == "inputs" and config.rge.broyden
+    )
+    if config.augment and remembers:
+        raise InputError(
+            f"--augment does not go with --optimizer {config.optimizer}, which keeps what it learns of an image with that image: "
+            "drop it or choose another method" + (", or --rge.no-broyden" if config.optimizer == "rge" else "")
+        )
     if config.head_name not in LEARNT_HEADS and (changed := _changed(config.affine)):
         raise InputError(f"{_flag('affine.' + changed[0])} has no effect without --head affine or net: drop it or choose one")
     if config.optimizer == "rge" and config.rge.space == "parameters" and config.rge.basis != "pixels":

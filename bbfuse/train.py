@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backends.data import Dataset, Split
+from backends.fitting import moved, recipe_for
 from backends.interface import NOMINAL, BackendInfo, Chip, InputError
 from bbfuse import seeds
 from bbfuse.config import RunConfig
@@ -181,8 +182,12 @@ class Trainer:
     def _train_step(self) -> float | None:
         index, weights = self.sampler.draw(seeds.stream(self.config.seed, "batch", self.step))
         begun = self.stages.begun
+        images = self.data.train.images[index]
+        if self.config.augment:
+            moves = dataclasses.replace(recipe_for(self.data.image_shape), each=True)
+            images = moved(images, moves, seeds.stream(self.config.seed, "augment", self.step))
         step = Step(
-            self.step - begun, self.stages.seed, self.fuse, index, self.data.train.images[index], self.labels[index], weights,
+            self.step - begun, self.stages.seed, self.fuse, index, images, self.labels[index], weights,
             self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen,
         )  # fmt: skip
         if self.head_optimizer:

@@ -76,9 +76,9 @@ class Task:
     config: RunConfig
 
     def folder(self, root: Path) -> Path:
-        """Where the run lies, a name made from its settings: the same settings are never run twice."""
-        digest = hashlib.sha256(json.dumps(to_dict(self.config), sort_keys=True).encode()).hexdigest()
-        return root / digest[:16]
+        """Where the run lies, named by what differs from the defaults: the same settings are never run twice."""
+        changes = _difference(to_dict(self.config), to_dict(RunConfig()))
+        return root / hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,9 @@ def _merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 def _run(task: Task, folder: Path) -> dict[str, Any]:
     """Do it, go on with it, or read what it came to."""
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    if (folder / "config.json").exists():
+    if (begun := folder / "config.json").exists():
+        if from_dict(json.loads(begun.read_text())) != from_dict(to_dict(task.config)):
+            raise InputError(f"{folder} holds a run that was begun with other defaults: remove it")
         return execute(replace(RunConfig(), resume=folder))
     return execute(replace(task.config, out=folder))
 

@@ -55,6 +55,8 @@ def test_every_default_combination_that_access_allows_is_valid() -> None:
         ("--optimizer transfer --grow Filter", "--grow does not go with --optimizer transfer, .*: drop it or"),
         ("--optimizer follow --warm-up 2000", "--warm-up does not go with --optimizer follow, .*: drop it or"),
         ("--optimizer guided --grow Filter", "--grow does not go with --optimizer guided, .*: drop it or"),
+        ("--augment", "--augment does not go with --optimizer rge, .* or --rge.no-broyden"),
+        ("--augment --optimizer guided", "--augment does not go with --optimizer guided, .*another method$"),
         ("--init runs/a --grow Filter", "--grow does not go with --init, .*: drop one of the two"),
         ("--init runs/a --warm-up 2000", "--warm-up does not go with --init, .*: drop one of the two"),
         ("--rge.space parameters --rge.no-broyden", "--rge.no-broyden has no effect"),

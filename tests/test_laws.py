@@ -55,6 +55,7 @@ RUNS: dict[str, RunConfig] = {
     "spsa, standardize": dataclasses.replace(BASE, optimizer="spsa", head="standardize"),
     "growing": dataclasses.replace(BASE, grow="Filter"),
     "warm-up and growing, cma": dataclasses.replace(BASE, optimizer="cma", head="none", warm_up=500, grow="Filter"),
+    "augmented": dataclasses.replace(BASE, optimizer="spsa", augment=True),
     "net head": dataclasses.replace(BASE, head="net"),
     "clean term": dataclasses.replace(BASE, eopm=EopmConfig(clean_weight=1.0)),
     "labels of the target": dataclasses.replace(BASE, labels="target", images=300),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from backends.data import Dataset, load
-from backends.fitting import Recipe, fit
+from backends.fitting import Recipe, fit, moved
 from backends.interface import NOMINAL, Chip, InputError
 from backends.simulator import Simulator
 from backends.targets import networks
@@ -112,3 +112,16 @@ def test_the_papers_targets_have_its_sizes(name: str, parameters: int, stored: i
     weights = [m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert (sum(weights), len(weights)) == (stored, layers)
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_moved_images_are_shifted_and_mirrored_each_on_its_own() -> None:
+    images = torch.rand(40, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    recipe = Recipe(shift=1, mirror=True, each=True)
+    found = set()
+    for image, result in zip(images, moved(images, recipe, torch.Generator().manual_seed(1)), strict=True):
+        framed = nn.functional.pad(image, (1, 1, 1, 1), value=-1.0)
+        windows = {(down, right): framed[:, down : down + 6, right : right + 5] for down in range(3) for right in range(3)}
+        ways = {(*at, side) for at, w in windows.items() for side in (1, -1) if torch.equal(w if side > 0 else w.flip(2), result)}
+        assert len(ways) == 1
+        found |= ways
+    assert len(found) > 10
