@@ -1,44 +1,42 @@
-"""Reference server: a target on simulated low-voltage memory behind the Open Inference Protocol v2 (REST, JSON).
+"""Reference server: targets on simulated low-voltage memory behind the Open Inference Protocol v2 (REST, JSON and binary).
 
 ``python -m backends.server --port 8080`` serves the digits target; the chip goes into a request's ``parameters`` as
-``bit_error_rate`` and ``chip_seed``. Errors have the protocol's shape, ``{"error": "..."}``.
+``bit_error_rate`` and ``chip_seed``. Errors have the protocol's shape, ``{"error": "..."}``; ``/openapi.json`` says the rest.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from backends.flags import parse, refused
 from backends.interface import Backend, InputError
 from backends.memory.scheme import Memory
-from backends.wire import chip_of, named_tensor, tensor_of
+from backends.surface import Limits, application, error
 
 __all__ = ["ServerConfig", "application", "main"]
 
-_LARGEST_BODY = 64 << 20
 _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
+_MOST_HEADER_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Serve a target over the Open Inference Protocol v2."""
+    """Serve targets over the Open Inference Protocol v2."""
 
-    target: str = "digits"
-    """which target; also the model's name in the URL"""
-    data: str = "digits"
-    """what it is fitted on"""
+    target: tuple[str, ...] = ("digits",)
+    """which targets; also the models' names in the URL"""
+    data: tuple[str, ...] = ("digits",)
+    """what they are fitted on: one for all or one for each"""
     host: str = "127.0.0.1"
     """address to listen on"""
     port: int = 0
@@ -47,112 +45,97 @@ class ServerConfig:
     """processor threads"""
     pixels: Literal["float32", "uint8"] = "float32"
     """how images come: numbers in [-1, 1], or 256 levels"""
+    api_key_env: str | None = None
+    """the environment variable that holds a key; only who sends it, as Bearer or X-API-Key, may ask more than for health"""
     stop_with_stdin: bool = False
     """end when standard input is closed, as it is when the process that started this one has gone"""
+    limits: Limits = field(default_factory=Limits)
     memory: Memory = field(default_factory=Memory)
-
-
-def application(backend: Backend, datatype: str = "FP32") -> FastAPI:
-    """The REST surface in front of ``backend``, which takes images as ``datatype``; queries are answered one at a time."""
-    app = FastAPI(title="bbfuse reference server", version="2")
-    name, info, lock = backend.info.name, backend.info, threading.Lock()
-
-    def error(status: int, message: str) -> JSONResponse:
-        return JSONResponse({"error": message}, status_code=status)
-
-    def answer(body: Any) -> dict[str, Any]:
-        if not isinstance(body, dict):
-            raise InputError("the body must be a JSON object")
-        inputs = body.get("inputs")
-        if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) and inputs[0].get("datatype") != datatype:
-            raise InputError(f"inputs[0].datatype must be {datatype}, got {inputs[0].get('datatype')}")
-        images, chip = tensor_of(body.get("inputs"), "inputs"), chip_of(body.get("parameters"))
-        if images.ndim != 4 or tuple(images.shape[1:]) != info.image_shape or not len(images):
-            raise InputError(
-                f"inputs[0].shape must be [n, {', '.join(map(str, info.image_shape))}], n > 0, got {list(images.shape)}"
-            )
-        if not (images.abs() <= 1.0).all():  # also false for NaN
-            raise InputError("inputs[0].data must lie in [-1, 1]")
-        with lock:
-            logits = backend.query(images, chip, lambda _: None)
-        given = {"id": body["id"]} if isinstance(body.get("id"), str) else {}
-        return {"model_name": name, **given, "outputs": [named_tensor("logits", logits)]}
-
-    @app.get("/v2")
-    def server() -> dict[str, Any]:
-        return {"name": "bbfuse", "version": "2", "extensions": []}
-
-    @app.get("/v2/health/live")
-    def live() -> dict[str, bool]:
-        return {"live": True}
-
-    @app.get("/v2/health/ready")
-    def ready() -> dict[str, bool]:
-        return {"ready": True}
-
-    @app.get("/v2/models/{model}", response_model=None)
-    def metadata(model: str) -> dict[str, Any] | JSONResponse:
-        if model != name:
-            return error(404, f"no model {model}; this server has {name}")
-        return {
-            "name": name, "platform": "pytorch",
-            "inputs": [{"name": "images", "datatype": datatype, "shape": [-1, *info.image_shape]}],
-            "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, info.classes]}],
-        }  # fmt: skip
-
-    @app.get("/v2/models/{model}/ready", response_model=None)
-    def model_ready(model: str) -> dict[str, Any] | JSONResponse:
-        return {"name": name, "ready": True} if model == name else error(404, f"no model {model}; this server has {name}")
-
-    @app.post("/v2/models/{model}/infer", response_model=None)
-    async def infer(model: str, request: Request) -> dict[str, Any] | JSONResponse:
-        if model != name:
-            return error(404, f"no model {model}; this server has {name}")
-        received = bytearray()
-        async for chunk in request.stream():
-            received += chunk
-            if len(received) > _LARGEST_BODY:
-                return error(413, f"the body may have {_LARGEST_BODY} bytes")
-        try:
-            return await run_in_threadpool(lambda: answer(_parsed(bytes(received))))
-        except InputError as problem:
-            return error(400, str(problem))
-
-    return app
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as problem:
-        raise InputError(f"the body is not JSON: {str(problem)[:200]}") from problem
 
 
 def main() -> None:
     """Serve until told to stop; the first line on standard output is the URL."""
     try:
         config = parse(ServerConfig, "python -m backends.server", sys.argv[1:])
-    except InputError as error:
-        sys.exit(refused(error))
+        key = _key(config.api_key_env)
+    except InputError as problem:
+        sys.exit(refused(problem))
     import torch
 
+    torch.set_num_threads(config.threads)
+    try:
+        served = application(_opened(config), _DATATYPES[config.pixels], config.limits, key)
+        listener = socket.create_server((config.host, config.port))
+        # accepted connections inherit it; without it every answer waits 40 ms for a delayed acknowledgement
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except (InputError, OSError, OverflowError) as problem:
+        names = ", ".join(config.target)
+        sys.exit(refused(InputError(f"cannot serve {names} on {config.host}:{config.port}: {problem}")))
+    if config.stop_with_stdin:
+        threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
+    print(f"http://{config.host}:{listener.getsockname()[1]}", flush=True)
+    uvicorn.Server(uvicorn.Config(served, http=Connection, ws="none", log_level="warning")).run(sockets=[listener])
+
+
+def _key(variable: str | None) -> str | None:
+    """The key in that environment variable; it is never printed."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "")
+    if not key or not key.isascii() or not key.isprintable() or key != key.strip():
+        raise InputError(f"--api-key-env {variable} must name an environment variable that holds a key of plain characters")
+    return key
+
+
+def _opened(config: ServerConfig) -> Sequence[Backend]:
     from backends.data import load
     from backends.local import LocalBackend
     from backends.targets.fit import fitted
 
-    torch.set_num_threads(config.threads)
-    try:
-        data = load(config.data)
-        backend = LocalBackend(config.target, fitted(config.target, data), data.image_shape, data.classes, config.memory)
-        listener = socket.create_server((config.host, config.port))
-        # accepted connections inherit it; without it every answer waits 40 ms for a delayed acknowledgement
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except (InputError, OSError, OverflowError) as error:
-        sys.exit(refused(InputError(f"cannot serve {config.target} on {config.host}:{config.port}: {error}")))
-    if config.stop_with_stdin:
-        threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
-    print(f"http://{config.host}:{listener.getsockname()[1]}", flush=True)
-    uvicorn.Server(uvicorn.Config(application(backend, _DATATYPES[config.pixels]), log_level="warning")).run(sockets=[listener])
+    if not config.target or len(set(config.target)) < len(config.target):
+        raise InputError("--target must name each target once")
+    if len(config.data) not in (1, len(config.target)):
+        raise InputError(f"--data must be one for all or one for each of {len(config.target)} targets, got {len(config.data)}")
+    backends = []
+    for target, name in zip(config.target, config.data * (len(config.target) // len(config.data)), strict=True):
+        data = load(name)
+        backends.append(LocalBackend(target, fitted(target, data), data.image_shape, data.classes, config.memory))
+    return backends
+
+
+class Connection(HttpToolsProtocol):
+    """HTTP whose own errors have the protocol's shape, and whose headers are bounded."""
+
+    _head: int | None = 0
+    """Bytes of headers so far; ``None`` while they are complete."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the other side."""
+        super().data_received(data)
+        if self._head is not None and self.parser is not None:
+            self._head += len(data)
+            if self._head > _MOST_HEADER_BYTES and not self.transport.is_closing():
+                self._refuse(431, f"headers may have {_MOST_HEADER_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._head = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The body, if any, comes next."""
+        self._head = None
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP."""
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, words: str) -> None:
+        answer = error(status, words, {"Connection": "close"})
+        lines = [f"HTTP/1.1 {status} Refused".encode(), *(name + b": " + value for name, value in answer.raw_headers)]
+        self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
+        self.transport.close()
 
 
 def _stop_when_stdin_closes() -> None:

@@ -114,6 +114,8 @@ def tensor_of(entries: Any, kind: str) -> Tensor:
 
 
 def _from_numbers(data: Any, kind: str) -> Tensor:
+    if not isinstance(data, list):
+        raise InputError(f"{kind}[0].data must be a list of numbers, flat or nested")
     try:
         return torch.tensor(data, dtype=torch.float32).flatten()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
