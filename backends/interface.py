@@ -70,6 +70,9 @@ class BackendInfo:
     eight_bits: bool = False
     """Pixels are sent as 256 levels of 8 bits; what is asked is rounded on its way."""
 
+    limit: int | None = None
+    """Images that a request may carry; larger ones are sent in parts."""
+
     def seen(self, images: Tensor) -> Tensor:
         """``images`` as the target sees them."""
         return levels(images) / 127.5 - 1.0 if self.eight_bits else images

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from backends.interface import Backend, BackendInfo, Chip, InputError, Sending, 
 from bbfuse.config import GRANTS, RunConfig
 from bbfuse.fuse import Fuse
 from bbfuse.planning import Queries
+
+if TYPE_CHECKING:
+    from backends.protocols import Dialect
+    from backends.remote import RemoteBackend
 
 __all__ = ["bytes_on_the_wire", "described", "energy", "open_backend", "owned_data"]
 
@@ -32,7 +37,7 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
     """
     _check_profile(config)
     if config.backend == "remote":
-        from backends.remote import OwnServer, RemoteBackend
+        from backends.remote import OwnServer
 
         url = config.remote.url
         if url is None:
@@ -40,7 +45,10 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
             stack.callback(server.close)
             url = server.url
             say(f"no --remote.url given: started a server of our own at {url}, it stops with this run")
-        backend: Backend = RemoteBackend(url, config.remote.model or config.target, config.remote.timeout, config.remote.attempts)
+        remote = _remote(config, url)
+        if remote.dialect.assumed is not None:
+            say(f"{url}: {remote.dialect.assumed}")
+        backend: Backend = remote
     else:
         from backends.local import LocalBackend
         from backends.targets.fit import fitted
@@ -53,11 +61,25 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
     return backend
 
 
-class Described:
-    """A backend that says what it is and answers nothing."""
+def _remote(config: RunConfig, url: str) -> RemoteBackend:
+    from backends.remote import Manners, RemoteBackend, Wanted
 
-    def __init__(self, info: BackendInfo) -> None:
+    said, data = config.remote, load(config.data)
+    manners = Manners(
+        said.connect_timeout, said.patience, said.requests_per_second, said.key_env, said.key_header, said.ca
+    )  # fmt: skip
+    wanted = Wanted(
+        said.protocol, said.layout, said.range, said.request, said.response, data.image_shape, data.classes
+    )  # fmt: skip
+    return RemoteBackend(url, said.model or config.target, said.timeout, said.attempts, manners, wanted)
+
+
+class Described:
+    """A backend that says what it is and how it is asked, and answers nothing."""
+
+    def __init__(self, info: BackendInfo, dialect: Dialect | None = None) -> None:
         self.info = info
+        self.dialect = dialect
 
     def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
         """See `backends.interface.Backend`."""
@@ -75,28 +97,34 @@ def described(config: RunConfig) -> Described:
         InputError: it could not be opened.
     """
     if config.backend == "remote" and config.remote.url is not None:
-        with ExitStack() as stack:
-            return Described(open_backend(config, lambda _: None, stack).info)
+        _check_profile(config)
+        with closing(_remote(config, config.remote.url)) as backend:
+            return Described(backend.info, backend.dialect)
+    from backends.protocols import OpenInference, Pixels
     from backends.targets.networks import build
 
     _check_profile(config)
     data = load(config.data)
     build(config.target, data.image_shape, data.classes)
     eight_bits = config.remote.pixels == "uint8"
-    return Described(BackendInfo(config.target, GRANTS[config.backend], data.image_shape, data.classes, eight_bits))
+    info = BackendInfo(config.target, GRANTS[config.backend], data.image_shape, data.classes, eight_bits)
+    if config.backend != "remote":
+        return Described(info)
+    pixels = Pixels(range="levels" if eight_bits else "signed")
+    return Described(info, OpenInference(info, pixels, binary=config.remote.protocol != "oip"))
 
 
-def bytes_on_the_wire(info: BackendInfo, images: Tensor, sent: Queries) -> dict[str, int]:
-    """About how many bytes ``sent`` takes ``up`` and its answers ``down``, JSON bodies without HTTP headers.
+def bytes_on_the_wire(dialect: Dialect, images: Tensor, sent: Queries) -> dict[str, int]:
+    """About how many bytes ``sent`` takes ``up`` and its answers ``down``, bodies without HTTP headers.
 
     ``images`` (n, channels, height, width) are taken with a little noise, since pixels that a fuse or a probe has moved have all
     their digits; what is sent as it is may take less.
     """
-    from backends.wire import body_sizes
+    from backends.protocols import sizes
 
     sample = images[:_SAMPLE]
     noise = 0.1 * torch.randn(sample.shape, generator=torch.Generator().manual_seed(0))
-    up, down = body_sizes((sample + noise).clamp(-1.0, 1.0), info.classes, info.eight_bits)
+    up, down = sizes(dialect, (sample + noise).clamp(-1.0, 1.0))
     return {"up": up.of(sent.requests, sent.images), "down": down.of(sent.requests, sent.images)}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
+from backends.address import check_address
 from backends.interface import Access, Chip, InputError
 from backends.memory.scheme import Memory
 from bbfuse.methods import (
@@ -45,16 +46,43 @@ GRANTS: dict[str, Access] = {"local": Access.LOGITS, "remote": Access.LOGITS, "w
 
 @dataclass(frozen=True)
 class RemoteConfig:
-    """The server to ask (Open Inference Protocol v2)."""
+    """The server to ask: Open Inference Protocol v2, TensorFlow Serving, or any other JSON by a template."""
 
     url: str | None = None
     """address of the server, such as http://127.0.0.1:8080; without it one is started on loopback"""
     model: str | None = None
     """the model's name on the server; the target's name if not given"""
+    protocol: Literal["oip", "oip-binary", "tensorflow", "json"] | None = None
+    """how it is asked: Open Inference Protocol v2 in JSON or with binary tensors, TensorFlow Serving's REST form, or JSON by
+    --remote.request and --remote.response; if not given the server's metadata say it"""
+    layout: Literal["nchw", "nhwc"] | None = None
+    """order of an image's sides: channels first or last; if not given the server's metadata say it, or nchw"""
+    range: Literal["signed", "unit", "levels"] | None = None
+    """pixels as it takes them: numbers in [-1, 1], in [0, 1], or whole numbers from 0 to 255; if not given the server's metadata
+    say whether levels, else signed"""
+    request: str | None = None
+    """template of a request's JSON, or a file with it, that is sent to --remote.url itself: "{images}" stands for the nested list
+    of images, "{bit_error_rate}" and "{chip_seed}" for the chip"""
+    response: str | None = None
+    """where in an answer's JSON the logits are, such as result.scores or outputs[0].data"""
+    key_env: str | None = None
+    """environment variable that holds the server's key, sent as a bearer token; only its name is ever written"""
+    key_header: str | None = None
+    """header that carries the key as it is, such as X-API-Key"""
+    ca: str | None = None
+    """file with the certificates to trust in place of the usual ones"""
     timeout: float = 30.0
-    """seconds to wait for a connection and for an answer"""
+    """seconds to wait for an answer"""
+    connect_timeout: float = 10.0
+    """seconds to wait for a connection"""
     attempts: int = 4
-    """how often a request is sent at most when the server is busy or the connection breaks"""
+    """how often a request is sent at most when the server is busy, the connection breaks or the answer is spoilt"""
+    patience: float = 300.0
+    """seconds that a request may take at most, with all its attempts and the pauses between them"""
+    requests_per_second: float | None = None
+    """requests are sent no faster than that"""
+    reserve: float = 0.0
+    """share of the budget that is kept for requests that have to be sent again, so that they take no step from the training"""
     price: float | None = None
     """what 1,000 requests cost, in any currency: the plan and the summary then name what the run costs"""
     pixels: Literal["float32", "uint8"] | None = None
@@ -229,7 +257,8 @@ _BELONGS_TO = {
     **{section_of(method): ("optimizer", method) for method in METHODS},
 }  # fmt: skip
 _POSITIVE = (
-    "budget", "batch", "threads", "remote.timeout", "remote.attempts", "eopm.perturbed_weight", "eopm.chips",
+    "budget", "batch", "threads", "remote.timeout", "remote.connect_timeout", "remote.attempts",
+    "remote.patience", "remote.requests_per_second", "eopm.perturbed_weight", "eopm.chips",
     "standardize.images", "affine.images", "affine.lr", "surrogate.lr", "surrogate.memory", "transfer.lr", "transfer.steps",
     "follow.lr", "follow.every", "guided.lr", "guided.smoothing", "guided.directions",
     "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",
@@ -258,6 +287,7 @@ _NOT_NEGATIVE = (
     "spsa_gc.momentum",
     "validation.times",
     "remote.price",
+    "remote.reserve",
 )
 
 
@@ -289,6 +319,7 @@ def validate(config: RunConfig) -> None:
         raise InputError("--remote.pixels has no effect with --remote.url, whose server says what it takes: drop it")
     if config.remote.url is not None and (changed := _changed(config.memory)):
         raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
+    _validate_remote(config.remote)
     if config.optimizer not in WITH_SURROGATE and (changed := _changed(config.surrogate)):
         raise InputError(
             f"{_flag('surrogate.' + changed[0])} has no effect without --optimizer {', '.join(WITH_SURROGATE[:-1])} or "
@@ -326,6 +357,33 @@ def validate(config: RunConfig) -> None:
     for name, why in (("eopm.chips", "trained"), ("report.chips", "reported")):
         if config.chip_seed is not None and _get(config, name) != _get(RunConfig(), name):
             raise InputError(f"{_flag(name)} has no effect with --chip-seed, where one chip is {why}: drop one of the two")
+
+
+_NEEDS_A_URL = ("layout", "range", "request", "response", "key_env", "key_header", "ca")
+
+
+def _validate_remote(remote: RemoteConfig) -> None:
+    if remote.reserve >= 1:
+        raise InputError(f"--remote.reserve must lie in [0, 1), got {remote.reserve}")
+    if remote.url is not None:
+        check_address(remote.url, remote.key_env is not None)
+    elif changed := [name for name in _changed(remote) if name in _NEEDS_A_URL]:
+        raise InputError(
+            f"{_flag('remote.' + changed[0])} has no effect without --remote.url: drop it or give the server's address"
+        )
+    elif remote.protocol in ("tensorflow", "json"):
+        raise InputError(f"--remote.protocol {remote.protocol} needs --remote.url: a server of our own speaks oip and oip-binary")
+    if remote.key_header is not None and remote.key_env is None:
+        raise InputError("--remote.key-header has no effect without --remote.key-env, which says where the key is: give both")
+    if remote.ca is not None and not (remote.url or "").startswith("https:"):
+        raise InputError("--remote.ca has no effect without an https address as --remote.url: drop it or give one")
+    given = [name for name in ("request", "response") if getattr(remote, name) is not None]
+    if remote.protocol not in (None, "json") and given:
+        raise InputError(
+            f"{_flag('remote.' + given[0])} has no effect with --remote.protocol {remote.protocol}: drop one of the two"
+        )
+    if (given or remote.protocol == "json") and len(given) < 2:
+        raise InputError("--remote.protocol json needs --remote.request, a template, and --remote.response, a path: give both")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -28,9 +29,11 @@ class Queries:
     requests: int = 0
 
     @staticmethod
-    def of(images: int) -> Queries:
-        """One question about so many images, cut as `bbfuse.ledger` cuts it."""
-        return Queries(images, math.ceil(images / IMAGES_PER_REQUEST))
+    def of(images: int, limit: int | None = None) -> Queries:
+        """One question about so many images, cut as `bbfuse.ledger` cuts it, and that again at a server's ``limit``."""
+        whole, rest = divmod(images, IMAGES_PER_REQUEST)
+        limit = limit or IMAGES_PER_REQUEST
+        return Queries(images, whole * math.ceil(IMAGES_PER_REQUEST / limit) + math.ceil(rest / limit))
 
     def __add__(self, other: Queries) -> Queries:
         return Queries(self.images + other.images, self.requests + other.requests)
@@ -107,19 +110,20 @@ def nominal_drawn(config: RunConfig, step: int) -> bool:
     return torch.rand((), generator=seeds.stream(config.seed, "term", step)).item() < clean / (clean + perturbed)
 
 
-def plan(config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Method]) -> Plan:
-    """How the budget is laid out for the ``methods`` of all stages, in order.
+def plan(config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Method], limit: int | None = None) -> Plan:
+    """How the budget is laid out for the ``methods`` of all stages, in order, before a server that takes ``limit`` at once.
 
     Raises:
         InputError: it does not allow a single step.
     """
     population = config.chip_seed is None
-    checked = Queries.of(min(config.validation.images, len(data.validation)))
-    met = Queries.of(heads.images_per_chip) if population else Queries()
-    warm_up = sum((Queries.of(images) for images in (*heads.asked_first, methods[0].images_first)), Queries())
+    question = partial(Queries.of, limit=limit)
+    checked = question(min(config.validation.images, len(data.validation)))
+    met = question(heads.images_per_chip) if population else Queries()
+    warm_up = sum((question(images) for images in (*heads.asked_first, methods[0].images_first)), Queries())
     if config.labels == "target":
-        warm_up = Queries.of(len(data.train)) + checked + warm_up
-    batch = Queries.of(min(config.batch_size, len(data.train)))
+        warm_up = question(len(data.train)) + checked + warm_up
+    batch = question(min(config.batch_size, len(data.train)))
     prices = [_price(config, batch, met, method) for method in methods]
     first, rest = prices[0], prices[bool(config.warm_up) :]
     step = max(rest, key=lambda price: price.whole.images)
@@ -128,22 +132,26 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Metho
         raise InputError(f"--warm-up {config.warm_up} does not allow one step of it: give at least {first.whole.images}, or 0")
     validation = checked + met
     chips = config.report.chips if population else 1
-    report = Queries.of(len(data.test)) * (2 * (1 + chips)) + met * chips
+    report = question(len(data.test)) * (2 * (1 + chips)) + met * chips
     kept = report_images(data.test, chips, heads.images_per_chip)
     before = warm_up.images + warm_up_steps * first.whole.images
     # one request is kept back for a run that is killed while its answer is under way
-    free = config.budget - before - config.validation.times * validation.images - kept - IMAGES_PER_REQUEST
+    reserve = math.floor(config.remote.reserve * config.budget)
+    free = config.budget - before - config.validation.times * validation.images - kept - reserve - IMAGES_PER_REQUEST
     if free < step.whole.images:
         taken = config.budget - free
+        least = math.ceil((taken - reserve + step.whole.images) / (1.0 - config.remote.reserve))
+        retries = f", {reserve} of them kept by --remote.reserve" if reserve else ""
         raise InputError(
-            f"--budget {config.budget} does not allow one step: {taken} images go to warm-up, validation and the closing report, "
-            f"{step.whole.images} to a step; give at least {taken + step.whole.images}"
+            f"--budget {config.budget} does not allow one step: {taken} images go to warm-up, validation and the closing report"
+            f"{retries}, {step.whole.images} to a step; give at least {least}"
         )
     last = methods[-1]  # one kind of method trains all stages but the warm-up
     steps = free // step.whole.images * last.every if step.whole.images else last.steps
     return Plan(
-        steps=warm_up_steps + steps, validations=config.validation.times, training_limit=config.budget - kept, warm_up=warm_up,
-        step=step, exact=all(price == step for price in rest), warm_up_steps=warm_up_steps, warm_up_step=first,
+        steps=warm_up_steps + steps, validations=config.validation.times,
+        training_limit=config.budget - kept - math.floor(config.remote.reserve * kept),  # the report has its share of the reserve
+        warm_up=warm_up, step=step, exact=all(price == step for price in rest), warm_up_steps=warm_up_steps, warm_up_step=first,
         every=last.every, validation=validation, report=report,
     )  # fmt: skip
 

@@ -119,7 +119,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         "purposes": {name: dataclasses.asdict(sent) for name, sent in purposes.items()},
         "kept_back": config.budget - total.images,
         "queries": {**dataclasses.asdict(total), "budget": config.budget, "cost": _cost(config, total.requests)},
-        "bytes": bytes_on_the_wire(backend.info, trainer.data.train.images, total) if config.backend == "remote" else None,
+        "bytes": bytes_on_the_wire(backend.dialect, trainer.data.train.images, total) if backend.dialect else None,
     }
 
 

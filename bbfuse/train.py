@@ -71,7 +71,7 @@ class Trainer:
         )  # fmt: skip
         self.stages = Stages(config, problem, shape, data.train.images, start["fuse"] if start is not None else None)
         self.fuse = self.stages.fuse
-        self.plan = plan(config, data, self.heads, self.stages.methods())
+        self.plan = plan(config, data, self.heads, self.stages.methods(), info.limit)
         self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
         self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
         self.labels = data.train.labels

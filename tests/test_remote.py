@@ -159,9 +159,20 @@ def test_busy_servers_are_asked_again_and_every_attempt_is_told(scripted: Any, m
         ((503, b'{"error": "busy"}'), "no answer in 2 attempts: HTTP 503 busy", 2),
         ((400, b'{"error": "bad shape"}'), "refused a request: HTTP 400 bad shape", 1),
         ((422, b'{"detail": [{"msg": "field required"}]}'), "HTTP 422 .*field required", 1),
-        ((200, b"<html>hello</html>"), "something else than logits", 1),
-        ((200, b"[]"), "something else than logits: outputs must be a list", 1),
-        ((200, b'{"outputs": [{"datatype": "FP32", "shape": [2, 3], "data": [1, 2]}]}'), "must hold 6 numbers", 1),
+        ((401, b'{"error": "who are you"}'), "HTTP 401 who are you; --remote.key-env and", 1),
+        ((307, b""), "HTTP 307 .*redirect, which is not followed", 1),
+        (
+            (500, b"Traceback (most recent call last):\n  File\nValueError: no such thing"),
+            "HTTP 500 ValueError: no such thing",
+            2,
+        ),
+        ((200, b"<html>hello</html>"), "no answer in 2 attempts: not what was asked for: the body is not JSON", 2),
+        ((200, b"[" * 100_000), "no answer in 2 attempts: not what was asked for: the body is not JSON", 2),
+        ((200, b"[]"), "must be a JSON object", 2),
+        ((200, b"{}"), "outputs must be a list", 2),
+        ((200, b'{"outputs": [{"datatype": "FP32", "shape": [2, 3], "data": [1, 2]}]}'), "must hold 6 numbers", 2),
+        ((200, b'{"outputs": [{"datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}'), r"shape \(1, 3\) where \(2, 3\)", 2),
+        ((200, b'{"outputs": [{"datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, 4, 5, NaN]}]}'), "not finite", 2),
     ],
 )
 def test_what_is_no_answer_is_said_in_one_line(
