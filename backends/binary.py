@@ -9,6 +9,7 @@ of the object's ``inputs`` or ``outputs``; the HTTP header `LENGTH` says how man
 from __future__ import annotations
 
 import json
+from reprlib import repr as shown  # bounded, whatever it is of
 from typing import Any
 
 from backends.interface import InputError
@@ -20,6 +21,7 @@ LENGTH = "Inference-Header-Content-Length"
 MEDIA_TYPE = "application/octet-stream"
 """The content type of a packed body."""
 _SIZE = "binary_data_size"
+_MOST_OBJECTS = 1000
 
 
 def packed(content: dict[str, Any]) -> tuple[bytes, int]:
@@ -30,7 +32,7 @@ def packed(content: dict[str, Any]) -> tuple[bytes, int]:
     whole = dict(content)
     raw: list[memoryview] = []
     for kind in ("inputs", "outputs"):
-        if kind in content:
+        if content.get(kind):
             whole[kind] = [_described(entry, raw) for entry in content[kind]]
     header = json.dumps(whole, separators=(",", ":")).encode()
     return b"".join([header, *raw]), len(header)
@@ -54,6 +56,8 @@ def unpacked(body: bytes | bytearray, length: str | None) -> dict[str, Any]:
         InputError: the body is not a JSON object and exactly the bytes that its tensors declare.
     """
     end = len(body) if length is None else _length_in(body, length)
+    if body.count(b"{", 0, end) > _MOST_OBJECTS:  # each takes hundreds of bytes of memory for a few of the body
+        raise InputError(f"the body has more than {_MOST_OBJECTS} objects")
     try:
         content = json.loads(body if end == len(body) else body[:end])
     except (ValueError, RecursionError) as problem:
@@ -69,9 +73,7 @@ def unpacked(body: bytes | bytearray, length: str | None) -> dict[str, Any]:
                 continue
             size, left = parameters[_SIZE], len(body) - end
             if type(size) is not int or not 0 <= size <= left:
-                raise InputError(
-                    f"{kind}[{index}].parameters.{_SIZE} must be at most the {left} bytes left, got {str(size)[:80]}"
-                )
+                raise InputError(f"{kind}[{index}].parameters.{_SIZE} must be at most the {left} bytes left, got {shown(size)}")
             if "data" in entry:
                 raise InputError(f"{kind}[{index}] must have data or {_SIZE}, it has both")
             entry["data"] = view[end : end + size]
@@ -85,5 +87,5 @@ def _length_in(body: bytes | bytearray, length: str) -> int:
     # a number of ASCII digits alone: int() would take signs, spaces, underscores and other alphabets' digits as well
     value = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else -1
     if not 0 < value <= len(body):
-        raise InputError(f"{LENGTH} must lie between 1 and the {len(body)} bytes of the body, got {length[:80]!r}")
+        raise InputError(f"{LENGTH} must lie between 1 and the {len(body)} bytes of the body, got {shown(length)}")
     return value

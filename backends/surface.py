@@ -1,8 +1,8 @@
 """The REST surface of the Open Inference Protocol v2 in front of backends: health, metadata and inference, JSON and binary.
 
 Every error has the protocol's shape, ``{"error": "..."}``. What a stranger sends is read within `Limits`, so that memory stays
-bounded: bodies that are under way have their bytes, and the few that are worked on at once at most some thirty times that, for
-the numbers of a JSON body as Python has them.
+bounded: bodies that come in have their bytes, and the few that are read at once at most sixty times that, for what a JSON body
+holds as Python has it; ten times if it is numbers, and nothing more than its bytes if it is binary.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from reprlib import repr as shown  # bounded, whatever it is of
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ _OPEN = {"/v2/health/live", "/v2/health/ready"}
 class Limits:
     """What the server takes; more is refused before it costs memory or time."""
 
-    body_bytes: int = 64 << 20
+    body_bytes: int = 32 << 20
     """most bytes of a request"""
     batch_size: int = 4096
     """most images of a request; the model's metadata say it as max_batch_size"""
@@ -85,18 +86,21 @@ class _Model:
         """A small request that is answered."""
         return request_body(torch.zeros(1, *self._backend.info.image_shape), chip_of(None), eight_bits=self._datatype == "UINT8")
 
-    def answer(self, body: bytearray, length: str | None) -> Response:
-        """The response to the request in ``body``.
+    def respond(self, body: bytearray, length: str | None) -> Response:
+        """The response to the request in ``body``, an error where there is no answer."""
+        try:
+            return self._answer(body, length)
+        except InputError as problem:  # here and not in another thread, which would keep the whole request for a while
+            return _refused(problem)
+        except TargetError as problem:
+            return error(500, str(problem))
 
-        Raises:
-            InputError: it is no request that this model can answer.
-            TargetError: the backend has no answer.
-        """
+    def _answer(self, body: bytearray, length: str | None) -> Response:
         content = unpacked(body, length)
         images, chip, binary = self._images(content.get("inputs")), chip_of(content.get("parameters")), _wants_binary(content)
         given = content.get("id")
         if given is not None and not isinstance(given, str):
-            raise InputError(f"id must be a string, got {str(given)[:80]}")
+            raise InputError(f"id must be a string, got {shown(given)}")
         with self._lock:  # one question at a time: a backend has one memory
             logits = self._backend.query(images, chip, lambda _: None)
         if not torch.isfinite(logits).all():
@@ -113,12 +117,12 @@ class _Model:
     def _images(self, inputs: Any) -> Tensor:
         entry = inputs[0] if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) else {}
         if entry.get("name", "images") != "images":
-            raise InputError(f"inputs[0].name must be images, got {str(entry['name'])[:80]}")
+            raise InputError(f"inputs[0].name must be images, got {shown(entry['name'])}")
         if entry.get("datatype", self._datatype) != self._datatype:
-            raise InputError(f"inputs[0].datatype must be {self._datatype}, got {str(entry['datatype'])[:80]}")
+            raise InputError(f"inputs[0].datatype must be {self._datatype}, got {shown(entry['datatype'])}")
         sides, shape = self._backend.info.image_shape, entry.get("shape")
         if isinstance(shape, list) and shape and type(shape[0]) is int and shape[0] > self._limits.batch_size:
-            raise _Refused(413, f"inputs[0] may have {self._limits.batch_size} images, got {str(shape[0])[:80]}")
+            raise _Refused(413, f"inputs[0] may have {self._limits.batch_size} images, got {shown(shape[0])}")
         images = tensor_of(inputs, "inputs")
         if images.ndim != 4 or tuple(images.shape[1:]) != sides or not len(images):
             raise InputError(f"inputs[0].shape must be [n, {', '.join(map(str, sides))}], n > 0, got {list(images.shape)}")
@@ -135,20 +139,24 @@ def _wants_binary(content: dict[str, Any]) -> bool:
         raise InputError("outputs must be a list of at most one output")
     for output in outputs or []:
         if not isinstance(output, dict) or output.get("name") != "logits":
-            raise InputError(f"outputs[0].name must be logits, got {str(output)[:80]}")
+            raise InputError(f"outputs[0].name must be logits, got {shown(output)}")
         parameters = output.get("parameters")
         if parameters is not None and not isinstance(parameters, dict):
             raise InputError("outputs[0].parameters must be an object")
         chosen = (parameters or {}).get("binary_data")
         wanted = wanted if chosen is None else chosen
     if wanted is not None and not isinstance(wanted, bool):
-        raise InputError(f"binary_data and binary_data_output must be true or false, got {str(wanted)[:80]}")
+        raise InputError(f"binary_data and binary_data_output must be true or false, got {shown(wanted)}")
     return bool(wanted)
 
 
-def error(status: int, words: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def error(status: int, words: str, headers: dict[str, str] | None = None) -> Response:
     """An error in the protocol's shape."""
-    return JSONResponse({"error": words}, status, headers)
+    return Response(json.dumps({"error": words}), status, headers, media_type="application/json")
+
+
+def _refused(problem: InputError) -> Response:
+    return error(problem.status if isinstance(problem, _Refused) else 400, str(problem))
 
 
 class _Guard:
@@ -189,9 +197,9 @@ def application(
     def model_in(request: Request) -> _Model:
         name, version = request.path_params["model"], request.path_params.get("version", VERSION)
         if name not in models:
-            raise HTTPException(404, f"no model {name[:80]}; this server has {', '.join(models)}")
+            raise HTTPException(404, f"no model {shown(name)}; this server has {', '.join(models)}")
         if version != VERSION:
-            raise HTTPException(404, f"no version {version[:80]} of {name}; this server has {VERSION}")
+            raise HTTPException(404, f"no version {shown(version)} of {name}; this server has {VERSION}")
         return models[name]
 
     def server() -> JSONResponse:
@@ -217,11 +225,9 @@ def application(
         under_way += 1
         try:
             body = await _received(request, limits)
-            return await to_thread.run_sync(model.answer, body, request.headers.get(LENGTH), limiter=workers)
+            return await to_thread.run_sync(model.respond, body, request.headers.get(LENGTH), limiter=workers)
         except InputError as problem:
-            return error(problem.status if isinstance(problem, _Refused) else 400, str(problem))
-        except TargetError as problem:
-            return error(500, str(problem))
+            return _refused(problem)
         finally:
             under_way -= 1
 
@@ -248,17 +254,17 @@ async def _received(request: Request, limits: Limits) -> bytearray:
     Raises:
         InputError: it is too long, too slow or broken off.
     """
-    too_long = _Refused(413, f"the body may have {limits.body_bytes} bytes")
+    too_long = f"the body may have {limits.body_bytes} bytes"
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > limits.body_bytes:
-        raise too_long
+        raise _Refused(413, too_long)
     body = bytearray()
     try:
         async with asyncio.timeout(limits.seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limits.body_bytes:
-                    raise too_long
+                    raise _Refused(413, too_long)
     except TimeoutError:
         raise _Refused(408, f"the body took more than {limits.seconds} s") from None
     except ClientDisconnect:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from reprlib import repr as shown  # bounded, whatever it is of
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,9 @@ def tensor_of(entries: Any, kind: str) -> Tensor:
     entry = entries[0]
     datatype, shape, data = (entry.get(key) for key in ("datatype", "shape", "data"))
     if datatype not in ("FP32", "FP64") and (datatype, kind) != ("UINT8", "inputs"):
-        raise InputError(f"{kind}[0].datatype must be FP32, got {str(datatype)[:80]}")
+        raise InputError(f"{kind}[0].datatype must be FP32, got {shown(datatype)}")
     if not isinstance(shape, list) or not all(type(side) is int and 0 <= side <= _LARGEST_SIDE for side in shape):
-        raise InputError(f"{kind}[0].shape must be a list of sizes, got {str(shape)[:80]}")
+        raise InputError(f"{kind}[0].shape must be a list of sizes, got {shown(shape)}")
     if len(shape) > _MOST_SIDES:
         raise InputError(f"{kind}[0].shape must have at most {_MOST_SIDES} sizes, got {len(shape)}")
     count = math.prod(shape)
@@ -142,7 +143,7 @@ def chip_of(parameters: Any) -> Chip:
         raise InputError("parameters must be an object")
     rate, seed = parameters.get("bit_error_rate", 0.0), parameters.get("chip_seed", 0)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
-        raise InputError(f"parameters.bit_error_rate must lie in [0, 1], got {str(rate)[:80]}")
+        raise InputError(f"parameters.bit_error_rate must lie in [0, 1], got {shown(rate)}")
     if type(seed) is not int or seed > _LARGEST_SEED:
-        raise InputError(f"parameters.chip_seed must be a non-negative integer of at most 64 bits, got {str(seed)[:80]}")
+        raise InputError(f"parameters.chip_seed must be a non-negative integer of at most 64 bits, got {shown(seed)}")
     return Chip(float(rate), seed)

@@ -123,7 +123,7 @@ GOOD = request_body(torch.zeros(1, 1, 8, 8), NOMINAL)
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("nobody", json.dumps(GOOD), 404, "no model nobody"),
+        ("nobody", json.dumps(GOOD), 404, "no model 'nobody'"),
         ("digits", "{", 400, "not JSON"),
         ("digits", "[" * 100_000, 400, "not JSON"),
         ("digits", "[]", 400, "must be a JSON object"),
@@ -225,4 +225,4 @@ def test_a_server_may_take_256_levels_and_every_pixel_is_rounded_to_them(network
     assert 0.0 < (seen - images).abs().max() <= 0.5 / 127.5 + 1e-6
     assert torch.equal(seen, backend.info.seen(seen))
     assert torch.equal(answers, Simulator(network).logits(seen, Chip(0.05, 3)))
-    assert (refused.status_code, refused.json()["error"]) == (400, "inputs[0].datatype must be UINT8, got FP32")
+    assert (refused.status_code, refused.json()["error"]) == (400, "inputs[0].datatype must be UINT8, got 'FP32'")

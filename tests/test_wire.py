@@ -94,7 +94,7 @@ def declared(**changes: Any) -> tuple[bytes, str]:
         (b"[]" + BODY, "2", "must be a JSON object"),
         (*declared(data=[1.0]), "it has both"),
         (*declared(parameters={"binary_data_size": -1}), "got -1"),
-        (*declared(parameters={"binary_data_size": "32"}), "got 32"),
+        (*declared(parameters={"binary_data_size": "32"}), "got '32'"),
         (*declared(parameters={"binary_data_size": True}), "got True"),
         (*declared(parameters={"binary_data_size": 10**30}), "must be at most the 32 bytes left"),
         (*declared(shape=[2, 1, 2, 3]), "must have 48 bytes for 12 numbers of FP32, got 32"),
@@ -102,7 +102,8 @@ def declared(**changes: Any) -> tuple[bytes, str]:
         (*declared(shape=[2**63, 1]), "must be a list of sizes"),
         (*declared(shape=[1] * 9), "at most 8 sizes, got 9"),
         (*declared(datatype="UINT8"), "must have 8 bytes for 8 numbers of UINT8, got 32"),
-        (*declared(datatype="FP16"), "datatype must be FP32, got FP16"),
+        (*declared(datatype="a\nb\ud800"), r"got 'a\\nb\\ud800'"),
+        (*declared(datatype="FP16"), "datatype must be FP32, got 'FP16'"),
     ],
 )
 def test_what_is_no_such_body_is_refused_in_one_line(body: bytes, length: str | None, words: str) -> None:
