@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from backends.flags import parse, refused
@@ -23,7 +24,7 @@ from backends.interface import Backend, InputError
 from backends.memory.scheme import Memory
 from backends.surface import Limits, application, error
 
-__all__ = ["ServerConfig", "application", "main"]
+__all__ = ["ServerConfig", "application", "listening", "main", "serve"]
 
 _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 _MOST_HEADER_BYTES = 64 << 10
@@ -65,16 +66,27 @@ def main() -> None:
     torch.set_num_threads(config.threads)
     try:
         served = application(_opened(config), _DATATYPES[config.pixels], config.limits, key)
-        listener = socket.create_server((config.host, config.port))
-        # accepted connections inherit it; without it every answer waits 40 ms for a delayed acknowledgement
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener = listening(config.host, config.port)
     except (InputError, OSError, OverflowError) as problem:
         names = ", ".join(config.target)
         sys.exit(refused(InputError(f"cannot serve {names} on {config.host}:{config.port}: {problem}")))
     if config.stop_with_stdin:
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
     print(f"http://{config.host}:{listener.getsockname()[1]}", flush=True)
-    uvicorn.Server(uvicorn.Config(served, http=Connection, ws="none", log_level="warning")).run(sockets=[listener])
+    serve(served, listener)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket at that address; at a free port if ``port`` is 0."""
+    listener = socket.create_server((host, port))
+    # accepted connections inherit it; without it every answer waits 40 ms for a delayed acknowledgement
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def serve(app: FastAPI, listener: socket.socket) -> None:
+    """Answer at ``listener`` until told to stop (SIGTERM, SIGINT)."""
+    uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", log_level="warning")).run(sockets=[listener])
 
 
 def _key(variable: str | None) -> str | None:

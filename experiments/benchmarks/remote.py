@@ -1,0 +1,126 @@
+"""Images per second of a target in this process, behind HTTP in JSON and behind HTTP with binary tensors, in turns in one run.
+
+The target sleeps so long for each batch of 128 images and answers with the first ten pixels of each; the server is
+`backends.surface` in a process of its own on loopback, the client `backends.remote`, one request at a time.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from backends.interface import NOMINAL, Access, Backend, BackendInfo, Chip, Sending
+from backends.remote import RemoteBackend, Wanted
+from backends.server import application, listening, serve
+from experiments.benchmarks.timing import median_seconds
+from experiments.study import command
+
+__all__ = ["measure"]
+
+SHAPES = ((1, 8, 8), (3, 32, 32))
+TARGET_MS = (0, 20)
+BATCH = 128
+REPEATS = 40
+CLASSES = 10
+
+
+class Timed:
+    """A target that takes a time of its own for a batch."""
+
+    def __init__(self, shape: tuple[int, int, int], milliseconds: int) -> None:
+        self.info = BackendInfo("timed", Access.LOGITS, shape, CLASSES)
+        self._seconds = milliseconds / 1000
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        """See `backends.interface.Backend`."""
+        sending(len(images))
+        time.sleep(self._seconds)
+        return images.flatten(1)[:, :CLASSES].contiguous()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def measure(repeats: int) -> list[dict[str, Any]]:
+    """A record for each shape, target and mode, the modes taking turns."""
+    torch.set_num_threads(1)
+    rows = []
+    for shape in SHAPES:
+        images = torch.rand(BATCH, *shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+        for milliseconds in TARGET_MS:
+            with _served(shape, milliseconds) as url:
+                modes: dict[str, Backend] = {
+                    "local": Timed(shape, milliseconds),
+                    "json": RemoteBackend(url, "timed", wanted=Wanted("oip")),
+                    "binary": RemoteBackend(url, "timed", wanted=Wanted("oip-binary")),
+                }
+                due = modes["local"].query(images, NOMINAL, lambda _: None)
+                for mode, backend in modes.items():
+                    if not torch.equal(backend.query(images, NOMINAL, lambda _: None), due):
+                        raise RuntimeError(f"{mode} answers with other numbers than the target")
+                seconds = median_seconds({mode: _asked(backend, images) for mode, backend in modes.items()}, repeats)
+                for mode, backend in modes.items():
+                    backend.close()
+                    row = {"shape": "x".join(map(str, shape)), "target_ms": milliseconds, "mode": mode}
+                    rows.append({**row, "images_per_second": BATCH / seconds[mode]})
+    return rows
+
+
+def _asked(backend: Backend, images: Tensor) -> Callable[[int], Tensor]:
+    return lambda _: backend.query(images, NOMINAL, lambda _: None)
+
+
+@contextmanager
+def _served(shape: tuple[int, int, int], milliseconds: int) -> Iterator[str]:
+    """The address of that target's server, which lives as long as the context."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, shape, milliseconds), daemon=True)
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve(told: Connection, shape: tuple[int, int, int], milliseconds: int) -> None:
+    torch.set_num_threads(1)
+    listener = listening("127.0.0.1", 0)
+    told.send(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    serve(application([Timed(shape, milliseconds)]), listener)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; the exit code."""
+    return command("benchmarks.remote", _compute, _table, arguments)
+
+
+def _compute() -> tuple[Any, list[dict[str, Any]]]:
+    return {"batch": BATCH, "repeats": REPEATS, "requests_at_once": 1, "threads": 1}, measure(REPEATS)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("shape", "target, ms", "mode", "images a second", "of local", "times JSON")
+    speeds = {(row["shape"], row["target_ms"], row["mode"]): row["images_per_second"] for row in rows}
+    for (shape, milliseconds, mode), speed in speeds.items():
+        of = partial(_ratio, speed, speeds, shape, milliseconds)
+        table.add_row(shape, str(milliseconds), mode, f"{speed:,.0f}", of("local", "{:.0%}"), of("json", "{:.1f}"))
+    return table
+
+
+def _ratio(speed: float, speeds: dict[Any, float], shape: str, milliseconds: int, mode: str, form: str) -> str:
+    return form.format(speed / speeds[shape, milliseconds, mode])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
