@@ -16,7 +16,7 @@ from backends.memory.scheme import Quantization
 from bbfuse import seeds
 from bbfuse.config import validate
 from experiments import access_gap, alignment, bit_errors, cifar10, energy, fleet, main_job, misled, query_efficiency, tuning
-from experiments.benchmarks import injection, overhead
+from experiments.benchmarks import injection, overhead, remote
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
 
@@ -133,6 +133,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     ),
     "injection": (injection.main, {"rate", "method", "seconds"}, "uniform"),
     "overhead": (overhead.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch"),
+    "remote": (remote.main, {"shape", "target_ms", "mode", "images_per_second"}, "binary"),
 }  # fmt: skip
 
 
@@ -163,6 +164,14 @@ def test_the_settings_of_a_study_are_kept_by_their_differences(study: Study) -> 
 
 def test_every_result_has_its_command() -> None:
     assert {path.stem for path in RESULTS.glob("*.json")} == set(COMMANDS)
+
+
+def test_binary_tensors_were_as_fast_as_they_have_to_be() -> None:
+    speeds = {(row["shape"], row["target_ms"], row["mode"]): row["images_per_second"] for row in rows_of("remote")}
+    assert len(speeds) == 12
+    for shape in ("1x8x8", "3x32x32"):
+        assert speeds[shape, 20, "binary"] >= 0.7 * speeds[shape, 20, "local"]
+    assert speeds["3x32x32", 0, "binary"] >= 5 * speeds["3x32x32", 0, "json"]
 
 
 def test_the_tuned_values_are_the_best_of_their_grids() -> None:

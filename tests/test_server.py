@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from backends.binary import LENGTH, MEDIA_TYPE, packed, unpacked
 from backends.interface import Access, BackendInfo, Chip, Sending, TargetError
 from backends.local import LocalBackend
-from backends.server import Connection
+from backends.server import Connection, main
 from backends.simulator import Simulator
 from backends.surface import Limits, application
 from backends.targets import networks
@@ -308,6 +308,32 @@ def test_without_the_key_nothing_is_told(locked: Served, headers: dict[str, str]
 def test_with_the_key_everything_is_there(locked: Served, headers: dict[str, str]) -> None:
     assert requests.get(f"{locked.url}/v2/models/digits", headers=headers, timeout=9).status_code == 200
     assert locked.infer(GOOD, **headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--api-key-env BBFUSE_NO_SUCH", "--api-key-env BBFUSE_NO_SUCH must name an environment variable that holds a key"),
+        ("--api-key-env BBFUSE_BAD", "must name an environment variable that holds a key of plain characters"),
+        ("--target digits digits", "--target must name each target once"),
+        ("--target digits resnet20 --data digits digits digits", "one for each of 2 targets, got 3"),
+        ("--target digits resnet20", "resnet20 takes images (3, 32, 32), but the data has (1, 8, 8)"),
+        ("--limits.batch-size 0", "--limits.batch-size must be positive, got 0"),
+        ("--limits.seconds nan", "--limits.seconds must be positive, got nan"),
+    ],
+)
+def test_flags_that_cannot_be_served_are_refused_in_one_line(
+    flags: str, words: str, network: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BBFUSE_BAD", "line\nbreak")
+    monkeypatch.setattr(sys, "argv", ["server", *flags.split()])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert words in said
+    assert said.count("\n") == 1
+    assert "line" not in said.replace("one line", "")
 
 
 class Waiting(Broken):
