@@ -116,16 +116,14 @@ class _Model:
 
     def _images(self, inputs: Any) -> Tensor:
         entry = inputs[0] if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) else {}
-        if entry.get("name", "images") != "images":
-            raise InputError(f"inputs[0].name must be images, got {shown(entry['name'])}")
-        if entry.get("datatype", self._datatype) != self._datatype:
-            raise InputError(f"inputs[0].datatype must be {self._datatype}, got {shown(entry['datatype'])}")
-        sides, shape = self._backend.info.image_shape, entry.get("shape")
-        if isinstance(shape, list) and shape and type(shape[0]) is int and shape[0] > self._limits.batch_size:
-            raise _Refused(413, f"inputs[0] may have {self._limits.batch_size} images, got {shown(shape[0])}")
-        images = tensor_of(inputs, "inputs")
+        for key, due in ("name", "images"), ("datatype", self._datatype):
+            if entry and entry.get(key) != due:
+                raise InputError(f"inputs[0].{key} must be {due}, got {shown(entry.get(key))}")
+        images, sides = tensor_of(inputs, "inputs"), self._backend.info.image_shape
         if images.ndim != 4 or tuple(images.shape[1:]) != sides or not len(images):
             raise InputError(f"inputs[0].shape must be [n, {', '.join(map(str, sides))}], n > 0, got {list(images.shape)}")
+        if len(images) > self._limits.batch_size:
+            raise _Refused(413, f"inputs[0] may have {self._limits.batch_size} images, got {len(images)}")
         low, high = images.aminmax()
         if not (low >= -1.0 and high <= 1.0):  # also true for NaN
             raise InputError("inputs[0].data must lie in [-1, 1]")
@@ -134,20 +132,27 @@ class _Model:
 
 def _wants_binary(content: dict[str, Any]) -> bool:
     """Whether the answer's data are to be raw bytes: as the request says of its output, or else of all."""
-    outputs, wanted = content.get("outputs"), (content.get("parameters") or {}).get("binary_data_output")
+    outputs = content.get("outputs")
     if outputs is not None and not (isinstance(outputs, list) and len(outputs) <= 1):
         raise InputError("outputs must be a list of at most one output")
+    wanted = _switch(content, "binary_data_output", "parameters")
     for output in outputs or []:
         if not isinstance(output, dict) or output.get("name") != "logits":
             raise InputError(f"outputs[0].name must be logits, got {shown(output)}")
-        parameters = output.get("parameters")
-        if parameters is not None and not isinstance(parameters, dict):
-            raise InputError("outputs[0].parameters must be an object")
-        chosen = (parameters or {}).get("binary_data")
+        chosen = _switch(output, "binary_data", "outputs[0].parameters")
         wanted = wanted if chosen is None else chosen
-    if wanted is not None and not isinstance(wanted, bool):
-        raise InputError(f"binary_data and binary_data_output must be true or false, got {shown(wanted)}")
     return bool(wanted)
+
+
+def _switch(entry: dict[str, Any], name: str, place: str) -> bool | None:
+    """The parameter ``name`` of ``entry``, whose parameters stand at ``place``."""
+    parameters = entry.get("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InputError(f"{place} must be an object, got {shown(parameters)}")
+    value = (parameters or {}).get(name)
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"{place}.{name} must be true or false, got {shown(value)}")
+    return value
 
 
 def error(status: int, words: str, headers: dict[str, str] | None = None) -> Response:

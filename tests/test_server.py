@@ -109,7 +109,7 @@ def keeps_its_word(case: Any) -> Any:
 
 
 few = settings(max_examples=60, suppress_health_check=list(HealthCheck))
-many = settings(max_examples=2_000, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=500, suppress_health_check=list(HealthCheck))
 
 
 @OPEN.parametrize()
@@ -193,11 +193,11 @@ def changed(**changes: Any) -> dict[str, Any]:
     [
         (b"\x00\xff garbage", 400, "not JSON"),
         (b"", 400, "not JSON"),
-        (shaped([2**40, 1, 8, 8]), 413, "may have 64 images"),
-        (shaped([2**62] * 4), 413, "may have 64 images"),
+        (shaped([2**40, 1, 8, 8]), 400, "must hold"),
+        (shaped([2**62] * 4), 400, "must hold"),
         (shaped([1, 2**62, 2**62, 2**62]), 400, "must hold"),
-        (shaped([2**63, 1, 8, 8]), 413, "may have 64 images"),
-        (shaped([65, 1, 8, 8]), 413, "may have 64 images"),
+        (shaped([2**63, 1, 8, 8]), 400, "list of sizes"),
+        (shaped([65, 1, 8, 8], [0.0] * 65 * 64), 413, "may have 64 images, got 65"),
         (shaped([-1, 1, 8, 8]), 400, "list of sizes"),
         (shaped([1, -1, -8, 8]), 400, "list of sizes"),
         (shaped([1] * 100_000), 400, "at most 8 sizes"),
@@ -207,18 +207,32 @@ def changed(**changes: Any) -> dict[str, Any]:
         (b'{"inputs": ' + b"[" * 500_000, 400, "not JSON"),
         (b'{"inputs": ' * 999, 400, "not JSON"),
         (b'{"inputs": ' * 90_000, 400, "more than 1000 objects"),
-        (b'{"inputs": [{"shape": ' + b"[" * 900 + b"]" * 900 + b"}]}", 400, "datatype must be FP32"),
-        (b'{"inputs": [{"datatype": "FP32", "shape": ' + b"[" * 900 + b"]" * 900 + b"}]}", 400, "list of sizes"),
-        (b'{"inputs": [{"datatype": "FP32", "shape": [1], "data": ' + b"[" * 900 + b"]" * 900 + b"}]}", 400, "must be numbers"),
+        (b'{"inputs": [{"name": "images", "shape": ' + b"[" * 900 + b"]" * 900 + b"}]}", 400, "datatype must be FP32"),
+        (
+            b'{"inputs": [{"name": "images", "datatype": "FP32", "shape": ' + b"[" * 900 + b"]" * 900 + b"}]}",
+            400,
+            "list of sizes",
+        ),
+        (
+            b'{"inputs": [{"name": "images", "datatype": "FP32", "shape": [1], "data": ' + b"[" * 900 + b"]" * 900 + b"}]}",
+            400,
+            "must be numbers",
+        ),
         (b'{"id": ' + b"9" * 100_000 + b"}", 400, "not JSON"),
         (b" " * (1 << 20) + b"{}", 413, "the body may have 1048576 bytes"),
         (changed(id=7), 400, "id must be a string"),
         (changed(id="\ud800", outputs=[{"name": "\ud800\n"}]), 400, "outputs[0].name must be logits"),
         (changed(outputs=[{"name": "logits"}] * 2), 400, "at most one output"),
-        (changed(outputs=[{"name": "logits", "parameters": {"binary_data": "yes"}}]), 400, "must be true or false, got 'yes'"),
+        (
+            changed(outputs=[{"name": "logits", "parameters": {"binary_data": "yes"}}]),
+            400,
+            "binary_data must be true or false, got 'yes'",
+        ),
         (changed(outputs=[{"name": "logits", "parameters": []}]), 400, "must be an object"),
         (changed(parameters=[]), 400, "parameters must be an object"),
         (changed(parameters={"chip_seed": 2**64}), 400, "at most 64 bits"),
+        (changed(parameters={"binary_data_output": 1}), 400, "parameters.binary_data_output must be true or false, got 1"),
+        (changed(inputs=[{**named_tensor("images", IMAGES), "name": None}]), 400, "inputs[0].name must be images, got None"),
         (changed(inputs=[named_tensor("pixels", IMAGES)]), 400, "inputs[0].name must be images"),
     ],
 )
@@ -399,14 +413,16 @@ def test_no_body_takes_more_memory_than_sixty_times_its_bytes(network: nn.Module
         for piece in GREEDY:
             for start, end in (
                 (b'{"inputs": [', b"0]}"),
-                (b'{"inputs": [{"datatype": "FP32", "shape": [1], "data": [', b"0]}]}"),
+                (b'{"inputs": [{"name": "images", "datatype": "FP32", "shape": [1], "data": [', b"0]}]}"),
             ):
                 body = start + piece * ((BODY - len(start + end)) // len(piece)) + end
                 answer = requests.post(url, data=body, timeout=60)
                 assert (answer.status_code, list(answer.json())) == (400, ["error"])
-        grown = most_bytes() - before
-        huge = json.dumps({"inputs": [{"datatype": "FP32", "shape": [2**40, 1, 8, 8], "parameters": {"binary_data_size": 4}}]})
+        huge = json.dumps(
+            {"inputs": [{"name": "images", "datatype": "FP32", "shape": [2**40, 1, 8, 8], "parameters": {"binary_data_size": 4}}]}
+        )
         answer = requests.post(url, data=huge + "abcd", headers={LENGTH: str(len(huge))}, timeout=30)
-        assert answer.status_code == 413
+        assert answer.status_code == 400
+        grown = most_bytes() - before
         process.terminate()
     assert grown < 60 * BODY
