@@ -60,6 +60,11 @@ class RemoteConfig:
     pixels: Literal["float32", "uint8"] | None = None
     """how a server of our own takes images: numbers in [-1, 1], or 256 levels, to which every probe is rounded; another server
     says itself what it takes"""
+    in_flight: int = 4
+    """requests that may be under way at once, of at most 128 images together, as many as a run may lose that is killed; numbers
+    and counts do not depend on it"""
+    store: str | None = None
+    """folder in which the answers of --remote.url are kept for other runs, which then need not send those images again"""
 
 
 @dataclass(frozen=True)
@@ -229,7 +234,7 @@ _BELONGS_TO = {
     **{section_of(method): ("optimizer", method) for method in METHODS},
 }  # fmt: skip
 _POSITIVE = (
-    "budget", "batch", "threads", "remote.timeout", "remote.attempts", "eopm.perturbed_weight", "eopm.chips",
+    "budget", "batch", "threads", "remote.timeout", "remote.attempts", "remote.in_flight", "eopm.perturbed_weight", "eopm.chips",
     "standardize.images", "affine.images", "affine.lr", "surrogate.lr", "surrogate.memory", "transfer.lr", "transfer.steps",
     "follow.lr", "follow.every", "guided.lr", "guided.smoothing", "guided.directions",
     "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",
@@ -287,6 +292,8 @@ def validate(config: RunConfig) -> None:
             raise InputError(f"{flag} has no effect without {wanted}: drop it or choose that")
     if config.remote.url is not None and config.remote.pixels is not None:
         raise InputError("--remote.pixels has no effect with --remote.url, whose server says what it takes: drop it")
+    if config.remote.url is None and config.remote.store is not None:
+        raise InputError("--remote.store has no effect without --remote.url, since a server of our own costs nothing: drop it")
     if config.remote.url is not None and (changed := _changed(config.memory)):
         raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
     if config.optimizer not in WITH_SURROGATE and (changed := _changed(config.surrogate)):

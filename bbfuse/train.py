@@ -18,7 +18,7 @@ from bbfuse import seeds
 from bbfuse.config import RunConfig
 from bbfuse.estimators.interface import Problem, falling
 from bbfuse.head import LEARNT, Heads
-from bbfuse.ledger import Answered, BudgetSpentError, Ledger
+from bbfuse.ledger import IMAGES_PER_REQUEST, Answered, BudgetSpentError, Ledger
 from bbfuse.measure import accuracies, accuracy
 from bbfuse.objective import Step, Term
 from bbfuse.planning import nominal_drawn, plan
@@ -72,6 +72,7 @@ class Trainer:
         self.stages = Stages(config, problem, shape, data.train.images, start["fuse"] if start is not None else None)
         self.fuse = self.stages.fuse
         self.plan = plan(config, data, self.heads, self.stages.methods())
+        ledger.at_risk = IMAGES_PER_REQUEST  # what the plan keeps back for a run that is killed
         self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
         self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
         self.labels = data.train.labels
@@ -188,7 +189,7 @@ class Trainer:
             images = moved(images, moves, seeds.stream(self.config.seed, "augment", self.step))
         step = Step(
             self.step - begun, self.stages.seed, self.fuse, index, images, self.labels[index], weights,
-            self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen,
+            self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen, self.ledger.ask_all,
         )  # fmt: skip
         if self.head_optimizer:
             self.head_optimizer.zero_grad()

@@ -75,7 +75,7 @@ def test_the_summary_has_the_agreed_keys(finished: tuple[Path, dict[str, Any], s
     assert summary["recovered_points"] == pytest.approx(
         100 * (accuracy["perturbed_fused"]["mean"] - accuracy["perturbed"]["mean"])
     )
-    assert set(summary["queries"]) == {"images", "requests", "budget", "cost"}
+    assert set(summary["queries"]) == {"images", "requests", "budget", "cost", "kept"}
     assert summary["queries"]["cost"] is None
     assert summary["queries"]["images"] <= summary["queries"]["budget"] == 4000
     assert set(summary["energy"]) == {"saving", "saving_bare", "saving_macs", "voltage"}

@@ -23,7 +23,8 @@ from bbfuse.config import (
     ValidationConfig,
     validate,
 )
-from bbfuse.ledger import Journal, Ledger
+from bbfuse.journal import Journal
+from bbfuse.ledger import Ledger
 from bbfuse.methods import METHODS, FollowConfig, RgeConfig, SurrogateConfig, TransferConfig
 from bbfuse.planning import Queries
 from bbfuse.records import RunFolder, events
