@@ -65,6 +65,9 @@ class RemoteConfig:
     and counts do not depend on it"""
     store: str | None = None
     """folder in which the answers of --remote.url are kept for other runs, which then need not send those images again"""
+    watch: int | None = None
+    """how often in the run eight owned images are asked again to see whether the target drifts, after it was asked twice at the
+    start whether it repeats itself and knows chips; 0 for none of it, if not given 3 with --remote.url"""
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,11 @@ class RunConfig:
         return self.head or ("standardize" if self.chip_seed is None else "affine")
 
     @property
+    def watch(self) -> int:
+        """How often a target is asked again whether it drifts, at least once opened; 0 if nothing is asked about itself."""
+        return self.remote.watch if self.remote.watch is not None else 3 * (self.remote.url is not None)
+
+    @property
     def chips_per_step(self) -> int:
         """Low-voltage chips asked in one step."""
         return self.eopm.chips if self.chip_seed is None else 1
@@ -263,6 +271,7 @@ _NOT_NEGATIVE = (
     "spsa_gc.momentum",
     "validation.times",
     "remote.price",
+    "remote.watch",
 )
 
 
@@ -294,6 +303,8 @@ def validate(config: RunConfig) -> None:
         raise InputError("--remote.pixels has no effect with --remote.url, whose server says what it takes: drop it")
     if config.remote.url is None and config.remote.store is not None:
         raise InputError("--remote.store has no effect without --remote.url, since a server of our own costs nothing: drop it")
+    if config.remote.store is not None and not config.watch:
+        raise InputError("--remote.store needs to know whether the target repeats itself: drop --remote.watch 0")
     if config.remote.url is not None and (changed := _changed(config.memory)):
         raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
     if config.optimizer not in WITH_SURROGATE and (changed := _changed(config.surrogate)):

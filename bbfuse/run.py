@@ -157,7 +157,7 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
             raise
         try:
             with show:
-                accuracy = trainer.run(show.watch)
+                accuracy = trainer.run(show.watch, say=show.say)
         except BudgetSpentError as error:
             raise TargetError(
                 f"retries used up the budget before the closing report: {error}; {_how_to_go_on(folder)}"
@@ -181,6 +181,7 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
                 "kept": ledger.kept,
             },
             "answers": ledger.kind,
+            "target": trainer.watch.found(ledger.kind),
             "trust": trainer.stages.method.trust,
             "grown_at_step": trainer.stages.grown_at_step,
             "energy": energy(config, trainer.fuse, backend.info.image_shape),
