@@ -88,6 +88,14 @@ class RemoteConfig:
     pixels: Literal["float32", "uint8"] | None = None
     """how a server of our own takes images: numbers in [-1, 1], or 256 levels, to which every probe is rounded; another server
     says itself what it takes"""
+    in_flight: int = 4
+    """requests that may be under way at once, of at most 128 images together, as many as a run may lose that is killed; numbers
+    and counts do not depend on it"""
+    store: str | None = None
+    """folder in which the answers of --remote.url are kept for other runs, which then need not send those images again"""
+    watch: int | None = None
+    """how often in the run eight owned images are asked again to see whether the target drifts, after it was asked twice at the
+    start whether it repeats itself and knows chips; 0 for none of it, if not given 3 with --remote.url"""
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,11 @@ class RunConfig:
         return self.head or ("standardize" if self.chip_seed is None else "affine")
 
     @property
+    def watch(self) -> int:
+        """How often a target is asked again whether it drifts, at least once opened; 0 if nothing is asked about itself."""
+        return self.remote.watch if self.remote.watch is not None else 3 * (self.remote.url is not None)
+
+    @property
     def chips_per_step(self) -> int:
         """Low-voltage chips asked in one step."""
         return self.eopm.chips if self.chip_seed is None else 1
@@ -258,7 +271,7 @@ _BELONGS_TO = {
 }  # fmt: skip
 _POSITIVE = (
     "budget", "batch", "threads", "remote.timeout", "remote.connect_timeout", "remote.attempts",
-    "remote.patience", "remote.requests_per_second", "eopm.perturbed_weight", "eopm.chips",
+    "remote.patience", "remote.requests_per_second", "remote.in_flight", "eopm.perturbed_weight", "eopm.chips",
     "standardize.images", "affine.images", "affine.lr", "surrogate.lr", "surrogate.memory", "transfer.lr", "transfer.steps",
     "follow.lr", "follow.every", "guided.lr", "guided.smoothing", "guided.directions",
     "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",
@@ -288,6 +301,7 @@ _NOT_NEGATIVE = (
     "validation.times",
     "remote.price",
     "remote.reserve",
+    "remote.watch",
 )
 
 
@@ -317,6 +331,10 @@ def validate(config: RunConfig) -> None:
             raise InputError(f"{flag} has no effect without {wanted}: drop it or choose that")
     if config.remote.url is not None and config.remote.pixels is not None:
         raise InputError("--remote.pixels has no effect with --remote.url, whose server says what it takes: drop it")
+    if config.remote.url is None and config.remote.store is not None:
+        raise InputError("--remote.store has no effect without --remote.url, since a server of our own costs nothing: drop it")
+    if config.remote.store is not None and not config.watch:
+        raise InputError("--remote.store needs to know whether the target repeats itself: drop --remote.watch 0")
     if config.remote.url is not None and (changed := _changed(config.memory)):
         raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
     _validate_remote(config.remote)

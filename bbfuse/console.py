@@ -89,6 +89,8 @@ def closing_table(summary: dict[str, Any]) -> None:
     if trust is not None:
         verdict = "" if trust >= TRUSTED else ": it was not trusted"
         console.print(f"the surrogate foretold {100 * trust:.0f} % of the variance of the last answers{verdict}", soft_wrap=True)
+    for line in _about_target(summary.get("target") or {}):
+        console.print(line, soft_wrap=True)
     energy, queries = summary["energy"], summary["queries"]
     if energy["saving"] is not None:
         console.print(
@@ -98,7 +100,8 @@ def closing_table(summary: dict[str, Any]) -> None:
         )
     console.print(
         f"{summary['lost_points']:.1f} points lost, {summary['recovered_points']:.1f} won back; {queries['images']:,} images in "
-        f"{queries['requests']:,} requests{_costing(queries)} (budget {queries['budget']:,}); {summary['seconds']:.0f} s",
+        f"{queries['requests']:,} requests{_costing(queries)} (budget {queries['budget']:,}){_kept(queries)}; "
+        f"{summary['seconds']:.0f} s",
         soft_wrap=True,
     )
 
@@ -111,6 +114,8 @@ def plan_table(plan: dict[str, Any]) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for label, key in PURPOSES.items():
         sent = plan["purposes"][key]
+        if key == "watch" and not sent["images"]:
+            continue
         name = f"{label}, {plan['steps']:,} steps" if key == "training" else label
         table.add_row(name, f"{sent['images']:,}", f"{sent['requests']:,}", end_section=key == "report")
     queries = plan["queries"]
@@ -132,6 +137,24 @@ def _costing(queries: dict[str, Any]) -> str:
     return "" if queries.get("cost") is None else f" that cost {queries['cost']:,.2f}"
 
 
+def _kept(queries: dict[str, Any]) -> str:
+    return f", {queries['kept']:,} more from the store" if queries.get("kept") else ""
+
+
+def _about_target(target: dict[str, Any]) -> list[str]:
+    """What was found of the target itself, where it was asked."""
+    lines = []
+    if target.get("deterministic") is False:
+        lines.append(f"the target does not repeat itself: asked twice, it changed a logit by {100 * target['noise']:.2g} % of "
+                     "their spread")  # fmt: skip
+    if target.get("honours_chip") is False:
+        lines.append("the target answered alike at nominal voltage and on a chip")
+    if target.get("drift") is not None:
+        lines.append(f"asked again on the way, the target had changed a logit by at most {100 * target['drift']:.2g} % of their "
+                     "spread")  # fmt: skip
+    return lines
+
+
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
@@ -147,5 +170,11 @@ LABELS = {
 }
 """The rows of the closing table and the bars of the report, in order."""
 
-PURPOSES = {"warm-up: labels and head": "warm_up", "training": "training", "validation": "validation", "closing report": "report"}
+PURPOSES = {
+    "the target itself": "watch",
+    "warm-up: labels and head": "warm_up",
+    "training": "training",
+    "validation": "validation",
+    "closing report": "report",
+}
 """The rows of the plan, in order."""

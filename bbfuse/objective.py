@@ -6,7 +6,7 @@ each answer taken through its head, divided by ``w_clean + w_perturbed`` so that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from backends.interface import Chip
 from bbfuse.fuse import Fuse
 from bbfuse.head import Head
-from bbfuse.ledger import Ask
+from bbfuse.ledger import Ask, AskAll
 
 __all__ = ["Score", "Step", "Term"]
 
@@ -60,6 +60,8 @@ class Step:
     ask_with_tape: Ask
     seen: Callable[[Tensor], Tensor] = lambda images: images
     """Images as the target sees them: rounded where it takes 256 levels only."""
+    ask_all: AskAll | None = None
+    """Several questions at once; one after the other by `ask` if not given."""
     _difficulty: list[Tensor] = field(default_factory=list)
     _loss: list[float] = field(default_factory=list)
     _scores: int = 0
@@ -69,7 +71,16 @@ class Step:
 
         ``None`` would say that the probe failed (a worker lost); in this process it raises or succeeds.
         """
-        answers = [self.ask(images, term.chip).requires_grad_() for term in self.terms]
+        return self.scores([images])[0]
+
+    def scores(self, probes: Sequence[Tensor]) -> list[Score | None]:
+        """The `score` of each of ``probes``, in order; none depends on another's, so that all may be asked at once."""
+        questions = [(images, term.chip) for images in probes for term in self.terms]
+        answers = iter(self.ask_all(questions) if self.ask_all else [self.ask(*question) for question in questions])
+        # heads gather their gradients in the order of the probes, whoever was answered first
+        return [self._score([next(answers).requires_grad_() for _ in self.terms]) for _ in probes]
+
+    def _score(self, answers: list[Tensor]) -> Score:
         losses = self._losses(answers)
         losses.sum().backward()
         self._scores += 1

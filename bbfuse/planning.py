@@ -17,6 +17,7 @@ from bbfuse.estimators.interface import Method
 from bbfuse.head import Heads
 from bbfuse.ledger import IMAGES_PER_REQUEST
 from bbfuse.measure import report_images
+from bbfuse.watch import Watch
 
 __all__ = ["Plan", "Price", "Queries", "nominal_drawn", "plan"]
 
@@ -79,6 +80,10 @@ class Plan:
     validation: Queries
     """One of them."""
     report: Queries
+    watch: Queries
+    """Asking once about the target itself."""
+    watches: int
+    """How often after the opening, which asks twice; 0 if never at all."""
 
     def validates(self, step: int) -> bool:
         """Whether a validation is due before step ``step`` (after the last one for ``step == steps``).
@@ -88,13 +93,19 @@ class Plan:
         halvings = max(self.validations - 1, 1) if self.validations else 0
         return (step == 0 and self.validations > 1) or any(step == round(self.steps / 2**j) for j in range(halvings))
 
+    def watches_at(self, step: int) -> bool:
+        """Whether the target is watched before step ``step`` (after the last one for ``step == steps``): evenly spread."""
+        return step > 0 and any(step == round(self.steps * part / self.watches) for part in range(1, self.watches + 1))
+
     def sent(self, config: RunConfig) -> dict[str, Queries]:
         """What the whole run sends, by purpose: exactly, if no request is sent again and the run is not killed.
 
         An upper bound if the plan is not `exact`.
         """
         first, rest = range(self.warm_up_steps), range(self.warm_up_steps, self.steps, self.every)
+        watched = sum(self.watches_at(step) for step in range(self.steps + 1))
         return {
+            "watch": self.watch * (2 + watched if self.watches else 0),
             "warm_up": self.warm_up,
             "training": self.warm_up_step.of(config, first) + self.step.of(config, rest),
             "validation": self.validation * sum(self.validates(step) for step in range(self.steps + 1)),
@@ -110,7 +121,9 @@ def nominal_drawn(config: RunConfig, step: int) -> bool:
     return torch.rand((), generator=seeds.stream(config.seed, "term", step)).item() < clean / (clean + perturbed)
 
 
-def plan(config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Method], limit: int | None = None) -> Plan:
+def plan(
+    config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Method], watch: Watch, limit: int | None = None
+) -> Plan:
     """How the budget is laid out for the ``methods`` of all stages, in order, before a server that takes ``limit`` at once.
 
     Raises:
@@ -134,7 +147,8 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Metho
     chips = config.report.chips if population else 1
     report = question(len(data.test)) * (2 * (1 + chips)) + met * chips
     kept = report_images(data.test, chips, heads.images_per_chip)
-    before = warm_up.images + warm_up_steps * first.whole.images
+    asked = sum((question(images) for images in watch.asked_once), Queries())
+    before = warm_up.images + warm_up_steps * first.whole.images + (2 + watch.times) * asked.images
     # one request is kept back for a run that is killed while its answer is under way
     reserve = math.floor(config.remote.reserve * config.budget)
     free = config.budget - before - config.validation.times * validation.images - kept - reserve - IMAGES_PER_REQUEST
@@ -143,7 +157,7 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Metho
         least = math.ceil((taken - reserve + step.whole.images) / (1.0 - config.remote.reserve))
         retries = f", {reserve} of them kept by --remote.reserve" if reserve else ""
         raise InputError(
-            f"--budget {config.budget} does not allow one step: {taken} images go to warm-up, validation and the closing report"
+            f"--budget {config.budget} does not allow one step: {taken} images go to all but the training"
             f"{retries}, {step.whole.images} to a step; give at least {least}"
         )
     last = methods[-1]  # one kind of method trains all stages but the warm-up
@@ -152,7 +166,7 @@ def plan(config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Metho
         steps=warm_up_steps + steps, validations=config.validation.times,
         training_limit=config.budget - kept - math.floor(config.remote.reserve * kept),  # the report has its share of the reserve
         warm_up=warm_up, step=step, exact=all(price == step for price in rest), warm_up_steps=warm_up_steps, warm_up_step=first,
-        every=last.every, validation=validation, report=report,
+        every=last.every, validation=validation, report=report, watch=asked, watches=watch.times,
     )  # fmt: skip
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends import flags
-from backends.interface import InputError, TargetError
+from backends.interface import Backend, InputError, TargetError
 from bbfuse.config import RunConfig, to_dict, validate
 
 if TYPE_CHECKING:
     from bbfuse.console import Show
+    from bbfuse.ledger import Ledger
     from bbfuse.records import RunFolder
 
 __all__ = ["SCHEMA", "execute", "forecast", "main", "parse"]
@@ -118,7 +119,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         "exact": trainer.plan.exact,
         "purposes": {name: dataclasses.asdict(sent) for name, sent in purposes.items()},
         "kept_back": config.budget - total.images,
-        "queries": {**dataclasses.asdict(total), "budget": config.budget, "cost": _cost(config, total.requests)},
+        "queries": {**dataclasses.asdict(total), "budget": config.budget, "cost": _cost(config, total.requests), "kept": 0},
         "bytes": bytes_on_the_wire(backend.dialect, trainer.data.train.images, total) if backend.dialect else None,
     }
 
@@ -133,8 +134,9 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
 
     from bbfuse.build import energy, open_backend, owned_data
     from bbfuse.console import LABELS
-    from bbfuse.ledger import BudgetSpentError, Journal, Ledger
+    from bbfuse.ledger import BudgetSpentError
     from bbfuse.report import write_report
+    from bbfuse.store import Store
     from bbfuse.train import Trainer
 
     began = time.monotonic()
@@ -142,12 +144,11 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         try:
             backend = open_backend(config, show.say, stack)
-            # a local simulator is asked again at no cost; only answers that were paid for are kept
-            journal = Journal(folder.path / "answers.jsonl") if config.backend == "remote" else None
-            if journal is not None:
-                stack.callback(journal.close)
-            ledger = Ledger(backend, config.budget, journal)
+            ledger = _ledger(config, backend, folder.path, stack)
             trainer = Trainer(config, backend.info, owned_data(config), ledger, folder)
+            if config.remote.store is not None:
+                ledger.store = Store(Path(config.remote.store), f"{config.remote.url} {backend.info.name}")
+                stack.callback(ledger.store.close)
             if config.init is not None:
                 show.say(f"starting from the fuse {'and the head ' if trainer.heads.taken else ''}of {config.init}")
         except InputError:
@@ -156,7 +157,7 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
             raise
         try:
             with show:
-                accuracy = trainer.run(show.watch)
+                accuracy = trainer.run(show.watch, say=show.say)
         except BudgetSpentError as error:
             raise TargetError(
                 f"retries used up the budget before the closing report: {error}; {_how_to_go_on(folder)}"
@@ -177,8 +178,10 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
                 "requests": ledger.requests,
                 "budget": config.budget,
                 "cost": _cost(config, ledger.requests),
+                "kept": ledger.kept,
             },
             "answers": ledger.kind,
+            "target": trainer.watch.found(ledger.kind),
             "trust": trainer.stages.method.trust,
             "grown_at_step": trainer.stages.grown_at_step,
             "energy": energy(config, trainer.fuse, backend.info.image_shape),
@@ -189,6 +192,18 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
         write_report(folder.path, summary, LABELS, images, fused)
         folder.write_summary(summary)
     return summary
+
+
+def _ledger(config: RunConfig, backend: Backend, folder: Path, stack: contextlib.ExitStack) -> Ledger:
+    """A remote target is asked several questions at once, and what was paid for kept; a simulator is asked again at no cost."""
+    from bbfuse.journal import Journal
+    from bbfuse.ledger import Ledger
+
+    if config.backend != "remote":
+        return Ledger(backend, config.budget)
+    journal = Journal(folder / "answers.jsonl")
+    stack.callback(journal.close)
+    return Ledger(backend, config.budget, journal, in_flight=config.remote.in_flight)
 
 
 def _how_to_go_on(folder: RunFolder) -> str:

@@ -18,7 +18,7 @@ from bbfuse import seeds
 from bbfuse.config import RunConfig
 from bbfuse.estimators.interface import Problem, falling
 from bbfuse.head import LEARNT, Heads
-from bbfuse.ledger import Answered, BudgetSpentError, Ledger
+from bbfuse.ledger import IMAGES_PER_REQUEST, Answered, BudgetSpentError, Ledger
 from bbfuse.measure import accuracies, accuracy
 from bbfuse.objective import Step, Term
 from bbfuse.planning import nominal_drawn, plan
@@ -26,6 +26,7 @@ from bbfuse.records import RunFolder
 from bbfuse.sampling import Sampler
 from bbfuse.stages import Stages
 from bbfuse.start import taken_over
+from bbfuse.watch import Watch
 
 __all__ = ["Status", "Trainer"]
 
@@ -71,7 +72,10 @@ class Trainer:
         )  # fmt: skip
         self.stages = Stages(config, problem, shape, data.train.images, start["fuse"] if start is not None else None)
         self.fuse = self.stages.fuse
-        self.plan = plan(config, data, self.heads, self.stages.methods(), info.limit)
+        chip = self.chip or Chip(config.bit_error_rate, seeds.training_chips(config.seed, 0, 1)[0])
+        self.watch = Watch(data.train.images, chip, config.watch)
+        self.plan = plan(config, data, self.heads, self.stages.methods(), self.watch, info.limit)
+        ledger.at_risk = IMAGES_PER_REQUEST  # what the plan keeps back for a run that is killed
         self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
         self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
         self.labels = data.train.labels
@@ -90,8 +94,10 @@ class Trainer:
         """Where the run stands."""
         return Status(self.ledger.images, self.config.budget, self.step, self.plan.steps, self.loss, self.validation)
 
-    def run(self, watch: Callable[[Status], None], checkpoint_seconds: float = 10.0) -> dict[str, Any]:
-        """Train until the budget is spent, measure, and return the accuracies.
+    def run(
+        self, show: Callable[[Status], None], checkpoint_seconds: float = 10.0, say: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Train until the budget is spent, measure, and return the accuracies; ``say`` is told what a user should know.
 
         Raises:
             BudgetSpentError: retries took what was kept for the report.
@@ -103,26 +109,26 @@ class Trainer:
             self._load(state)
         try:
             if state is None:
+                for line in self.watch.open(self.ledger):
+                    say(line)
                 self._warm_up()
                 self.save()
             saved = time.monotonic()
             while self.step < self.plan.steps:
                 if self.stages.advance(self.step, self.plan.steps, self.plan.warm_up_steps):
                     self.folder.event({"step": self.step, "images": self.ledger.images, "generator": self.fuse.name})
-                if self.plan.validates(self.step):
-                    self._validate()
+                self._look()
                 self.loss = self._train_step()
                 self.stages.observe(self.loss)
                 self.step += 1
                 event, trust = {"step": self.step, "images": self.ledger.images, "loss": self.loss}, self.stages.method.trust
                 self.folder.event(event if trust is None else {**event, "trust": trust})
-                watch(self.status())
+                show(self.status())
                 if time.monotonic() - saved > checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
-            if self.plan.validates(self.step):
-                self._validate()
-                watch(self.status())
+            self._look()
+            show(self.status())
         except BudgetSpentError:
             pass  # retries have used up the rest; what was learned is reported
         self.ledger.limit = self.config.budget
@@ -150,7 +156,7 @@ class Trainer:
             "stages": self.stages.state_dict(), "heads": self.heads.state_dict(),
             "head_optimizer": self.head_optimizer.state_dict() if self.head_optimizer else None,
             "difficulty": self.sampler.difficulty, "labels": (self.labels, self.validation_labels),
-            "ledger": self.ledger.state_dict(),
+            "ledger": self.ledger.state_dict(), "watch": self.watch.state_dict(),
         })  # fmt: skip
         self.ledger.checkpointed()
 
@@ -163,6 +169,7 @@ class Trainer:
         self.sampler.difficulty = state["difficulty"]
         self.labels, self.validation_labels = state["labels"]
         self.ledger.load_state_dict(state["ledger"])
+        self.watch.load_state_dict(state["watch"])
 
     def _warm_up(self) -> None:
         owned, answered = self.data.train.images, []
@@ -188,7 +195,7 @@ class Trainer:
             images = moved(images, moves, seeds.stream(self.config.seed, "augment", self.step))
         step = Step(
             self.step - begun, self.stages.seed, self.fuse, index, images, self.labels[index], weights,
-            self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen,
+            self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen, self.ledger.ask_all,
         )  # fmt: skip
         if self.head_optimizer:
             self.head_optimizer.zero_grad()
@@ -225,6 +232,14 @@ class Trainer:
         if clean > 0:
             terms.insert(0, Term(NOMINAL, self.heads.meet(NOMINAL, model), clean))
         return terms
+
+    def _look(self) -> None:
+        """What is due before the present step: is the target still the same, and what has been learned?"""
+        if self.plan.watches_at(self.step):
+            drift = self.watch.again(self.ledger)
+            self.folder.event({"step": self.step, "images": self.ledger.images, "drift": drift})
+        if self.plan.validates(self.step):
+            self._validate()
 
     def _validate(self) -> None:
         chip = self.chip or Chip(self.config.bit_error_rate, seeds.validation_chip(self.step))

@@ -65,8 +65,8 @@ def test_the_summary_has_the_agreed_keys(finished: tuple[Path, dict[str, Any], s
     folder, summary, _ = finished
     assert summary == json.loads((folder / "summary.json").read_text())
     assert set(summary) == {
-        "schema", "config", "accuracy", "recovered_points", "lost_points", "queries", "answers", "trust", "grown_at_step",
-        "energy", "seconds", "stopped",
+        "schema", "config", "accuracy", "recovered_points", "lost_points", "queries", "answers", "target", "trust",
+        "grown_at_step", "energy", "seconds", "stopped",
     }  # fmt: skip
     accuracy = summary["accuracy"]
     assert set(accuracy) == {"clean", "clean_fused", "perturbed", "perturbed_head", "perturbed_fuse", "perturbed_fused"}
@@ -75,9 +75,11 @@ def test_the_summary_has_the_agreed_keys(finished: tuple[Path, dict[str, Any], s
     assert summary["recovered_points"] == pytest.approx(
         100 * (accuracy["perturbed_fused"]["mean"] - accuracy["perturbed"]["mean"])
     )
-    assert set(summary["queries"]) == {"images", "requests", "budget", "cost"}
+    assert set(summary["queries"]) == {"images", "requests", "budget", "cost", "kept"}
     assert summary["queries"]["cost"] is None
     assert summary["queries"]["images"] <= summary["queries"]["budget"] == 4000
+    nothing_asked = dict.fromkeys(("deterministic", "honours_chip", "noise", "drift"))
+    assert summary["target"] == {"answers": "logits", **nothing_asked}
     assert set(summary["energy"]) == {"saving", "saving_bare", "saving_macs", "voltage"}
     assert summary["stopped"] == "budget"
 
@@ -208,8 +210,9 @@ def test_a_server_that_goes_away_in_mid_run_ends_it_with_its_reason_and_nothing_
         url = server.stdout.readline().strip()
         folder = tmp_path / "run"
         arguments = command(
-            *SMALL, "--backend", "remote", "--remote.url", url, "--remote.attempts", "2", "--out", str(folder), "--json"
-        )
+            *SMALL, "--backend", "remote", "--remote.url", url, "--remote.attempts", "2", "--remote.watch", "0", "--out",
+            str(folder), "--json",
+        )  # fmt: skip
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
             while not (folder / "events.jsonl").exists() or (folder / "events.jsonl").read_bytes().count(b"\n") < 10:
                 time.sleep(0.001)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from bbfuse.config import (
     ValidationConfig,
     validate,
 )
-from bbfuse.ledger import Journal, Ledger
+from bbfuse.journal import Journal
+from bbfuse.ledger import Ledger
 from bbfuse.methods import METHODS, FollowConfig, RgeConfig, SurrogateConfig, TransferConfig
 from bbfuse.planning import Queries
 from bbfuse.records import RunFolder, events
+from bbfuse.store import Store
 from bbfuse.train import Trainer
 from tests.conftest import LinearBackend
 
@@ -92,19 +95,24 @@ class Killable:
     def close(self) -> None: ...
 
 
-def run(config: RunConfig, folder: Path, backend: Any, data: Dataset, paid: bool = True, seconds: float = 1e9) -> dict[str, Any]:
+def run(
+    config: RunConfig, folder: Path, backend: Any, data: Dataset, paid: bool = True, seconds: float = 1e9,
+    store: Path | None = None, in_flight: int = 1, say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
     validate(config)
     records = RunFolder.open(folder)[0] if (folder / "config.json").exists() else RunFolder.create(folder, config)
     journal = Journal(folder / "answers.jsonl") if paid else None
-    ledger = Ledger(backend, config.budget, journal)
+    kept = Store(store, "somebody") if store else None
+    ledger = Ledger(backend, config.budget, journal, kept, in_flight)
     try:
         trainer = Trainer(config, backend.info, data.owned(config.images), ledger, records)
-        accuracy = trainer.run(lambda _: None, checkpoint_seconds=seconds)
+        accuracy = trainer.run(lambda _: None, checkpoint_seconds=seconds, say=say)
         trainer.save()
     finally:
         records.close()
-        if journal:
-            journal.close()
+        for opened in (journal, kept):
+            if opened:
+                opened.close()
     head = [] if trainer.heads.trained is None else [p.detach().flatten() for p in trainer.heads.trained.parameters()]
     state = torch.cat([trainer.fuse.vector(), *head])
     return {
@@ -113,6 +121,8 @@ def run(config: RunConfig, folder: Path, backend: Any, data: Dataset, paid: bool
         "requests": ledger.requests,
         "state": state,
         "lost": ledger.lost,
+        "kept": ledger.kept,
+        "target": trainer.watch.found(ledger.kind),
         "planned": sum(trainer.plan.sent(config).values(), Queries()),
         "exact": trainer.plan.exact,
     }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import random
+import threading
+import time
 from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from torch import Tensor
 
 from backends.interface import Access, BackendInfo, Chip, Sending, TargetError
-from bbfuse.ledger import BudgetSpentError, Journal, Ledger
+from bbfuse.journal import Journal
+from bbfuse.ledger import BudgetSpentError, Ledger
 
 CHIP = Chip(0.1, 1)
 
@@ -61,6 +66,8 @@ def test_counts_are_those_of_the_backend_and_the_limit_holds(sizes: list[int], l
         (torch.zeros(2, 2), r"shape \(2, 2\)"),
         (torch.full((3, 2), torch.nan), "not finite"),
         (torch.full((3, 2), -torch.inf), "not finite"),
+        (torch.zeros(3), r"shape \(3,\) .*a bare label for each image, it seems; ask the server for the logits"),
+        (torch.zeros(3, 1), r"shape \(3, 1\) .*a bare label"),
     ],
 )
 def test_what_is_no_answer_is_refused(answer: Tensor, words: str) -> None:
@@ -125,6 +132,154 @@ def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="belongs to another run"):
         Ledger(Scripted(), 100, again).ask(images(2, 1.0), CHIP)
     again.close()
+
+
+def test_the_top_few_classes_are_recognised() -> None:
+    backend = Scripted(classes=10)
+    backend.answer = torch.zeros(3, 5)
+    with pytest.raises(TargetError, match=r"where \(3, 10\) was due: the top 5 of 10 classes, it seems") as error:
+        Ledger(backend, 100).ask(images(3), CHIP)
+    assert "\n" not in str(error.value)
+
+
+class Crowd(Scripted):
+    """Answers several requests at once, each when it pleases, and fails for images of the values ``wrong``."""
+
+    def __init__(self, attempts: int = 1, seed: int = 0, wrong: tuple[float, ...] = ()) -> None:
+        super().__init__(attempts)
+        self._random, self._lock = random.Random(seed), threading.Lock()
+        self.wrong = wrong
+        self.now: list[int] = []
+        self.most = (0, 0)
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        assert not images.requires_grad
+        assert not torch.is_grad_enabled()
+        with self._lock:
+            self.now.append(len(images))
+            self.most = (max(self.most[0], len(self.now)), max(self.most[1], sum(self.now)))
+            pause = self._random.random() / 1000
+        try:
+            for _ in range(self.attempts):
+                sending(len(images))
+                with self._lock:
+                    self.received += len(images)
+            time.sleep(pause)
+            if images[0, 0, 0, 0].item() in self.wrong:
+                raise KilledError(images[0, 0, 0, 0].item())
+            return images.flatten(1).sum(1, keepdim=True).repeat(1, 2) + chip.seed
+        finally:
+            with self._lock:
+                self.now.remove(len(images))
+
+
+sizes_of_questions = st.lists(st.integers(1, 300), min_size=1, max_size=6)
+
+
+def questions_of(sizes: list[int]) -> list[tuple[Tensor, Chip]]:
+    return [(images(size) + place + torch.arange(size)[:, None, None, None] / 1000, Chip(0.1, place)) for place, size in
+            enumerate(sizes)]  # fmt: skip
+
+
+@given(sizes_of_questions, st.integers(0, 1500), st.integers(1, 3), st.integers(2, 5), st.integers(0, 99))
+@settings(max_examples=60)
+def test_in_whatever_order_answers_come_they_and_the_counts_are_those_of_one_at_a_time(
+    sizes: list[int], limit: int, attempts: int, in_flight: int, seed: int
+) -> None:
+    """Counts are compared where no retry competes for the last of the budget."""
+    found = []
+    for parallel in (1, in_flight):
+        backend = Crowd(attempts, seed)
+        ledger = Ledger(backend, limit, in_flight=parallel)
+        try:
+            answers: list[Tensor] | None = ledger.ask_all(questions_of(sizes))
+        except BudgetSpentError:
+            answers = None
+        assert ledger.images == backend.received <= limit
+        assert backend.most[0] <= parallel
+        found.append((answers, ledger.images, ledger.requests, ledger._number))
+    (one, *counts), (many, *same) = found
+    if attempts == 1 or one is not None:
+        assert counts == same
+        assert (one is None) == (many is None)
+        assert one is None or many is None or all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+def test_requests_are_really_under_way_together() -> None:
+    barrier = threading.Barrier(3)
+
+    class Meeting(Scripted):
+        def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+            barrier.wait(timeout=20)  # raises where fewer than three ever meet
+            return super().query(images, chip, sending)
+
+    ledger = Ledger(Meeting(), 10_000, in_flight=3)
+    ledger.kind = "logits"
+    assert ledger.ask(images(6 * 128), CHIP).shape == (768, 2)
+
+
+def test_no_more_images_are_under_way_than_may_be_lost() -> None:
+    backend = Crowd()
+    ledger = Ledger(backend, 10_000, in_flight=5)
+    ledger.at_risk = 100
+    ledger.ask_all([(images(30), CHIP)] * 12 + [(images(120), CHIP)] * 2)  # one that is larger goes alone
+    assert backend.most[1] == 120
+    assert 2 <= backend.most[0] <= 3
+
+
+@given(sizes_of_questions, st.sets(st.integers(0, 5), min_size=1), st.integers(1, 5), st.integers(0, 99))
+@settings(max_examples=40)
+def test_of_several_failures_the_first_is_raised_and_what_was_answered_is_not_lost(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], wrong: set[int], in_flight: int, seed: int
+) -> None:
+    assume(min(wrong) < len(sizes))
+    path = tmp_path_factory.mktemp("journal") / "answers.jsonl"
+    backend, journal = Crowd(1, seed, tuple(float(value) for value in wrong)), Journal(path)
+    asked = questions_of(sizes)
+    with pytest.raises(KilledError) as error:
+        Ledger(backend, 10**6, journal, in_flight=in_flight).ask_all(asked)
+    assert error.value.args[0] == min(wrong)
+    assert not backend.now
+    journal.close()
+    answered = sum(json.loads(line)["shape"][0] for line in path.read_text().splitlines() if "answer" in line)
+    again, calm = Journal(path), Crowd(1, seed)
+    ledger = Ledger(calm, 10**6, again, in_flight=in_flight)
+    expected = Ledger(Crowd(), 10**6).ask_all(asked)
+    assert all(torch.equal(a, b) for a, b in zip(ledger.ask_all(asked), expected, strict=True))
+    again.close()
+    assert calm.received == sum(sizes) - answered
+    assert ledger.lost == backend.received - answered
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=4), st.data())
+@settings(max_examples=60)
+def test_a_journal_of_interleaved_requests_may_end_anywhere(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], data: st.DataObject
+) -> None:
+    """Lines of several requests in any order that keeps those of each, cut at any byte, twice."""
+    path = tmp_path_factory.mktemp("journal") / "answers.jsonl"
+    asked = questions_of(sizes)
+    journal = Journal(path)
+    expected = Ledger(Crowd(attempts=2), 10**6, journal).ask_all(asked)
+    journal.close()
+    of_each: dict[int, list[bytes]] = {}
+    for line in path.read_bytes().splitlines(keepends=True):
+        of_each.setdefault(json.loads(line)["request"], []).append(line)
+    order = data.draw(st.permutations([number for number, lines in of_each.items() for _ in lines]))
+    path.write_bytes(b"".join(of_each[number].pop(0) for number in order))
+    for _ in range(2):
+        written = path.read_bytes()[: data.draw(st.integers(0, path.stat().st_size))]
+        path.write_bytes(written)
+        entries = [json.loads(line) for line in written.split(b"\n")[:-1]]
+        answered = sum(entry["shape"][0] for entry in entries if "answer" in entry)
+        in_flight = data.draw(st.integers(1, 4))
+        again, backend = Journal(path), Crowd()
+        ledger = Ledger(backend, 10**6, again, in_flight=in_flight)
+        answers = ledger.ask_all(asked)
+        again.close()
+        assert all(torch.equal(a, b) for a, b in zip(answers, expected, strict=True))
+        assert backend.received == sum(sizes) - answered
+        assert ledger.images + ledger.lost == sum(entry.get("sent", 0) for entry in entries) + backend.received
 
 
 def test_large_queries_are_cut_the_same_way_whoever_answers() -> None:

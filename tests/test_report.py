@@ -22,7 +22,7 @@ def summary(chips: int, clean: float, perturbed: float) -> dict[str, Any]:
         "accuracy": {"clean": clean, "clean_fused": clean, **accuracy},
         "recovered_points": 0.0,
         "lost_points": 100 * (clean - perturbed),
-        "queries": {"images": 10, "requests": 1, "budget": 20, "cost": 0.5 if measured else None},
+        "queries": {"images": 10, "requests": 1, "budget": 20, "cost": 0.5 if measured else None, "kept": 0},
         "energy": {"voltage": 0.8, "saving_bare": 0.36, "saving": -0.2 if measured else None, "saving_macs": None},
         "seconds": 1.0,
     }

@@ -11,7 +11,7 @@ from bbfuse.estimators.ranks import centred_ranks
 from bbfuse.objective import Step
 from bbfuse.seeds import fair_signs, stream
 
-__all__ = ["loss_at", "normal", "ranked_pairs", "signs", "simultaneous_perturbation"]
+__all__ = ["losses_at", "normal", "ranked_pairs", "signs", "simultaneous_perturbation"]
 
 
 def signs(step: Step, number: int) -> Tensor:
@@ -24,22 +24,22 @@ def normal(step: Step, number: int) -> Tensor:
     return torch.randn(step.fuse.vector().shape, generator=stream(step.seed, "probe", step.number, number))
 
 
-def loss_at(step: Step, point: Tensor) -> float | None:
-    """The step's loss with ``point`` (d,) in place of the fuse's parameters, which are left alone; ``None`` if the probe failed.
+def losses_at(step: Step, points: Iterable[Tensor]) -> list[float | None]:
+    """The step's loss with each of ``points`` (d,) in place of the fuse's parameters, which are left alone; all asked at once.
 
-    All probes of a step see the same images, chips and heads (common random numbers).
+    ``None`` where the probe failed. All probes of a step see the same images, chips and heads (common random numbers).
     """
     with torch.no_grad():
-        fused = step.fuse.at(point, step.images)
-    score = step.score(fused)
-    return None if score is None else score.losses.double().sum().item()
+        probes = [step.fuse.at(point, step.images) for point in points]
+    return [None if score is None else score.losses.double().sum().item() for score in step.scores(probes)]
 
 
-def losses_of_pair(step: Step, move: Tensor) -> tuple[float, float] | None:
-    """The losses at ``theta + move`` and ``theta - move``, ``move`` (d,); ``None`` if a side failed."""
+def losses_of_pairs(step: Step, moves: Iterable[Tensor]) -> list[tuple[float, float] | None]:
+    """The losses at ``theta + move`` and ``theta - move`` for each of ``moves`` (d,); ``None`` if a side failed."""
     centre = step.fuse.vector()
-    above, below = loss_at(step, centre + move), loss_at(step, centre - move)
-    return None if above is None or below is None else (above, below)
+    losses = losses_at(step, (point for move in moves for point in (centre + move, centre - move)))
+    pairs = zip(losses[::2], losses[1::2], strict=True)
+    return [None if above is None or below is None else (above, below) for above, below in pairs]
 
 
 def simultaneous_perturbation(step: Step, directions: Iterable[Tensor], size: float) -> Tensor | None:
@@ -47,11 +47,9 @@ def simultaneous_perturbation(step: Step, directions: Iterable[Tensor], size: fl
 
     Pairs of which a side failed are left out; ``None`` if all of them did.
     """
-    found = []
-    for u in directions:
-        losses = losses_of_pair(step, size * u)
-        if losses is not None:
-            found.append((losses[0] - losses[1]) / (2.0 * size) / u)
+    drawn = list(directions)
+    pairs = zip(drawn, losses_of_pairs(step, (size * u for u in drawn)), strict=True)
+    found = [(losses[0] - losses[1]) / (2.0 * size) / u for u, losses in pairs if losses is not None]
     return torch.stack(found).mean(0) if found else None
 
 
@@ -60,10 +58,10 @@ def ranked_pairs(step: Step, directions: Iterable[Tensor], size: float) -> tuple
 
     Pairs of which a side failed are left out; ``None`` if all of them did.
     """
+    drawn = list(directions)
     losses: list[float] = []
     kept: list[Tensor] = []
-    for u in directions:
-        pair = losses_of_pair(step, size * u)
+    for u, pair in zip(drawn, losses_of_pairs(step, (size * u for u in drawn)), strict=True):
         if pair is not None:
             losses += pair
             kept.append(u)

@@ -71,14 +71,16 @@ class InputRge(Descent):
         """
         fused = step.fuse(step.images)
         z = fused.detach()
-        found = []
+        probes = []
         for pair in range(self._pairs):
             u = self._directions.draw(len(z), stream(step.seed, "probe", step.number, pair))
-            above, below = (step.seen((z + sign * self._size * u).clamp(-1.0, 1.0)) for sign in (1.0, -1.0))
-            d = above - below
-            plus, minus = step.score(above), step.score(below)
+            probes += [step.seen((z + sign * self._size * u).clamp(-1.0, 1.0)) for sign in (1.0, -1.0)]
+        scores = step.scores(probes)
+        found = []
+        for above, below, plus, minus in zip(probes[::2], probes[1::2], scores[::2], scores[1::2], strict=True):
             if plus is None or minus is None:
                 continue
+            d = above - below
             if self._memory is None:
                 change = (plus.losses - minus.losses)[:, None, None, None]
                 if self._plain:

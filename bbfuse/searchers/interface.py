@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bbfuse.estimators.interface import Method
-from bbfuse.estimators.probes import loss_at
+from bbfuse.estimators.probes import losses_at
 from bbfuse.fuse import Fuse
 from bbfuse.objective import Step
 from bbfuse.seeds import stream
@@ -59,7 +59,7 @@ class Searcher(Method):
     def update(self, step: Step, steps: int) -> None:
         """See `bbfuse.estimators.interface.Method`; a point whose score failed counts as the worst of its step."""
         points = self.ask()
-        losses = [loss_at(step, parameters) for parameters in self._parameters(points)]
+        losses = losses_at(step, self._parameters(points))
         known = [loss for loss in losses if loss is not None]
         # where all failed none was better than another, but the library waits for an answer
         told = [max(known, default=0.0) if loss is None else loss for loss in losses]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -249,9 +250,11 @@ class _Failing(Step):
     fails = 1
     count = 0
 
-    def score(self, images: Tensor) -> Score | None:
-        self.count += 1
-        return None if self.count % self.fails == 0 else super().score(images)
+    def scores(self, probes: Sequence[Tensor]) -> list[Score | None]:
+        arrives = [(self.count + place) % self.fails != 0 for place in range(1, len(probes) + 1)]
+        self.count += len(probes)
+        scores = iter(super().scores([probe for probe, whole in zip(probes, arrives, strict=True) if whole]))
+        return [next(scores) if whole else None for whole in arrives]
 
 
 def failing(step: Step, fails: int) -> _Failing:
