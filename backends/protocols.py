@@ -226,8 +226,8 @@ def _model_path(model: str) -> str:
 
 
 def _open_inference(get: Callable[[str], Any], metadata: Any, model: str, wanted: Wanted) -> OpenInference:
-    if not isinstance(metadata, dict):
-        raise ValueError("its metadata are no JSON object")
+    if not isinstance(metadata, dict) or not ("name" in metadata or "inputs" in metadata):
+        raise ValueError("that is no model's metadata")
     inputs, outputs = (_only(metadata.get(kind), kind) for kind in ("inputs", "outputs"))
     if (datatype := inputs.get("datatype", "FP32")) not in ("FP32", "UINT8"):
         raise ValueError(f"its input is {datatype}, neither FP32 nor UINT8")
@@ -310,6 +310,9 @@ def _described(model: str, shape: Any, eight_bits: bool, answered: Any, wanted: 
 
 
 def _only(entries: Any, kind: str) -> dict[str, Any]:
+    """The only tensor that is described, or nothing where none is."""
+    if entries in (None, []):
+        return {}
     if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
         raise ValueError(f"it must have one tensor as {kind}, got {len(entries) if isinstance(entries, list) else 'none'}")
     return entries[0]

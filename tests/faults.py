@@ -169,7 +169,7 @@ def faulty(upstream: str, share: float, seed: int = 0, silence: float = 1.0) -> 
         proxy.server_close()
 
 
-Reply = tuple[int, bytes] | tuple[int, bytes, dict[str, str]] | Callable[[Any], tuple[int, bytes]] | None
+Reply = tuple[int, bytes] | tuple[int, bytes, dict[str, str]] | Callable[[Any], tuple[Any, ...]] | None
 """Status, body and headers; or made of the request's JSON; or silence."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
 import json
 import pickle
 import time
@@ -202,3 +203,17 @@ def test_a_pickled_client_opens_its_connections_anew(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("SERVER_KEY")
     with pytest.raises(InputError, match="no such environment variable"):
         pickle.loads(content)
+
+
+def test_compressed_answers_are_read() -> None:
+    def squeezed(request: Any) -> tuple[int, bytes, dict[str, str]]:
+        return 200, gzip.compress(sums(request)[1]), {"Content-Encoding": "gzip"}
+
+    with script(METADATA, [squeezed]) as (url, _):
+        assert torch.equal(RemoteBackend(url, "m", 5.0, 1).query(images(90), NOMINAL, lambda _: None), right(images(90)))
+
+
+def test_what_a_server_says_cannot_steer_a_terminal() -> None:
+    with script(METADATA, [(400, b"\x1b[2Jgone\x07")]) as (url, _), pytest.raises(TargetError) as error:
+        RemoteBackend(url, "m").query(images(1), NOMINAL, lambda _: None)
+    assert str(error.value).isprintable()

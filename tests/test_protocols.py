@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from backends.binary import LENGTH, packed, unpacked
 from backends.interface import Access, Chip, InputError
-from backends.protocols import Dialect, Message, RefusedError, TensorFlow, Wanted, found
+from backends.protocols import Dialect, Message, RefusedError, TensorFlow, Wanted, found, sizes
 from backends.remote import RemoteBackend
 from backends.simulator import Simulator
 from backends.wire import named_tensor
@@ -72,6 +72,9 @@ CASES: dict[str, tuple[dict[str, Any], Wanted, tuple[str, str, bool]]] = {
         {"/v2/models/m": metadata(shape=None, classes=None)}, Wanted(layout="nhwc", image_shape=SHAPE, classes=6),
         ("nhwc", "signed", False),
     ),
+    "no tensors": (
+        {"/v2/models/m": {"name": "m", "inputs": []}}, Wanted(image_shape=SHAPE, classes=6), ("nchw", "signed", False)
+    ),
     "free shapes": (
         {"/v2/models/m": metadata(shape=(-1, 3, -1, -1), classes=(-1, -1))}, Wanted(image_shape=SHAPE, classes=6),
         ("nchw", "signed", False),
@@ -97,7 +100,7 @@ def received(dialect: Dialect, request: Message) -> tuple[Tensor, Chip | None]:
         return torch.tensor(content["input"]["batch"]), Chip(*content["chip"])
     content = unpacked(request.body, request.headers.get(LENGTH))
     (tensor,) = content["inputs"]
-    assert tensor["name"] == "pixels"
+    assert tensor["name"] == dialect.input  # type: ignore[attr-defined]
     dtype = {"FP32": torch.float32, "UINT8": torch.uint8}[tensor["datatype"]]
     data = tensor["data"]
     flat = torch.frombuffer(bytearray(data), dtype=dtype) if isinstance(data, memoryview) else torch.tensor(data, dtype=dtype)
@@ -133,6 +136,19 @@ def test_what_is_asked_arrives_and_what_is_answered_comes_back(name: str) -> Non
     assert torch.equal(dialect.decode(answered(dialect)), LOGITS)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_size_of_a_request_is_foretold(name: str) -> None:
+    dialect = found(server(CASES[name][0]), "m", CASES[name][1])
+    many = torch.rand((200, *SHAPE), generator=torch.Generator().manual_seed(3)) * 2 - 1
+    up, _ = sizes(dialect, many[:64])
+    assert up.of(1, 200) == pytest.approx(len(dialect.encode(many, CHIP).body), rel=0.02)
+
+
+def test_the_input_is_called_as_the_server_calls_it() -> None:
+    dialect = found(server(OIP), "m", Wanted())
+    assert json.loads(dialect.encode(IMAGES, CHIP).body)["inputs"][0]["name"] == "pixels"
+
+
 def test_what_a_server_does_not_say_is_told() -> None:
     def told(name: str) -> str | None:
         return found(server(CASES[name][0]), "m", CASES[name][1]).assumed
@@ -149,8 +165,10 @@ def test_what_a_server_does_not_say_is_told() -> None:
         ({}, Wanted(), "no /v2/models/m"),
         ({}, Wanted("oip"), "no /v2/models/m"),
         ({}, Wanted("tensorflow"), "does not say which images"),
-        ({"/v2/models/m": []}, Wanted(), "no JSON object"),
-        ({"/v2/models/m": {}}, Wanted(), "one tensor as inputs, got none"),
+        ({"/v2/models/m": []}, Wanted(), "no model's metadata"),
+        ({"/v2/models/m": {"detail": "hello"}}, Wanted(image_shape=SHAPE, classes=6), "no model's metadata"),
+        ({"/v2/models/m": {"name": "m", "inputs": []}}, Wanted(), "does not say which images"),
+        ({"/v2/models/m": {"name": "m", "inputs": {}}}, Wanted(), "one tensor as inputs, got none"),
         ({"/v2/models/m": {"inputs": [{}, {}], "outputs": [{}]}}, Wanted(), "one tensor as inputs, got 2"),
         ({"/v2/models/m": metadata("BYTES")}, Wanted(), "its input is BYTES, neither FP32 nor UINT8"),
         ({"/v2/models/m": metadata(shape=(-1, 784))}, Wanted(), "shape .*784.*, not that of images"),
