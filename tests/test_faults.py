@@ -61,6 +61,6 @@ def test_a_run_through_a_faulty_network_has_the_same_numbers(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_same_with_its_pauses_and_more_to_ask(seed: int, server: OwnServer, tmp_path: Path) -> None:
-    config = dataclasses.replace(SMALL, budget=30_000, head=None, remote=dataclasses.replace(SMALL.remote, patience=60.0))
+    config = dataclasses.replace(SMALL, budget=9_000, head=None, remote=dataclasses.replace(SMALL.remote, patience=60.0))
     with faulty(server.url, 0.1, seed) as proxy:
         assert holds(config, server.url, proxy, tmp_path) < 8.0 * sum(proxy.injected.values())

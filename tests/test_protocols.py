@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from backends.binary import LENGTH, packed, unpacked
 from backends.interface import Access, Chip, InputError
-from backends.protocols import Dialect, Message, RefusedError, TensorFlow, Wanted, found, sizes
+from backends.metadata import Wanted, found
+from backends.protocols import Dialect, Message, RefusedError, TensorFlow, sizes
 from backends.remote import RemoteBackend
 from backends.simulator import Simulator
 from backends.wire import named_tensor
