@@ -104,7 +104,8 @@ class Connection:
 
     def hidden(self, words: str) -> str:
         """``words`` of the server in one line, without the secret or a part of it that tells."""
-        return " ".join(self._secret.hidden(words).split())[:200]
+        printable = "".join(letter if letter.isprintable() else " " for letter in self._secret.hidden(words))
+        return " ".join(printable.split())[:200]
 
     def exchange(
         self,

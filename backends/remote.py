@@ -11,8 +11,9 @@ from torch import Tensor
 
 from backends.connection import Connection, Manners, TooMuchError, UnreachableError
 from backends.interface import Chip, InputError, Sending, TargetError
+from backends.metadata import Wanted, found
 from backends.own_server import OwnServer
-from backends.protocols import Message, RefusedError, Wanted, found
+from backends.protocols import Message, RefusedError
 
 __all__ = ["Manners", "OwnServer", "RemoteBackend", "Wanted"]
 

@@ -13,6 +13,7 @@ import requests
 from backends.data import Dataset
 from backends.interface import InputError
 from backends.remote import OwnServer
+from backends.wire import chip_of, named_tensor, tensor_of
 from bbfuse.config import EopmConfig, RemoteConfig, ReportConfig, RunConfig, StandardizeConfig, ValidationConfig
 from bbfuse.ledger import Ledger
 from bbfuse.methods import FollowConfig, SurrogateConfig, TransferConfig
@@ -20,6 +21,7 @@ from bbfuse.planning import Queries
 from bbfuse.run import execute, forecast, main
 from bbfuse.train import Trainer
 from tests.conftest import LinearBackend
+from tests.faults import script
 from tests.test_laws import BASE, run
 
 FEW_CHIPS = ReportConfig(chips=2, images=130)
@@ -44,6 +46,7 @@ EDGES: dict[str, RunConfig] = {
         BASE, chip_seed=None, optimizer="follow", follow=FollowConfig(every=3), surrogate=QUICK, report=FEW_CHIPS
     ),
     "growing": dataclasses.replace(BASE, grow="Filter"),
+    "a reserve": dataclasses.replace(BASE, backend="remote", remote=RemoteConfig(reserve=0.3)),
     "warm-up and growing, terms drawn": dataclasses.replace(
         BASE, optimizer="spsa", grow="Filter", warm_up=1_000, eopm=EopmConfig(clean_weight=3.0)
     ),
@@ -63,6 +66,26 @@ def test_at_the_edges_a_run_sends_what_its_plan_says(name: str, tmp_path: Path, 
     told = run(config, tmp_path / "run", linear, digits)
     assert sum(sent.values(), Queries()) == Queries(told["images"], told["requests"])
     assert told["images"] <= config.budget
+
+
+def test_a_server_that_takes_few_images_at_once_is_planned_with_its_limit(linear: LinearBackend, tmp_path: Path) -> None:
+    metadata = {
+        "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, 1, 8, 8]}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
+        "max_batch_size": 50,
+    }
+
+    def answer(request: Any) -> tuple[int, bytes]:
+        logits = linear.query(tensor_of(request["inputs"], "inputs"), chip_of(request["parameters"]), lambda _: None)
+        return 200, json.dumps({"outputs": [named_tensor("logits", logits)]}).encode()
+
+    with script(metadata, [answer]) as (url, got):
+        config = dataclasses.replace(BASE, backend="remote", remote=RemoteConfig(url=url), report=ReportConfig(images=130))
+        plan = forecast(config)
+        summary = execute(dataclasses.replace(config, out=tmp_path / "run"))
+    assert summary["queries"] == plan["queries"]
+    assert plan["queries"]["requests"] == len(got)
+    assert plan["purposes"]["report"] == {"images": 520, "requests": 4 * 4}  # 128 images go as 50, 50 and 28
 
 
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import hypothesis.strategies as st
@@ -21,6 +20,7 @@ from backends.memory.scheme import Memory
 from backends.remote import OwnServer, RemoteBackend
 from backends.simulator import Simulator
 from backends.wire import chip_of, request_body, tensor_of
+from tests.faults import Reply, script
 
 METADATA = {
     "name": "m",
@@ -30,42 +30,12 @@ METADATA = {
 IMAGES = torch.zeros(2, 1, 2, 2)
 ANSWER = {"outputs": [{"name": "logits", "datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, 4, 5, 6]}]}
 
-Reply = tuple[int, bytes]
-
 
 @pytest.fixture
 def scripted() -> Iterator[Callable[[list[Reply]], tuple[str, list[Any]]]]:
     """A server that gives the scripted replies to inference requests, one after the other, and keeps what it was sent."""
-    servers = []
-
-    def start(replies: list[Reply]) -> tuple[str, list[Any]]:
-        got: list[Any] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def reply(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_GET(self) -> None:
-                self.reply(200, json.dumps(METADATA).encode())
-
-            def do_POST(self) -> None:
-                got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.reply(*replies[min(len(got), len(replies)) - 1])
-
-            def log_message(self, *_: object) -> None: ...
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}", got
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with contextlib.ExitStack() as stack:
+        yield lambda replies: stack.enter_context(script(METADATA, replies))
 
 
 @given(
