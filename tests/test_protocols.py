@@ -231,7 +231,7 @@ def test_any_api_is_trained_against_by_two_flags(network: nn.Module, tmp_path: P
     with script({}, [as_an_api(network)]) as (url, got):
         remote = RemoteConfig(
             url=f"{url}/classify?version=2", request=str(tmp_path / "request.json"), response="result[0].scores",
-            layout="nhwc", range="unit",
+            layout="nhwc", range="unit", watch=0,
         )  # fmt: skip
         config = RunConfig(
             backend="remote", chip_seed=1, budget=3_000, remote=remote, out=tmp_path / "run", report=ReportConfig(images=100)
