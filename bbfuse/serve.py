@@ -32,7 +32,8 @@ from yarl import URL
 
 from backends.binary import LENGTH, packed, unpacked
 from backends.flags import parse, refused
-from backends.interface import Chip, InputError, TargetError, levels
+from backends.interface import Chip, InputError, TargetError
+from backends.protocols import Layout, Pixels
 from backends.wire import tensor_of
 from bbfuse.head import Head
 from bbfuse.trained import Trained
@@ -78,23 +79,33 @@ class ServeConfig:
 def fused(trained: Trained, body: bytes, length: str | None) -> tuple[bytes, int, int]:
     """A request's ``body`` with the fuse applied to its images, the length of the JSON object in it, and the number of images.
 
-    ``length`` is the header of a packed body, as `backends.binary.unpacked` takes it. Images keep their datatype; levels (UINT8)
-    are rounded to.
+    ``length`` is the header of a packed body, as `backends.binary.unpacked` takes it. Images keep datatype, layout and range;
+    levels (UINT8) are rounded to.
 
     Raises:
         InputError: it is not a request with one tensor of images that the fuse takes.
     """
     content = unpacked(body, length)
     images = tensor_of(content.get("inputs"), "inputs")
-    shape = trained.fuse.image_shape
-    if images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
-        raise InputError(f"inputs[0].shape must be [n, {', '.join(map(str, shape))}], n > 0, got {list(images.shape)}")
-    if not (images.abs() <= 1.0).all():  # also false for NaN
-        raise InputError("inputs[0].data must lie in [-1, 1]")
-    made: Tensor = trained.fuse(images)
     (entry,) = content["inputs"]
-    content["inputs"] = [_replaced(entry, levels(made) if entry["datatype"] == "UINT8" else made)]
+    pixels = _pixels(trained, images, entry["datatype"] == "UINT8")
+    images = images.permute(0, 3, 1, 2) if pixels.layout == "nhwc" else images
+    images = images * 2.0 - 1.0 if pixels.range == "unit" else images
+    if not (images.abs() <= 1.0).all():  # also false for NaN
+        raise InputError(f"inputs[0].data must lie in [{'0' if pixels.range == 'unit' else '-1'}, 1]")
+    content["inputs"] = [_replaced(entry, pixels.sent(trained.fuse(images)))]
     return *packed(content), len(images)
+
+
+def _pixels(trained: Trained, images: Tensor, eight_bits: bool) -> Pixels:
+    """How ``images`` came: as the run says that its server takes them, or as their shape shows."""
+    said, (channels, height, width) = trained.config.remote, trained.fuse.image_shape
+    shapes: dict[Layout, list[int]] = {"nchw": [channels, height, width], "nhwc": [height, width, channels]}
+    for layout, shape in shapes.items():
+        if layout == (said.layout or layout) and list(images.shape[1:]) == shape and len(images):
+            return Pixels(layout, "levels" if eight_bits else said.range or "signed")
+    wanted = ", ".join(map(str, shapes[said.layout or "nchw"]))
+    raise InputError(f"inputs[0].shape must be [n, {wanted}], n > 0, got {list(images.shape)}")
 
 
 def corrected(trained: Trained, body: bytes, length: str | None, images: int) -> tuple[bytes, int]:

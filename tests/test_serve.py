@@ -23,14 +23,16 @@ import bbfuse
 from backends.binary import LENGTH, packed, unpacked
 from backends.data import Dataset
 from backends.interface import NOMINAL, Chip, InputError
+from backends.protocols import Pixels
 from backends.remote import OwnServer
 from backends.simulator import Simulator
 from backends.wire import named_tensor, request_body, tensor_of
-from bbfuse.config import RunConfig
+from bbfuse.config import RemoteConfig, RunConfig
 from bbfuse.fuse import Fuse
-from bbfuse.head import LEARNT
+from bbfuse.head import LEARNT, Head
 from bbfuse.records import RunFolder
-from bbfuse.serve import application, main
+from bbfuse.serve import application, fused, main
+from bbfuse.trained import Trained
 
 SHAPE = (1, 8, 8)
 INFER = "/v2/models/digits/infer"
@@ -191,6 +193,31 @@ def test_doubles_stay_doubles(proxied: tuple[str, Upstream, str], folder: Path) 
     assert reached["datatype"] == answer["outputs"][0]["datatype"] == "FP64"
     assert torch.equal(torch.frombuffer(bytearray(reached["data"]), dtype=torch.float64).float(), trained.fuse(images).flatten())
     assert answer["outputs"][0]["data"] == trained.head(torch.arange(10.0)[None])[0].tolist()
+
+
+@pytest.mark.parametrize("range", ["signed", "unit", "levels"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_images_may_come_in_every_form_that_a_run_can_send(range: Any, layout: Any, tmp_path: Path) -> None:
+    fuse = Fuse("Filters", (2, 4, 6), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in fuse.parameters():
+            parameter.add_(0.1)
+    config = RunConfig(chip_seed=0, head="none", remote=RemoteConfig(range=None if range == "levels" else range))
+    trained = Trained(config, fuse, Head(), torch.zeros(0, 10))
+    images = torch.rand((3, 2, 4, 6), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    pixels = Pixels(layout, range)
+    body, length, count = fused(trained, packed({"inputs": [named_tensor("x", pixels.sent(images))]})[0], None)
+    received = json.loads(body)["inputs"][0]
+    assert (count, length) == (3, len(body))
+    assert received["shape"] == list(pixels.sent(images).shape)
+    seen = ((images + 1.0) * 127.5).round() / 127.5 - 1.0 if range == "levels" else images
+    expected = pixels.sent(trained.fuse(seen)).flatten()
+    assert torch.allclose(torch.tensor(received["data"], dtype=expected.dtype), expected, rtol=0.0, atol=1e-6)
+    with pytest.raises(InputError, match=r"inputs\[0\].shape must be \[n, 2, 4, 6\]"):
+        fused(trained, packed({"inputs": [named_tensor("x", images.permute(0, 1, 3, 2))]})[0], None)
+    if range == "unit":
+        with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
+            fused(trained, packed({"inputs": [named_tensor("x", pixels.sent(images) - 0.5)]})[0], None)
 
 
 def test_without_a_head_answers_are_passed_on_byte_for_byte(tmp_path: Path) -> None:
