@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,11 @@ class Fuse(nn.Module):
     @classmethod
     def load(cls, path: Path) -> Fuse:
         """The fuse that a run left in ``path``, its ``fuse.pt``."""
-        saved = torch.load(path, weights_only=True)
+        return cls.of(torch.load(path, weights_only=True))
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Fuse:
+        """The fuse of ``saved``, what a ``fuse.pt`` holds: ``generator``, ``image_shape`` and the state dict ``fuse``."""
         fuse = cls(saved["generator"], tuple(saved["image_shape"]), torch.Generator())
         fuse.load_state_dict(saved["fuse"])
         return fuse

@@ -19,7 +19,7 @@ import torch
 from backends.interface import InputError
 from bbfuse.config import RunConfig, from_dict, to_dict
 
-__all__ = ["RunFolder", "events", "settings"]
+__all__ = ["RunFolder", "events", "learned", "settings"]
 
 
 class RunFolder:
@@ -139,6 +139,22 @@ def settings(path: Path, flag: str) -> RunConfig:
         return from_dict(json.loads((path / "config.json").read_text()))
     except (OSError, json.JSONDecodeError, AttributeError, TypeError) as error:
         raise InputError(f"{flag} {path} holds no run that can be read: {error}") from error
+
+
+def learned(path: Path, flag: str) -> dict[str, Any]:
+    """What the run in ``path``, which the user gave as ``flag``, was trained to: its ``fuse.pt``, as `bbfuse.train` names it.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    if not (path / "fuse.pt").is_file():
+        raise InputError(f"{flag} {path} holds no fuse.pt: give the folder of a run that has ended")
+    try:
+        saved = _loaded(path / "fuse.pt")
+        return {name: saved[name] for name in ("generator", "image_shape", "fuse", "heads")}  # type: ignore[index]
+    except (InputError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, InputError) else f"{path / 'fuse.pt'} lacks {error}"
+        raise InputError(f"{flag} {reason}") from error
 
 
 def events(path: Path) -> list[dict[str, Any]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
-
-import torch
 
 from backends.interface import InputError
 from bbfuse.config import LEARNT_HEADS, RunConfig
 from bbfuse.generators import Shape
-from bbfuse.records import RunFolder, settings
+from bbfuse.records import RunFolder, learned, settings
 
 __all__ = ["taken_over"]
 
@@ -29,15 +26,8 @@ def taken_over(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dic
     kept = folder.start() if folder is not None else None
     if kept is not None:
         return kept
-    path = config.init / "fuse.pt"
-    if not path.is_file():
-        raise InputError(f"--init {config.init} holds no fuse.pt: give the folder of a run that has ended")
-    other = settings(config.init, "--init")
-    try:
-        saved = torch.load(path, weights_only=True)
-        generator, its_shape, fuse, heads = saved["generator"], tuple(saved["image_shape"]), saved["fuse"], saved["heads"]
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise InputError(f"--init {path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    saved, other = learned(config.init, "--init"), settings(config.init, "--init")
+    generator, its_shape, fuse, heads = saved["generator"], tuple(saved["image_shape"]), saved["fuse"], saved["heads"]
     if (generator, its_shape) != (config.generator, shape):
         raise InputError(
             f"--init {config.init} holds the fuse {generator} for images {its_shape}, this run has {config.generator} for "

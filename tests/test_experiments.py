@@ -16,7 +16,7 @@ from backends.memory.scheme import Quantization
 from bbfuse import seeds
 from bbfuse.config import validate
 from experiments import access_gap, alignment, bit_errors, cifar10, energy, fleet, main_job, misled, query_efficiency, tuning
-from experiments.benchmarks import injection, overhead, remote
+from experiments.benchmarks import injection, overhead, proxy, remote
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
 
@@ -134,7 +134,14 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     "injection": (injection.main, {"rate", "method", "seconds"}, "uniform"),
     "overhead": (overhead.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch"),
     "remote": (remote.main, {"shape", "target_ms", "mode", "images_per_second"}, "binary"),
+    "proxy": (proxy.main, {"shape", "mode", "generator", "direct_ms", "proxy_ms", "fuse_ms", "added_ms"}, "UNetXS"),
 }  # fmt: skip
+
+
+def test_the_proxy_adds_at_most_three_milliseconds() -> None:
+    for row in rows_of("proxy"):
+        assert row["added_ms"] <= 3.0
+        assert row["added_ms"] == pytest.approx(row["proxy_ms"] - row["direct_ms"] - row["fuse_ms"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -21,7 +21,7 @@ LINES = [line for language, block in BLOCKS if not language for line in block.sp
 COMMANDS = [line.split("#")[0].strip() for line in LINES if line.startswith("python")]
 LAST = [command.split("&&")[-1].strip() for command in COMMANDS if "pytest" not in command]
 PLANS = [command for command in LAST if "--plan" in command]
-RUNS = [command for command in LAST if command not in PLANS]
+RUNS = [command for command in LAST if command not in PLANS and "bbfuse.run" in command]
 
 
 def test_the_two_commands_of_the_set_up_are_there() -> None:
@@ -54,6 +54,22 @@ def test_a_command_of_the_readme_runs_as_written(command: str, tmp_path: Path) -
     assert "fuse and head" in told
 
 
+@pytest.mark.slow
+def test_what_a_run_trained_is_exported_and_served_as_written(tmp_path: Path) -> None:
+    exporting, serving = ([command for command in LAST if name in command] for name in ("bbfuse.export", "bbfuse.serve"))
+    told_by("python -m bbfuse.run --chip-seed 0 --budget 4000 --out runs/other", tmp_path)
+    for command in exporting:
+        folder = tmp_path / told_by(command, tmp_path).removeprefix("written: ").strip()
+        assert {path.name for path in folder.iterdir()} == {"fuse.onnx", "head.onnx", "README.md"}
+    for command in serving:
+        words, environment = [sys.executable, *shlex.split(command)[1:]], {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            process.terminate()
+    assert len(exporting) == len(serving) == 1
+
+
 @pytest.mark.parametrize("command", PLANS)
 def test_a_plan_of_the_readme_is_printed_and_nothing_is_left(command: str, tmp_path: Path) -> None:
     assert "kept back" in told_by(command, tmp_path)
@@ -77,7 +93,7 @@ def test_every_flag_named_is_a_flag() -> None:
 
     shown = "".join(
         subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
-        for module in ("bbfuse.run", "backends.server")
+        for module in ("bbfuse.run", "bbfuse.serve", "bbfuse.export", "backends.server")
     )
     for flag in set(re.findall(r"--[a-z][a-z.-]+", (ROOT / "README.md").read_text())) - {"--run"}:
         assert flag in shown, flag

@@ -1,0 +1,173 @@
+"""What the proxy adds to a request: one image asked directly and through it, in turns, and the fuse's own time in process.
+
+The server behind it answers with pixels of the image, so that what is measured is the way there and back: one client, one
+connection each, loopback, one thread a process. ``added_ms`` is the median through the proxy less the median of a direct request
+and of the fuse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from http.client import HTTPConnection
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+import bbfuse
+from backends.binary import LENGTH, packed
+from backends.interface import NOMINAL, Access, BackendInfo, Chip, Sending
+from backends.wire import request_body
+from bbfuse.config import RunConfig
+from bbfuse.fuse import Fuse
+from bbfuse.head import Affine
+from bbfuse.records import RunFolder
+from experiments.benchmarks.timing import median_seconds
+from experiments.study import command
+
+__all__ = ["measure"]
+
+CASES = (((1, 8, 8), "MLP"), ((3, 32, 32), "UNetXS"))
+CLASSES = 10
+TURNS = 500
+MODEL = "pixels"
+
+
+class _Pixels:
+    """A target that costs no time: its logits are pixels."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.info = BackendInfo(MODEL, Access.LOGITS, shape, CLASSES)
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        """See `backends.interface.Backend`."""
+        sending(len(images))
+        return images.flatten(1)[:, :CLASSES]
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _serve(shape: tuple[int, int, int], port: Connection) -> None:
+    import uvicorn
+
+    from backends.surface import Limits, application
+
+    torch.set_num_threads(1)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    port.send(listener.getsockname()[1])
+    uvicorn.Server(uvicorn.Config(application([_Pixels(shape)], "FP32", Limits(), None), log_level="warning")).run([listener])
+
+
+@contextlib.contextmanager
+def _server(shape: tuple[int, int, int]) -> Iterator[str]:
+    """The address of a server with a `_Pixels`, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(shape, there), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{here.recv()}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+@contextlib.contextmanager
+def _proxy(run: Path, upstream: str) -> Iterator[str]:
+    """The address of the proxy in front of ``upstream``, as the command starts it."""
+    words = [sys.executable, "-m", "bbfuse.serve", "--run", str(run), "--upstream", upstream, "--model", MODEL]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def _run(path: Path, generator: str, shape: tuple[int, int, int]) -> Path:
+    """The folder of a run whose fuse and head are as they were drawn."""
+    fuse, head = Fuse(generator, shape, torch.Generator().manual_seed(0)), Affine(CLASSES, 0.0)
+    heads = {"reference": torch.zeros(0, CLASSES), "kept": head.state_dict(), "first": None}
+    with contextlib.closing(RunFolder.create(path, RunConfig(chip_seed=0))) as folder:
+        folder.write_fuse({"generator": generator, "image_shape": list(shape), "fuse": fuse.state_dict(), "heads": heads})
+    return path
+
+
+def _asking(url: str, image: Tensor, binary: bool) -> Callable[[int], object]:
+    """Asks the server at ``url`` about ``image``, over one connection."""
+    connection = HTTPConnection(urlsplit(url).netloc)
+    body, length = packed(request_body(image, NOMINAL, binary=binary))
+    headers = {LENGTH: str(length)} if binary else {"Content-Type": "application/json"}
+
+    def ask(_: int) -> None:
+        connection.request("POST", f"/v2/models/{MODEL}/infer", body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"HTTP {response.status}: {answer[:200].decode()}")
+
+    return ask
+
+
+def _through(fuse: Fuse, image: Tensor, _: int) -> Tensor:
+    made: Tensor = fuse(image)
+    return made
+
+
+def measure(turns: int = TURNS) -> list[dict[str, Any]]:
+    """A record for each image shape and each form of the numbers."""
+    torch.set_num_threads(1)
+    rows = []
+    for shape, generator in CASES:
+        image = torch.rand((1, *shape), generator=torch.Generator().manual_seed(1)) * 2.0 - 1.0
+        with tempfile.TemporaryDirectory() as home:
+            run = _run(Path(home) / "run", generator, shape)
+            fuse = bbfuse.load(run).fuse
+            with _server(shape) as direct, _proxy(run, direct) as proxy:
+                for mode, binary in (("json", False), ("binary", True)):
+                    works: dict[str, Callable[[int], object]] = {
+                        "direct": _asking(direct, image, binary),
+                        "proxy": _asking(proxy, image, binary),
+                        "fuse": partial(_through, fuse, image),
+                    }
+                    ms = {name: 1e3 * value for name, value in median_seconds(works, turns).items()}
+                    rows.append({
+                        "shape": "x".join(map(str, shape)), "mode": mode, "generator": generator, "direct_ms": ms["direct"],
+                        "proxy_ms": ms["proxy"], "fuse_ms": ms["fuse"], "added_ms": ms["proxy"] - ms["direct"] - ms["fuse"],
+                    })  # fmt: skip
+    return rows
+
+
+def _compute() -> tuple[Any, list[dict[str, Any]]]:
+    return {"batch": 1, "turns": TURNS, "head": "affine", "threads": 1}, measure()
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("image", "numbers", "fuse", "direct, ms", "through the proxy", "fuse alone", "added", box=box.SIMPLE)
+    for row in rows:
+        times = (f"{row[key]:.2f}" for key in ("direct_ms", "proxy_ms", "fuse_ms", "added_ms"))
+        table.add_row(row["shape"], row["mode"], row["generator"], *times)
+    return table
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; the exit code."""
+    return command("benchmarks.proxy", _compute, _table, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
