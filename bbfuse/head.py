@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.interface import NOMINAL, Chip
-from bbfuse.ledger import Ask
+from bbfuse.ledger import Ask, logits_of
 
-__all__ = ["LEARNT", "Affine", "Head", "Heads", "Net", "Standardize"]
+__all__ = ["LEARNT", "Affine", "Head", "Heads", "Net", "OfProbabilities", "Standardize"]
 
 _HIDDEN = 32
 
@@ -50,6 +50,19 @@ class Standardize(Head):
     def forward(self, logits: Tensor) -> Tensor:
         """``gain * z + shift``."""
         return logits * self.gain + self.shift
+
+
+class OfProbabilities(Head):
+    """``head`` behind a target that answers with probabilities, in use without a ledger, which would have made logits of them."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Corrected logits of probabilities (n, classes)."""
+        corrected: Tensor = self.head(logits_of(logits))
+        return corrected
 
 
 class Affine(Head):

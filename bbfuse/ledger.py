@@ -24,7 +24,7 @@ from backends.interface import Access, Backend, BackendInfo, Chip, TargetError
 from bbfuse.journal import Journal
 from bbfuse.store import Store
 
-__all__ = ["IMAGES_PER_REQUEST", "Answered", "Ask", "AskAll", "BudgetSpentError", "Ledger", "Question"]
+__all__ = ["IMAGES_PER_REQUEST", "Answered", "Ask", "AskAll", "BudgetSpentError", "Ledger", "Question", "logits_of"]
 
 IMAGES_PER_REQUEST = 128
 """Larger queries are cut; the cut does not depend on who answers, so that counts and numbers are the same everywhere."""
@@ -287,7 +287,7 @@ class Ledger:
             return logits
         if not _are_probabilities(logits):
             raise TargetError(f"{info.name} answered with probabilities at first and with something else now")
-        return logits.clamp_min(_SMALLEST_PROBABILITY).log()
+        return logits_of(logits)
 
     def checkpointed(self) -> None:
         """The state was saved; the journal may begin anew."""
@@ -308,6 +308,11 @@ class Ledger:
         self.kind, self.reuses = state["kind"], state["reuses"]
         if self._journal is not None:
             self._journal.skip_before(self._number)
+
+
+def logits_of(probabilities: Tensor) -> Tensor:
+    """Logits (n, classes) with these ``probabilities``: their logarithms, none below that of 1e-8."""
+    return probabilities.clamp_min(_SMALLEST_PROBABILITY).log()
 
 
 def _are_probabilities(answers: Tensor) -> bool:

@@ -151,7 +151,9 @@ def learned(path: Path, flag: str) -> dict[str, Any]:
         raise InputError(f"{flag} {path} holds no fuse.pt: give the folder of a run that has ended")
     try:
         saved = _loaded(path / "fuse.pt")
-        return {name: saved[name] for name in ("generator", "image_shape", "fuse", "heads")}  # type: ignore[index]
+        assert saved is not None
+        found = {name: saved[name] for name in ("generator", "image_shape", "fuse", "heads")}
+        return {**found, "answers": saved.get("answers")}
     except (InputError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, InputError) else f"{path / 'fuse.pt'} lacks {error}"
         raise InputError(f"{flag} {reason}") from error

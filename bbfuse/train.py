@@ -147,6 +147,7 @@ class Trainer:
             "image_shape": list(self.data.image_shape),
             "fuse": self.fuse.state_dict(),
             "heads": self.heads.state_dict(),
+            "answers": self.ledger.kind,
         }
 
     def save(self) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from backends.interface import Chip, InputError
 from bbfuse.config import RunConfig
 from bbfuse.fuse import Fuse
-from bbfuse.head import Head, Heads, Standardize
+from bbfuse.head import Head, Heads, OfProbabilities, Standardize
+from bbfuse.ledger import logits_of
 from bbfuse.records import learned, settings
 
 __all__ = ["Trained", "Uncalibrated"]
@@ -34,17 +35,21 @@ class Uncalibrated(Head):
 class Trained(nn.Module):
     """``head(target(fuse(images)))``. Frozen: nothing in it is on the tape unless `requires_grad_` puts it there.
 
-    ``fuse`` takes and gives images (n, channels, height, width) in [-1, 1]; ``head`` takes and gives logits (n, classes), for the
-    run's one chip, or for that of the last `calibrate`.
+    ``fuse`` takes and gives images (n, channels, height, width) in [-1, 1]; ``head`` takes what the run's target answered with,
+    logits or probabilities (n, classes), and gives logits, for the run's one chip, or for that of the last `calibrate`.
     """
 
-    def __init__(self, config: RunConfig, fuse: Fuse, head: Head, reference: Tensor) -> None:
-        """``reference`` (n, classes): nominal answers to the images that calibrate a head, none if none were asked."""
+    def __init__(self, config: RunConfig, fuse: Fuse, head: Head, reference: Tensor, probabilities: bool = False) -> None:
+        """``reference`` (n, classes): nominal logits to the images that calibrate a head, none if none were asked.
+
+        ``probabilities``: what the target answers with.
+        """
         super().__init__()
         self.config = config
         """The settings of the run."""
         self.fuse = fuse
-        self.head = head
+        self._probabilities = probabilities
+        self.head = self._behind(head)
         self.classes = reference.shape[1]
         self._reference: Tensor
         self.register_buffer("_reference", reference, persistent=False)
@@ -63,12 +68,14 @@ class Trained(nn.Module):
             reference: Tensor = saved["heads"]["reference"]
             heads = Heads(config.head_name, chip, reference[:0], reference.shape[1], config.affine.decay, _nobody)
             heads.load_state_dict(saved["heads"])
-            fuse = Fuse.of(saved)
+            fuse, probabilities = Fuse.of(saved), saved["answers"] == "probabilities"
         except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             words = " ".join(str(error).split())[:200]
             raise InputError(f"{flag} {folder / 'fuse.pt'} is not that of its config.json: {words}") from error
         met = chip is not None or config.head_name == "none"
-        return cls(config, fuse, heads.meet(chip or Chip(config.bit_error_rate)) if met else Uncalibrated(), reference)
+        return cls(
+            config, fuse, heads.meet(chip or Chip(config.bit_error_rate)) if met else Uncalibrated(), reference, probabilities
+        )
 
     @property
     def calibrating_images(self) -> int:
@@ -86,13 +93,20 @@ class Trained(nn.Module):
         """
         if self.config.head_name != "standardize":
             raise InputError(f"only the head standardize is calibrated, this run has {self.config.head_name}: use it as it is")
+        if self._probabilities:
+            answers, reference = logits_of(answers), None if reference is None else logits_of(reference)
         reference = self._reference if reference is None else reference
         if answers.shape != reference.shape or answers.ndim != 2 or answers.shape[1] != self.classes or len(answers) < 2:
             raise InputError(
                 f"answers must have the shape of reference, at least 2 rows of {self.classes}: got {list(answers.shape)} and "
                 f"{list(reference.shape)}"
             )
-        self.head = Standardize(answers, reference).eval()
+        self.head = self._behind(Standardize(answers, reference)).eval()
+
+    def _behind(self, head: Head) -> Head:
+        """``head`` for what the target answers with; a head that changes nothing leaves probabilities what they are."""
+        changes = type(head) not in (Head, Uncalibrated)
+        return OfProbabilities(head) if self._probabilities and changes else head
 
     def forward(self, images: Tensor, target: Callable[[Tensor], Tensor]) -> Tensor:
         """Corrected logits (n, classes) of ``images`` (n, channels, height, width) in [-1, 1]; ``target``: images to logits."""

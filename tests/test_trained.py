@@ -17,7 +17,7 @@ from torch import Tensor
 
 import bbfuse
 from backends.data import Dataset
-from backends.interface import NOMINAL, Chip, InputError
+from backends.interface import NOMINAL, Chip, InputError, Sending
 from bbfuse.config import ReportConfig, RunConfig, StandardizeConfig
 from bbfuse.ledger import Ledger
 from bbfuse.measure import accuracy
@@ -122,3 +122,29 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(tmp_path: Path, digits: Da
 def test_the_package_alone_imports_no_torch() -> None:
     code = "import bbfuse, sys; assert callable(bbfuse.load); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+class Probabilities(LinearBackend):
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        return super().query(images, chip, sending).softmax(1)
+
+
+@pytest.mark.parametrize("config", [dataclasses.replace(BASE, budget=4_000), POPULATION], ids=["affine", "standardize"])
+def test_behind_a_target_that_answers_with_probabilities_the_head_gets_what_it_was_trained_on(
+    config: RunConfig, tmp_path: Path, digits: Dataset
+) -> None:
+    target = Probabilities(digits)
+    with contextlib.closing(RunFolder.create(tmp_path, config)) as folder:
+        ledger = Ledger(target, config.budget)
+        trainer = Trainer(config, target.info, digits, ledger, folder)
+        trainer.run(lambda _: None)
+        folder.write_fuse(trainer.trained())
+    ledger.limit = 10**9
+    loaded, chip = bbfuse.load(tmp_path), trainer.chip or Chip(0.05, 123_456)
+    if loaded.calibrating_images:
+        raw = digits.train.images[: loaded.calibrating_images]
+        loaded.calibrate(target.query(raw, chip, lambda _: None))
+    images = digits.test.images[:50]
+    with torch.no_grad():
+        expected = trainer.heads.meet(chip)(ledger.ask(trainer.fused(images), chip))
+    assert torch.equal(loaded(images, lambda fused: target.query(fused, chip, lambda _: None)), expected)
