@@ -1,7 +1,7 @@
 """A trained fuse for other runtimes: ``python -m bbfuse.export --run FOLDER --out DIR``.
 
-``fuse.onnx`` (``images`` to ``fused``) and ``head.onnx`` (``logits`` to ``corrected``), each for any number of images, and a
-model card, ``README.md``. Nothing is there before onnxruntime has given torch's numbers.
+``fuse.onnx`` (``images`` to ``fused``) and ``head.onnx`` (the target's ``logits`` or ``probabilities`` to ``corrected``), each
+for any number of images, and a model card, ``README.md``. Nothing is there before onnxruntime has given torch's numbers.
 """
 
 from __future__ import annotations
@@ -130,8 +130,9 @@ def export(trained: Trained, text: str, config: ExportConfig) -> None:
     converted = _Converted(trained.fuse, config.takes, config.gives).eval()
     files = {"fuse.onnx": onnx_of(converted, images, ("images", "fused")), "README.md": text.encode()}
     if not isinstance(trained.head, Uncalibrated):
-        logits = 5.0 * torch.randn((3, trained.classes), generator=rng)
-        files["head.onnx"] = onnx_of(trained.head, logits, ("logits", "corrected"))
+        answers = 5.0 * torch.randn((3, trained.classes), generator=rng)
+        answers = answers if trained.answers == "logits" else answers.softmax(1)
+        files["head.onnx"] = onnx_of(trained.head, answers, (trained.answers, "corrected"))
     try:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         written = Path(tempfile.mkdtemp(prefix=".export-", dir=config.out.parent))
@@ -185,10 +186,11 @@ def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str
         f"* There is no `head.onnx`: the head `{run.head_name}` is calibrated for each chip, from its answers to "
         f"{trained.calibrating_images} raw images (`bbfuse.load(FOLDER).calibrate(answers)`)."
         if headless
-        else f"* `head.onnx` ({run.head_name}): `logits` (n, {trained.classes}) float32 to `corrected`, the "
-        "same. Postprocessing: the largest of a row is the class."
+        else f"* `head.onnx` ({run.head_name}): `{trained.answers}` (n, {trained.classes}) float32 to `corrected`, logits "
+        "of the same shape. Postprocessing: the largest of a row is the class."
     )
-    behind = "" if headless else '\ncorrected = InferenceSession("head.onnx").run(None, {"logits": logits})[0]'
+    given = trained.answers
+    behind = "" if headless else f'\ncorrected = InferenceSession("head.onnx").run(None, {{"{given}": {given}}})[0]'
     return f"""# Fuse for {run.target} ({run.data})
 
 A small network to put in front of a frozen classifier whose memory, at a low voltage, has wrong bits, and a correction behind it;
@@ -218,7 +220,7 @@ both were trained from the classifier's answers by `bbfuse`.
 from onnxruntime import InferenceSession
 
 fused = InferenceSession("fuse.onnx").run(None, {{"images": images}})[0]
-logits = target(fused){behind}
+{given} = target(fused){behind}
 ```
 
 ## Limits

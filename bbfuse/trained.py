@@ -78,6 +78,11 @@ class Trained(nn.Module):
         )
 
     @property
+    def answers(self) -> str:
+        """What the head takes, as the target gives it: ``logits`` or ``probabilities``."""
+        return "probabilities" if self._probabilities else "logits"
+
+    @property
     def calibrating_images(self) -> int:
         """How many images, the first ones that the run owned, `calibrate` wants the answers to; 0 if the head fits already."""
         return len(self._reference) if isinstance(self.head, Uncalibrated) else 0

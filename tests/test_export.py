@@ -156,3 +156,13 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
         assert (out, err.count("\n")) == ("", 1)
     assert not bare.exists()
     assert [path.name for path in full.iterdir()] == ["mine"]
+
+
+def test_a_head_behind_probabilities_takes_probabilities(tmp_path: Path) -> None:
+    run, out = ended(run_folder(tmp_path / "run", answers="probabilities")), tmp_path / "out"
+    assert main(["--run", str(run), "--out", str(out)]) == 0
+    answers = torch.randn((9, 10), generator=torch.Generator().manual_seed(5)).softmax(1)
+    expected = bbfuse.load(run).head(answers)
+    assert torch.allclose(given_by(out / "head.onnx", probabilities=answers), expected, atol=1e-4)
+    assert torch.allclose(bbfuse.load(run_folder(tmp_path / "other")).head(answers.log()), expected, atol=1e-4)
+    assert "`probabilities` (n, 10) float32 to `corrected`" in (out / "README.md").read_text()

@@ -39,7 +39,7 @@ INFER = "/v2/models/digits/infer"
 CHIP = Chip(0.05, 3)
 
 
-def run_folder(path: Path, head: str = "affine", chip_seed: int | None = 3) -> Path:
+def run_folder(path: Path, head: str = "affine", chip_seed: int | None = 3, answers: str = "logits") -> Path:
     """A run's folder with a fuse, and a head, that do something."""
     config = RunConfig(chip_seed=chip_seed, head=head)  # type: ignore[arg-type]
     rng = torch.Generator().manual_seed(7)
@@ -51,7 +51,9 @@ def run_folder(path: Path, head: str = "affine", chip_seed: int | None = 3) -> P
     kept = learnt.state_dict() if learnt else {} if head == "none" else None
     heads = {"reference": torch.randn(0 if learnt else 20, 10, generator=rng), "kept": kept, "first": None}
     with contextlib.closing(RunFolder.create(path, config)) as folder:
-        folder.write_fuse({"generator": fuse.name, "image_shape": list(SHAPE), "fuse": fuse.state_dict(), "heads": heads})
+        folder.write_fuse({
+            "generator": fuse.name, "image_shape": list(SHAPE), "fuse": fuse.state_dict(), "heads": heads, "answers": answers,
+        })  # fmt: skip
     return path
 
 
