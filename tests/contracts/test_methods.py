@@ -22,7 +22,8 @@ from bbfuse.fuse import Fuse
 from bbfuse.head import Affine, Head
 from bbfuse.ledger import Ledger
 from bbfuse.methods import METHODS, BackpropConfig, RgeConfig, SpsaConfig
-from bbfuse.objective import Score, Step, Term
+from bbfuse.objective import Step, Term
+from bbfuse.scoring import Probe, Score
 from tests.conftest import CHIP, SMALL, StepMaker
 
 PROBLEM = Problem(owned=8, classes=3, population=False, seed=0)
@@ -250,7 +251,7 @@ class _Failing(Step):
     fails = 1
     count = 0
 
-    def scores(self, probes: Sequence[Tensor]) -> list[Score | None]:
+    def scores(self, probes: Sequence[Probe]) -> list[Score | None]:
         arrives = [(self.count + place) % self.fails != 0 for place in range(1, len(probes) + 1)]
         self.count += len(probes)
         scores = iter(super().scores([probe for probe, whole in zip(probes, arrives, strict=True) if whole]))
