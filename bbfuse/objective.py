@@ -79,11 +79,15 @@ class Step:
 
     def scored_here(self, probes: Sequence[Probe]) -> list[Score | None]:
         """The scores of ``probes`` by this step's own questions; nothing is added up."""
+        return [self.scored(answers) for answers in self.answers(probes)]
+
+    def answers(self, probes: Sequence[Probe]) -> list[list[Tensor]]:
+        """The logits (n, classes) of each term that each of ``probes`` earns."""
         with torch.no_grad():
             asked = [probe.images(self) for probe in probes]
         questions = [(images, term.chip) for images in asked for term in self.terms]
         answers = iter(self.ask_all(questions) if self.ask_all else [self.ask(*question) for question in questions])
-        return [self.scored([next(answers) for _ in self.terms]) for _ in probes]
+        return [[next(answers) for _ in self.terms] for _ in probes]
 
     def scored(self, answers: Sequence[Tensor]) -> Score:
         """What ``answers`` (n, classes), one a term, are worth."""

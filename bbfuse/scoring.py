@@ -52,7 +52,7 @@ class Score:
     loss: float
     """The step's loss."""
     difficulty: Tensor
-    """(n,): one minus the probability given to the label, its geometric mean over the terms by their weights; empty if unwanted."""
+    """(n,): one minus the probability given to the label, its geometric mean over the terms; empty if it is not wanted."""
     gradients: Sequence[Tensor]
     """Of the loss by each parameter of the step's heads."""
     losses: Tensor = field(default_factory=lambda: torch.empty(0))

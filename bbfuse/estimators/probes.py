@@ -89,7 +89,7 @@ def simultaneous_perturbation(step: Step, direction: Direction, pairs: int, size
 def ranked_pairs(
     step: Step, direction: Direction, pairs: int, size: float, scale: Tensor | None = None
 ) -> tuple[Tensor, Tensor] | None:
-    """Centred ranks (k, 2) of the losses at ``theta + size * scale * u`` and ``theta - size * scale * u``, and their ``u`` (k, d).
+    """Centred ranks (k, 2) of the losses at ``theta`` plus and minus ``size * scale * u``, and their ``u`` (k, d).
 
     Pairs of which a side failed are left out; ``None`` if all of them did.
     """
