@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, WorkerCrashedError
 from torch import Tensor
 
 from backends.interface import InputError, TargetError
@@ -221,6 +221,18 @@ class Cluster:
             raise on_way.failures[min(on_way.failures)]
         return [on_way.scores[number] for number in range(len(probes))]
 
+    def wait(self) -> None:
+        """Until all workers are ready; a run need not, which begins with the first that is.
+
+        Raises:
+            TargetError: one is not within ``--ray.timeout`` seconds.
+        """
+        for hand in self._hands:
+            try:
+                hand.pid = ray.get(hand.hello, timeout=self._config.ray.timeout)
+            except (RayActorError, GetTimeoutError) as error:
+                raise TargetError(f"a worker does not get ready: {_reason(error)}") from error
+
     def close(self) -> None:
         """Let the workers go, and Ray if it was joined here; may be called twice."""
         for hand in self._hands:
@@ -276,7 +288,7 @@ class Cluster:
             try:
                 came: Reply | int = ray.get(ref)
             except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
-                self._replace(hand, " ".join(str(error).split())[-300:], on_way)
+                self._replace(hand, _reason(error), on_way)
                 continue
             hand.heard, self._deaths = time.monotonic(), 0
             if isinstance(came, Reply):
@@ -327,6 +339,11 @@ class Cluster:
         self._deaths += 1
         if self._deaths > _DEATHS * len(self._hands):
             raise TargetError(f"{self._deaths} workers were lost one after the other, the last one since {why}")
+
+
+def _reason(error: Exception) -> str:
+    """The last line that Ray has to say."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
 
 
 def _let_go(hand: _Hand) -> None:
