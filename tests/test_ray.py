@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +123,122 @@ def test_on_any_number_of_workers_it_is_the_same_run(
     assert os.getpid() not in {pid for pid, _ in taken}
     if name == "pgpe, no head":
         assert max(size for _, size in taken) < 100
+
+
+def at_reply(count: int, act: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once so many replies have been taken, ``act`` on the workers of a step in its middle."""
+    from bbfuse.cluster import Cluster
+
+    collect, take, left = Cluster._collect, Cluster._take, [count]
+
+    def taking(self: Cluster, *args: Any) -> None:
+        left[0] -= 1
+        take(self, *args)
+
+    def collecting(self: Cluster, on_way: Any) -> None:
+        if left[0] <= 0 and all(hand.calls for hand in self._hands):
+            left[0] = 10**9
+            act(self)
+        collect(self, on_way)
+
+    monkeypatch.setattr(Cluster, "_take", taking)
+    monkeypatch.setattr(Cluster, "_collect", collecting)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("joined")
+@pytest.mark.parametrize(("name", "sign"), [("nes", signal.SIGKILL), ("rge", signal.SIGKILL), ("nes", signal.SIGSTOP)])
+def test_a_worker_that_dies_or_falls_silent_in_mid_step_changes_nothing(
+    name: str, sign: signal.Signals, taken: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(RUNS[name], ray=RayConfig(timeout=5.0 if sign == signal.SIGSTOP else 300.0))
+    alone = summary_of(RUNS[name], tmp_path / "alone")
+    hit: list[Any] = []
+
+    def strike(cluster: Any) -> None:
+        hand = cluster._hands[0]
+        hit.append((cluster, hand.pid))
+        os.kill(hand.pid, sign)
+
+    at_reply(30, strike, monkeypatch)
+    try:
+        assert summary_of(config, tmp_path / "struck", workers=2) == alone
+    finally:
+        for _, pid in hit:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    ((cluster, struck),) = hit
+    assert struck not in {pid for pid, _ in taken[-16:]}  # others went on
+    assert 0 < cluster._ledger.lost <= 2 * 16  # what it had been granted: two probes of sixteen images at most
+
+
+class DriverKilledError(Exception): ...
+
+
+def dying(_: Any) -> None:
+    raise DriverKilledError
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("joined", "taken")
+@pytest.mark.parametrize("backend", ["local", "remote"])
+def test_a_run_whose_driver_dies_goes_on_with_any_number_of_workers(
+    backend: str, server: OwnServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A target that costs is not asked again for what it had answered: the run that is resumed in this process takes the answers
+    that workers had brought, and the other way round."""
+    config = dataclasses.replace(RUNS["nes"], budget=5_000)
+    if backend == "remote":
+        config = dataclasses.replace(config, backend="remote", remote=RemoteConfig(url=server.url, watch=0))
+    alone = summary_of(config, tmp_path / "alone")
+    with monkeypatch.context() as patch:
+        at_reply(40, dying, patch)
+        with pytest.raises(DriverKilledError):
+            summary_of(config, tmp_path / "cut", workers=2)
+    answered = (tmp_path / "cut" / "answers.jsonl").read_text().count('"answer"') if backend == "remote" else None
+    for workers in (0, 3):
+        copied = tmp_path / f"resumed{workers}"
+        shutil.copytree(tmp_path / "cut", copied)
+        resumed = execute(RunConfig(resume=copied, workers=workers))
+        assert {name: value for name, value in resumed.items() if name != "seconds"} == alone
+    assert answered is None or answered >= 40
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.ray
+def test_on_three_nodes_of_which_one_is_lost_in_mid_run_it_is_the_same_run(
+    taken: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    ray.shutdown()  # that of the other tests: a run would stay with it
+    alone = summary_of(RUNS["nes"], tmp_path / "alone")
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+    nodes = Nodes(initialize_head=True, head_node_args=node)
+    try:
+        second, _ = (nodes.add_node(**node) for _ in range(2))
+        lost: list[Any] = []
+
+        def lose(cluster: Any) -> None:
+            lost.append(cluster)
+            nodes.remove_node(second, allow_graceful=False)
+            deadline = time.monotonic() + 30.0
+            while all(alive(hand.pid) for hand in cluster._hands):  # its worker finds out by itself
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+        at_reply(30, lose, monkeypatch)
+        many = summary_of(RUNS["nes"], tmp_path / "many", workers=3, ray=RayConfig(address=nodes.address))
+        assert 0 < lost[0]._ledger.lost <= 2 * 16
+        assert many == alone
+        assert len({pid for pid, _ in taken[:30]}) == 3
+        assert len({pid for pid, _ in taken[-8:]}) == 2
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
