@@ -40,7 +40,7 @@ __all__ = ["Cluster", "Reply", "Scene", "Worker"]
 
 _OBJECT_STORE = 256 << 20  # bytes, of the Ray that is started here: some steps of the largest fuse
 _AT_HAND = 2  # probes that a worker has: one that it scores, and the next
-_DEATHS = 3  # a worker, one after the other without an answer, before it is the run that has failed
+_DEATHS = 3  # with one probe, or of a worker and its successors without an answer, before it is the run that has failed
 _LOOK = 1.0  # seconds between looks for workers that have fallen silent
 _WAITING = 0.05  # processors of a worker that waits for a server most of the time
 
@@ -169,8 +169,10 @@ class _Round:
     scores: dict[int, Score] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
     """Numbers of the probes that nobody has, in order."""
-    times: dict[int, int] = field(default_factory=dict)
-    """How often a probe was handed out."""
+    refused: dict[int, int] = field(default_factory=dict)
+    """How often the target gave no answer to a probe."""
+    lost: dict[int, int] = field(default_factory=dict)
+    """How often a probe was lost with its worker."""
     failures: dict[int, Exception] = field(default_factory=dict)
     """Why the step cannot go on, by probes."""
 
@@ -276,7 +278,6 @@ class Cluster:
             if not hand.calls:
                 hand.heard = time.monotonic()
             hand.calls[hand.actor.score.remote(number, grant.images)] = on_way.waiting.pop(0)
-            on_way.times[number] = on_way.times.get(number, 0) + 1
 
     def _collect(self, on_way: _Round) -> None:
         """Take what has come, once something has; replace workers that died or fell silent."""
@@ -320,19 +321,25 @@ class Cluster:
             shapes = [(len(step.images) if step.hard else 0,), *(p.shape for p in step.head_parameters())]
             difficulty, *gradients = unpacked(reply.numbers, shapes)
             on_way.scores[number] = Score(reply.loss, difficulty, gradients)
-        elif on_way.times[number] < self._config.remote.attempts:
+        elif not reply.images:
+            hand.scene = None  # it had not got the step
             bisect.insort(on_way.waiting, number)
-            if not reply.images:
-                hand.scene = None  # it had not got the step
         else:
-            on_way.failures[number] = TargetError(f"a worker got no answer in {on_way.times[number]} attempts")
+            on_way.refused[number] = on_way.refused.get(number, 0) + 1
+            if on_way.refused[number] < self._config.remote.attempts:
+                bisect.insort(on_way.waiting, number)
+            else:
+                on_way.failures[number] = TargetError(f"workers got no answer in {on_way.refused[number]} attempts")
 
     def _replace(self, hand: _Hand, why: str, on_way: _Round) -> None:
         """Hire another in place of ``hand``, whose probes wait again."""
         for number in hand.calls.values():
             self._ledger.lose(on_way.grants[number])
-            on_way.times[number] -= 1
-            bisect.insort(on_way.waiting, number)
+            on_way.lost[number] = on_way.lost.get(number, 0) + 1
+            if on_way.lost[number] < _DEATHS:
+                bisect.insort(on_way.waiting, number)
+            else:
+                on_way.failures[number] = TargetError(f"a probe was lost {_DEATHS} times with its worker, last since {why}")
         hand.calls = {}
         _let_go(hand)
         self._hands[self._hands.index(hand)] = self._hired()
