@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +186,9 @@ class Cluster:
         Raises:
             InputError: there is no Ray at ``config.ray.address``.
         """
+        rate = config.remote.requests_per_second
+        if rate is not None:  # all of them together
+            config = replace(config, remote=replace(config.remote, requests_per_second=rate / config.workers))
         self._config = config
         self._ledger = ledger
         self._owned = owned

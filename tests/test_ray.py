@@ -22,6 +22,7 @@ from backends.remote import OwnServer
 from bbfuse.config import RayConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig, validate
 from bbfuse.methods import CmaConfig, NesConfig, PgpeConfig, RgeConfig
 from bbfuse.run import execute
+from tests.faults import faulty
 
 BASE = RunConfig(budget=6_000, chip_seed=3, validation=ValidationConfig(images=20, times=2), report=ReportConfig(images=100))
 RUNS: dict[str, RunConfig] = {
@@ -202,6 +203,26 @@ def test_a_run_whose_driver_dies_goes_on_with_any_number_of_workers(
         resumed = execute(RunConfig(resume=copied, workers=workers))
         assert {name: value for name, value in resumed.items() if name != "seconds"} == alone
     assert answered is None or answered >= 40
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("joined", "taken")
+def test_workers_in_a_faulty_network_bring_the_same_numbers_and_every_image_is_counted(server: OwnServer, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        RUNS["nes"], backend="remote", budget=6_000, batch=8, remote=RemoteConfig(timeout=0.5, attempts=8, reserve=0.3, watch=0)
+    )
+    ended = {}
+    with faulty(server.url, 0.1) as proxy:
+        for workers, url in ((0, server.url), (2, proxy.url)):
+            remote = dataclasses.replace(config.remote, url=url)
+            summary = summary_of(config, tmp_path / str(workers), workers=workers, remote=remote)
+            del summary["config"]
+            ended[workers] = summary, summary.pop("queries")
+    assert ended[2][0] == ended[0][0]
+    spent, clean = ended[2][1], ended[0][1]
+    assert (spent["images"], spent["requests"]) == (proxy.seen["images"], proxy.seen["requests"])
+    assert clean["images"] < spent["images"] <= config.budget
+    assert sum(proxy.injected.values()) > 10
 
 
 def alive(pid: int) -> bool:
