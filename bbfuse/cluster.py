@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,7 +28,7 @@ import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, WorkerCrashedError
 from torch import Tensor
 
-from backends.interface import InputError, TargetError
+from backends.interface import Backend, InputError, TargetError
 from bbfuse.build import open_backend, owned_data
 from bbfuse.config import RunConfig
 from bbfuse.fuse import Fuse
@@ -36,7 +36,7 @@ from bbfuse.ledger import IMAGES_PER_REQUEST, BudgetSpentError, Grant, Ledger
 from bbfuse.objective import Step, Term
 from bbfuse.scoring import Probe, Score
 
-__all__ = ["Cluster", "Reply", "Scene", "Worker"]
+__all__ = ["Cluster", "Opened", "Reply", "Scene", "Worker", "opened", "packed", "unpacked"]
 
 _OBJECT_STORE = 256 << 20  # bytes, of the Ray that is started here: some steps of the largest fuse
 _AT_HAND = 2  # probes that a worker has: one that it scores, and the next
@@ -83,14 +83,22 @@ class Reply:
         return Reply, (self.images, self.requests, self.loss, self.numbers, self.failure)
 
 
+Opened = Callable[[RunConfig, ExitStack], tuple[Backend, Tensor]]
+"""What a worker holds: who answers, and the owned images (owned, channels, height, width)."""
+
+
+def opened(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
+    """What a run with ``config`` has; ``stack`` closes it."""
+    return open_backend(config, lambda _: None, stack), owned_data(config).train.images
+
+
 class Worker:
     """What runs in a process of Ray: a step's probes, one at a time."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, opened: Opened) -> None:
         torch.set_num_threads(config.threads)
         self._stack = ExitStack()
-        backend = open_backend(config, lambda _: None, self._stack)
-        self._owned = owned_data(config).train.images
+        backend, self._owned = opened(config, self._stack)
         self._ledger = Ledger(backend, limit=0)
         self._scene: Scene | None = None
 
@@ -180,8 +188,10 @@ class _Round:
 class Cluster:
     """``config.workers`` workers; the `bbfuse.scoring.Scorer` of a run."""
 
-    def __init__(self, config: RunConfig, ledger: Ledger, owned: Tensor) -> None:
-        """Find or start Ray and hire the workers, which get ready while the run begins. ``owned`` images are those they have.
+    def __init__(self, config: RunConfig, ledger: Ledger, owned: Tensor, opened: Opened = opened) -> None:
+        """Find or start Ray and hire the workers, which get ready while the run begins, by what ``opened`` gives them.
+
+        ``owned`` images are those that they have, too.
 
         Raises:
             InputError: there is no Ray at ``config.ray.address``.
@@ -192,6 +202,7 @@ class Cluster:
         self._config = config
         self._ledger = ledger
         self._owned = owned
+        self._opened = opened
         self._joined = not ray.is_initialized()
         if self._joined:
             _join(config)
@@ -248,7 +259,7 @@ class Cluster:
             ray.shutdown()
 
     def _hired(self) -> _Hand:
-        actor: Any = self._hire(self._config)
+        actor: Any = self._hire(self._config, self._opened)
         return _Hand(actor, actor.hello.remote())
 
     def _scene(self, step: Step, probes: Sequence[Probe]) -> Scene:
