@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from backends.protocols import Dialect
     from backends.remote import RemoteBackend
 
-__all__ = ["bytes_on_the_wire", "described", "energy", "open_backend", "owned_data"]
+__all__ = ["bytes_on_the_wire", "described", "energy", "open_backend", "owned_data", "served"]
 
 _SAMPLE = 64
 
@@ -36,18 +37,12 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
         InputError: it cannot be opened.
     """
     _check_profile(config)
+    config = served(config, say, stack)
     if config.backend == "remote":
-        from backends.remote import OwnServer
-
-        url = config.remote.url
-        if url is None:
-            server = OwnServer(config.target, config.data, config.threads, config.memory, config.remote.pixels or "float32")
-            stack.callback(server.close)
-            url = server.url
-            say(f"no --remote.url given: started a server of our own at {url}, it stops with this run")
-        remote = _remote(config, url)
+        assert config.remote.url is not None
+        remote = _remote(config, config.remote.url)
         if remote.dialect.assumed is not None:
-            say(f"{url}: {remote.dialect.assumed}")
+            say(f"{config.remote.url}: {remote.dialect.assumed}")
         backend: Backend = remote
     else:
         from backends.local import LocalBackend
@@ -59,6 +54,22 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
         backend = kind(config.target, fitted(config.target, data), data.image_shape, data.classes, config.memory)
     stack.callback(backend.close)
     return backend
+
+
+def served(config: RunConfig, say: Callable[[str], None], stack: ExitStack) -> RunConfig:
+    """``config`` with the address of its server; one of our own is started if it names none, and ``stack`` stops it.
+
+    Raises:
+        InputError: it does not start.
+    """
+    if config.backend != "remote" or config.remote.url is not None:
+        return config
+    from backends.remote import OwnServer
+
+    server = OwnServer(config.target, config.data, config.threads, config.memory, config.remote.pixels or "float32")
+    stack.callback(server.close)
+    say(f"no --remote.url given: started a server of our own at {server.url}, it stops with this run")
+    return dataclasses.replace(config, remote=dataclasses.replace(config.remote, url=server.url))
 
 
 def _remote(config: RunConfig, url: str) -> RemoteBackend:

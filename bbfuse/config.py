@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
@@ -28,7 +29,7 @@ from bbfuse.methods import (
     TransferConfig,
 )  # fmt: skip
 
-__all__ = ["GRANTS", "AffineConfig", "EopmConfig", "RemoteConfig", "ReportConfig", "RunConfig", "StandardizeConfig",
+__all__ = ["GRANTS", "AffineConfig", "EopmConfig", "RayConfig", "RemoteConfig", "ReportConfig", "RunConfig", "StandardizeConfig",
            "ValidationConfig", "from_dict", "section_of", "to_dict", "validate"]  # fmt: skip
 
 BackendName = Literal["local", "remote", "whitebox"]
@@ -96,6 +97,19 @@ class RemoteConfig:
     watch: int | None = None
     """how often in the run eight owned images are asked again to see whether the target drifts, after it was asked twice at the
     start whether it repeats itself and knows chips; 0 for none of it, if not given 3 with --remote.url"""
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """Where the workers are (Ray)."""
+
+    address: str = "local"
+    """local starts Ray on this machine for this run, auto joins the one that runs here; or that of a cluster, such as
+    ray://HOST:10001 or HOST:6379"""
+    timeout: float = 300.0
+    """seconds without a word from a worker that has something to do, after which it is replaced"""
+    cpus: float | None = None
+    """processors that a worker claims of the cluster; if not given --threads, or 0.05 where it waits for a server"""
 
 
 @dataclass(frozen=True)
@@ -195,6 +209,9 @@ class RunConfig:
     """root of all random streams of the run"""
     threads: int = 1
     """processor threads for this run; small networks are fastest with one, and a sum may round differently with another number"""
+    workers: int = 0
+    """processes of Ray that score the probes of a step, for methods with several; 0 for none, all in this process. Numbers and
+    counts do not depend on it"""
     out: Path | None = None
     """run folder, new or empty; if not given runs/ and a name made from time and settings"""
     init: Path | None = None
@@ -207,6 +224,7 @@ class RunConfig:
     resume: Path | None = None
     """go on with the run in this folder; all other settings come from there"""
     remote: RemoteConfig = field(default_factory=RemoteConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     memory: Memory = field(default_factory=Memory)
     eopm: EopmConfig = field(default_factory=EopmConfig)
     standardize: StandardizeConfig = field(default_factory=StandardizeConfig)
@@ -270,7 +288,7 @@ _BELONGS_TO = {
     **{section_of(method): ("optimizer", method) for method in METHODS},
 }  # fmt: skip
 _POSITIVE = (
-    "budget", "batch", "threads", "remote.timeout", "remote.connect_timeout", "remote.attempts",
+    "budget", "batch", "threads", "ray.timeout", "ray.cpus", "remote.timeout", "remote.connect_timeout", "remote.attempts",
     "remote.patience", "remote.requests_per_second", "remote.in_flight", "eopm.perturbed_weight", "eopm.chips",
     "standardize.images", "affine.images", "affine.lr", "surrogate.lr", "surrogate.memory", "transfer.lr", "transfer.steps",
     "follow.lr", "follow.every", "guided.lr", "guided.smoothing", "guided.directions",
@@ -282,6 +300,7 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed",
+    "workers",
     "chip_seed",
     "warm_up",
     "eopm.clean_weight",
@@ -338,6 +357,7 @@ def validate(config: RunConfig) -> None:
     if config.remote.url is not None and (changed := _changed(config.memory)):
         raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
     _validate_remote(config.remote)
+    _validate_workers(config)
     if config.optimizer not in WITH_SURROGATE and (changed := _changed(config.surrogate)):
         raise InputError(
             f"{_flag('surrogate.' + changed[0])} has no effect without --optimizer {', '.join(WITH_SURROGATE[:-1])} or "
@@ -404,10 +424,32 @@ def _validate_remote(remote: RemoteConfig) -> None:
         raise InputError("--remote.protocol json needs --remote.request, a template, and --remote.response, a path: give both")
 
 
+_ONE_QUESTION = ("backprop", "transfer", "follow")
+
+
+def _validate_workers(config: RunConfig) -> None:
+    if not config.workers and (changed := _changed(config.ray)):
+        raise InputError(f"{_flag('ray.' + changed[0])} has no effect without --workers: drop it or say how many")
+    if not config.workers:
+        return
+    address = config.ray.address
+    if not (address in ("local", "auto") or re.fullmatch(r"(ray://)?[^\s:/]+:\d+", address)):
+        raise InputError(f"--ray.address must be local, auto, HOST:PORT or ray://HOST:PORT, got {address}")
+    if config.optimizer in _ONE_QUESTION:
+        raise InputError(
+            f"--workers has no effect with --optimizer {config.optimizer}, which asks no more than once a step: drop it"
+        )
+    if config.remote.store is not None:
+        raise InputError("--remote.store does not go with --workers, which make their images themselves: drop one of the two")
+    if config.backend == "remote" and config.remote.url is None and address != "local":
+        raise InputError("a server of our own listens on this machine alone: give --remote.url, or --ray.address local")
+
+
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain values, as written to ``config.json``; where the run lies and how it prints is not part of what it computes."""
+    """Plain values, as written to ``config.json``; where the run lies, who does it and how it prints is not part of what it
+    computes."""
     plain = dataclasses.asdict(config)
-    for name in ("out", "plan", "json", "resume"):
+    for name in ("out", "plan", "json", "resume", "workers", "ray"):
         del plain[name]
     plain["init"] = None if config.init is None else str(config.init)
     return plain

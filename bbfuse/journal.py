@@ -60,14 +60,14 @@ class Journal:
             del self._known[number]
 
     def recall(self, request: int, digest: str) -> Recalled:
-        """What is known of this request.
+        """What is known of this request; an empty ``digest``, here or there, is that of images which a worker made, and not told.
 
         Raises:
             TargetError: the journal knows another request by that number.
         """
         found = Recalled()
         for entry in self._known.pop(request, []):
-            if entry["digest"] != digest:
+            if entry["digest"] and digest and entry["digest"] != digest:
                 raise TargetError(f"the journal {self._path} belongs to another run: request {request} asked for something else")
             if "sent" in entry:
                 found.images, found.attempts = found.images + entry["sent"], found.attempts + 1

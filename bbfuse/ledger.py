@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.interface import Access, Backend, BackendInfo, Chip, TargetError
+from backends.interface import NOMINAL, Access, Backend, BackendInfo, Chip, TargetError
 from bbfuse.journal import Journal
 from bbfuse.store import Store
 
-__all__ = ["IMAGES_PER_REQUEST", "Answered", "Ask", "AskAll", "BudgetSpentError", "Ledger", "Question", "logits_of"]
+__all__ = ["IMAGES_PER_REQUEST", "Answered", "Ask", "AskAll", "BudgetSpentError", "Grant", "Ledger", "Question", "logits_of"]
 
 IMAGES_PER_REQUEST = 128
 """Larger queries are cut; the cut does not depend on who answers, so that counts and numbers are the same everywhere."""
@@ -74,6 +74,19 @@ class _Request:
     def missing(self) -> list[int]:
         """The images that have to be sent."""
         return [row for row in range(len(self.images)) if not self.kept or self.kept[row] is None]
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Requests of one probe, ``sizes`` images each, that somebody else may send once, numbered from ``first`` on."""
+
+    first: int
+    sizes: Sequence[int]
+
+    @property
+    def images(self) -> int:
+        """All of them."""
+        return sum(self.sizes)
 
 
 class Ledger:
@@ -288,6 +301,65 @@ class Ledger:
         if not _are_probabilities(logits):
             raise TargetError(f"{info.name} answered with probabilities at first and with something else now")
         return logits_of(logits)
+
+    # what is sent by others, who ask for a grant, and tell what they were answered
+
+    @property
+    def keeps(self) -> bool:
+        """Whether answers are written down, so that a run that is killed need not pay for them again."""
+        return self._journal is not None
+
+    def granted(self, sizes: Sequence[int]) -> Grant:
+        """The next requests of this run; nothing may be sent yet."""
+        grant = Grant(self._number, sizes)
+        self._number += len(sizes)
+        return grant
+
+    def recalled(self, grant: Grant) -> list[Tensor] | None:
+        """The answers to the requests of ``grant`` if a process that was killed had them all; the next to be sent otherwise."""
+        requests = [_Request(grant.first + place, torch.empty(size, 0), NOMINAL) for place, size in enumerate(grant.sizes)]
+        images, attempts = self.images, self.requests
+        for request in requests:
+            self._recall(request)
+        answers = [request.answer for request in requests if request.answer is not None]
+        if len(answers) == len(requests):
+            return answers
+        # a probe is asked as a whole: what there is of it is of no use
+        self.lost += self.images - images
+        self.images, self.requests = images, attempts
+        return None
+
+    def reserve(self, grant: Grant) -> None:
+        """The requests of ``grant`` are about to be sent, once each.
+
+        Raises:
+            BudgetSpentError: the limit would be passed; nothing may be sent.
+        """
+        with self._lock:
+            self._check_limit(grant.images)
+            self._reserved += grant.images
+            if self._journal is not None:
+                for place, size in enumerate(grant.sizes):
+                    self._journal.sent(grant.first + place, "", size)
+
+    def settle(self, grant: Grant, images: int, requests: int, answers: Sequence[Tensor] | None) -> None:
+        """So many ``images`` and ``requests`` of ``grant`` were sent; ``answers`` (n, classes) to each term if they are told."""
+        with self._lock:
+            self._reserved -= grant.images
+            self.images, self.requests = self.images + images, self.requests + requests
+            if answers is not None and self._journal is not None:
+                parts = torch.cat(list(answers)).split(list(grant.sizes))
+                for place, part in enumerate(parts):
+                    self._journal.answered(grant.first + place, "", part, self.kind, 0)
+
+    def lose(self, grant: Grant) -> None:
+        """Whoever had ``grant`` is gone: all of it counts as sent, and as lost."""
+        with self._lock:
+            self._reserved -= grant.images
+            self.lost += grant.images
+            if self._journal is not None:
+                for place, size in enumerate(grant.sizes):
+                    self._journal.lost(grant.first + place, "", size)
 
     def checkpointed(self) -> None:
         """The state was saved; the journal may begin anew."""

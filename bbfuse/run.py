@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from backends import flags
 from backends.interface import Backend, InputError, TargetError
-from bbfuse.config import RunConfig, to_dict, validate
+from bbfuse.config import RayConfig, RunConfig, to_dict, validate
 
 if TYPE_CHECKING:
+    from backends.data import Dataset
     from bbfuse.console import Show
     from bbfuse.ledger import Ledger
     from bbfuse.records import RunFolder
+    from bbfuse.scoring import Scorer
 
 __all__ = ["SCHEMA", "execute", "forecast", "main", "parse"]
 
@@ -74,10 +76,12 @@ def execute(config: RunConfig) -> dict[str, Any]:
 
     show = Show()
     if config.resume is not None:
-        if dataclasses.replace(config, resume=None, json=False) != RunConfig():
-            raise InputError("--resume takes its settings from the run folder: give no others than --json")
+        if dataclasses.replace(config, resume=None, json=False, workers=0, ray=RayConfig()) != RunConfig():
+            raise InputError("--resume takes its settings from the run folder: give no others than --json, --workers and --ray")
         folder, as_written = RunFolder.open(config.resume)
-        config = dataclasses.replace(as_written, resume=config.resume, json=config.json)
+        config = dataclasses.replace(
+            as_written, resume=config.resume, json=config.json, workers=config.workers, ray=config.ray
+        )  # fmt: skip
         validate(config)
     else:
         validate(config)
@@ -132,7 +136,7 @@ def _cost(config: RunConfig, requests: int) -> float | None:
 def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
     import torch
 
-    from bbfuse.build import energy, open_backend, owned_data
+    from bbfuse.build import energy, open_backend, owned_data, served
     from bbfuse.console import LABELS
     from bbfuse.ledger import BudgetSpentError
     from bbfuse.report import write_report
@@ -143,9 +147,10 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     with contextlib.ExitStack() as stack:
         try:
-            backend = open_backend(config, show.say, stack)
+            at = served(config, show.say, stack)
+            backend, data = open_backend(at, show.say, stack), owned_data(config)
             ledger = _ledger(config, backend, folder.path, stack)
-            trainer = Trainer(config, backend.info, owned_data(config), ledger, folder)
+            trainer = Trainer(config, backend.info, data, ledger, folder, _scorer(at, ledger, data, stack))
             if config.remote.store is not None:
                 ledger.store = Store(Path(config.remote.store), f"{config.remote.url} {backend.info.name}")
                 stack.callback(ledger.store.close)
@@ -204,6 +209,17 @@ def _ledger(config: RunConfig, backend: Backend, folder: Path, stack: contextlib
     journal = Journal(folder / "answers.jsonl")
     stack.callback(journal.close)
     return Ledger(backend, config.budget, journal, in_flight=config.remote.in_flight)
+
+
+def _scorer(config: RunConfig, ledger: Ledger, data: Dataset, stack: contextlib.ExitStack) -> Scorer | None:
+    """Workers if ``config`` wants some; Ray is not imported otherwise."""
+    if not config.workers:
+        return None
+    from bbfuse.cluster import Cluster
+
+    cluster = Cluster(config, ledger, data.train.images)
+    stack.callback(cluster.close)
+    return cluster
 
 
 def _how_to_go_on(folder: RunFolder) -> str:

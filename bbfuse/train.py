@@ -24,6 +24,7 @@ from bbfuse.objective import Step, Term
 from bbfuse.planning import nominal_drawn, plan
 from bbfuse.records import RunFolder
 from bbfuse.sampling import Sampler
+from bbfuse.scoring import Scorer
 from bbfuse.stages import Stages
 from bbfuse.start import taken_over
 from bbfuse.watch import Watch
@@ -46,8 +47,13 @@ class Status:
 class Trainer:
     """One run, from its first question to its summary. ``run`` may be called on a fresh or on a resumed folder."""
 
-    def __init__(self, config: RunConfig, info: BackendInfo, data: Dataset, ledger: Ledger, folder: RunFolder | None) -> None:
+    def __init__(
+        self, config: RunConfig, info: BackendInfo, data: Dataset, ledger: Ledger, folder: RunFolder | None,
+        scorer: Scorer | None = None,
+    ) -> None:  # fmt: skip
         """Build everything; nothing is asked yet. Without a ``folder`` it is a run to be planned, not to be begun.
+
+        Probes are scored by ``scorer``, in this process if not given.
 
         Raises:
             InputError: the settings do not fit each other, the target or the budget.
@@ -60,6 +66,7 @@ class Trainer:
         self.config = config
         self.ledger = ledger
         self._folder = folder
+        self._scorer = scorer
         self.data = data
         self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
         raw = data.train.images[: config.affine.images if config.head_name in LEARNT else config.standardize.images]
@@ -197,6 +204,7 @@ class Trainer:
         step = Step(
             self.step - begun, self.stages.seed, self.fuse, index, images, self.labels[index], weights,
             self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen, self.ledger.ask_all,
+            self._scorer, self.config.sampling == "hard",
         )  # fmt: skip
         if self.head_optimizer:
             self.head_optimizer.zero_grad()
@@ -205,7 +213,8 @@ class Trainer:
         if finished is None:
             return None
         loss, difficulty = finished
-        self.sampler.observe(index, difficulty)
+        if len(difficulty):
+            self.sampler.observe(index, difficulty)
         if self.head_optimizer:
             for group in self.head_optimizer.param_groups:
                 group["lr"] = falling(self.config.affine.lr, self.step, self.plan.steps)

@@ -10,7 +10,7 @@ import statistics
 import torch
 
 from bbfuse.estimators.interface import Descent, Problem
-from bbfuse.estimators.probes import losses_at, signs
+from bbfuse.estimators.probes import Moved, drawn, losses_of, signs
 from bbfuse.fuse import Fuse
 from bbfuse.methods import FzooConfig
 from bbfuse.objective import Step
@@ -28,10 +28,9 @@ class Fzoo(Descent):
 
     def estimate(self, step: Step) -> None:
         """See `Descent`; the direction of the gradient up to ``O(c)``, scaled by the inverse of the losses' sd."""
-        centre = step.fuse.vector()
-        directions = [signs(step, number) for number in range(self._config.directions)]
-        base, *losses = losses_at(step, [centre, *(centre + self._config.smoothing * u for u in directions)])
-        found = [(loss, u) for loss, u in zip(losses, directions, strict=True) if loss is not None]
+        numbers, size = range(self._config.directions), self._config.smoothing
+        base, *losses = losses_of(step, [Moved(signs, 0, 0.0), *(Moved(signs, number, size) for number in numbers)])
+        found = [(loss, drawn(step, signs, number)) for number, loss in enumerate(losses) if loss is not None]
         spread = statistics.pstdev(loss for loss, _ in found) if found else 0.0
         if base is not None and spread > 0.0:
             step.fuse.add_gradient(torch.stack([(loss - base) / spread * u for loss, u in found]).mean(0))

@@ -25,7 +25,7 @@ class Nes(Descent):
     def estimate(self, step: Step) -> None:
         """See `Descent`."""
         sigma = self._config.sigma
-        pairs = ranked_pairs(step, (normal(step, pair) for pair in range(self._config.pairs)), sigma)
+        pairs = ranked_pairs(step, normal, self._config.pairs, sigma)
         if pairs is not None:
             ranks, directions = pairs
             slopes = (ranks[:, 0] - ranks[:, 1]) / (2.0 * sigma)

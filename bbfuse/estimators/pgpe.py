@@ -57,10 +57,11 @@ class Pgpe(Descent):
 
     def estimate(self, step: Step) -> None:
         """See `Descent`; moves the sds on the way."""
-        pairs = ranked_pairs(step, (self._sigma * normal(step, pair) for pair in range(self._config.pairs)), 1.0)
+        pairs = ranked_pairs(step, normal, self._config.pairs, 1.0, self._sigma)
         if pairs is None:
             return
-        ranks, e = pairs
+        ranks, u = pairs
+        e = self._sigma * u
         step.fuse.add_gradient(((ranks[:, 0] - ranks[:, 1])[:, None] / 2.0 * e).mean(0))
         mean = (ranks.sum(1) / 2.0)[:, None]
         downhill = -(mean * (e.square() - self._sigma.square()) / self._sigma).mean(0)

@@ -12,6 +12,7 @@ coordinate, ``g_i = m (l_i(z+) - l_i(z-)) d / |d|^2``: where nothing is clipped 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from bbfuse.methods import GuidedConfig, RgeConfig
 from bbfuse.objective import Step
 from bbfuse.seeds import stream
 
-__all__ = ["InputRge", "ParameterRge", "make"]
+__all__ = ["InputRge", "ParameterRge", "Shifted", "make"]
 
 
 def make(config: RgeConfig, problem: Problem, fuse: Fuse) -> Descent:
@@ -45,9 +46,40 @@ class ParameterRge(Descent):
 
     def estimate(self, step: Step) -> None:
         """See `Descent`; unbiased up to ``O(mu^2)``."""
-        gradient = simultaneous_perturbation(step, (signs(step, pair) for pair in range(self._directions)), self._size)
+        gradient = simultaneous_perturbation(step, signs, self._directions, self._size)
         if gradient is not None:
             step.fuse.add_gradient(gradient)
+
+
+_INPUTS = "inputs of the target"
+
+
+@dataclass(frozen=True, eq=False)
+class Shifted:
+    """The target's inputs ``z + size * u``, clipped; ``u`` is drawn for every image on its own, by the number in the step."""
+
+    directions: Directions
+    number: int
+    size: float
+    by_image = True
+
+    def images(self, step: Step) -> Tensor:
+        """See `bbfuse.scoring.Probe`; as the target sees them."""
+        made: Tensor = step.once(self, lambda: self._made(step))
+        return made
+
+    def _made(self, step: Step) -> Tensor:
+        z = step.once(_INPUTS, lambda: _fused(step).detach())
+        rng = stream(step.seed, "probe", step.number, self.number)
+        u = step.once((_INPUTS, self.number), lambda: self.directions.draw(len(z), rng))
+        return step.seen((z + self.size * u).clamp(-1.0, 1.0))
+
+
+def _fused(step: Step) -> Tensor:
+    """The target's inputs on the tape, whoever makes them: without it they may be rounded differently."""
+    with torch.enable_grad():
+        made: Tensor = step.fuse(step.images)
+    return made
 
 
 class InputRge(Descent):
@@ -69,17 +101,15 @@ class InputRge(Descent):
 
         Without memory unbiased up to ``O(mu^2)``; with memory the estimate tends to the gradient as probes accumulate.
         """
-        fused = step.fuse(step.images)
-        z = fused.detach()
-        probes = []
-        for pair in range(self._pairs):
-            u = self._directions.draw(len(z), stream(step.seed, "probe", step.number, pair))
-            probes += [step.seen((z + sign * self._size * u).clamp(-1.0, 1.0)) for sign in (1.0, -1.0)]
+        fused = _fused(step)
+        z = step.once(_INPUTS, fused.detach)
+        probes = [Shifted(self._directions, pair, sign * self._size) for pair in range(self._pairs) for sign in (1.0, -1.0)]
         scores = step.scores(probes)
         found = []
-        for above, below, plus, minus in zip(probes[::2], probes[1::2], scores[::2], scores[1::2], strict=True):
+        for up, down, plus, minus in zip(probes[::2], probes[1::2], scores[::2], scores[1::2], strict=True):
             if plus is None or minus is None:
                 continue
+            above, below = up.images(step), down.images(step)
             d = above - below
             if self._memory is None:
                 change = (plus.losses - minus.losses)[:, None, None, None]

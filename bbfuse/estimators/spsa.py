@@ -34,7 +34,7 @@ class Spsa(Descent):
     def estimate(self, step: Step) -> None:
         """See `Descent`; unbiased up to ``O(c_k^2)``."""
         c_k = self._config.c / (step.number + 1) ** self._config.gamma
-        gradient = simultaneous_perturbation(step, (signs(step, pair) for pair in range(self._config.pairs)), c_k)
+        gradient = simultaneous_perturbation(step, signs, self._config.pairs, c_k)
         if gradient is None:
             return
         step.fuse.add_gradient(gradient)

@@ -32,7 +32,7 @@ class SpsaGc(Descent):
     def estimate(self, step: Step) -> None:
         """See `Descent`."""
         c_k = self._config.c / (step.number + 1) ** self._config.gamma
-        gradient = simultaneous_perturbation(step, (_delta(step, pair) for pair in range(self._config.pairs)), c_k)
+        gradient = simultaneous_perturbation(step, _delta, self._config.pairs, c_k)
         if gradient is not None:
             step.fuse.add_gradient(gradient)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,68 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bbfuse.estimators.interface import Method
-from bbfuse.estimators.probes import losses_at
+from bbfuse.estimators.probes import losses_of
 from bbfuse.fuse import Fuse
 from bbfuse.objective import Step
 from bbfuse.seeds import stream
 
-__all__ = ["Searcher"]
+__all__ = ["Found", "Searcher", "Space", "Subspace"]
 
 Point = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """``dimensions`` directions among ``parameters``, normal with variance ``1 / dimensions``, drawn from ``seed``."""
+
+    parameters: int
+    dimensions: int
+    seed: int
+
+    @property
+    def basis(self) -> Tensor:
+        """``P`` (parameters, dimensions)."""
+        return _basis(self)
+
+
+@functools.lru_cache(maxsize=1)  # a function of the seed that is dear to draw and the same in every step
+def _basis(subspace: Subspace) -> Tensor:
+    rng = stream(subspace.seed, "subspace")
+    return torch.randn(subspace.parameters, subspace.dimensions, generator=rng).div_(subspace.dimensions**0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Points by their coordinates (k, m), and what they stand for."""
+
+    origin: Tensor
+    coordinates: Tensor
+    subspace: Subspace | None
+
+    def point(self, number: int, step: Step | None = None) -> Tensor:
+        """The fuse's parameters (d,) at that point; what the points of a ``step`` share is computed once."""
+        if self.subspace is None:
+            return self.origin + self.coordinates[number]
+        # all at once: the basis is far larger than what is made of it, and a product of fewer rows may round differently
+        points: Tensor = step.once(self, self._points) if step is not None else self._points()
+        return points[number]
+
+    def _points(self) -> Tensor:
+        assert self.subspace is not None
+        return self.origin + self.coordinates @ self.subspace.basis.T
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The step's images as the fuse makes them at point ``number``."""
+
+    space: Space
+    number: int
+    by_image = False
+
+    def images(self, step: Step) -> Tensor:
+        """See `bbfuse.scoring.Probe`."""
+        return step.fuse.at(self.space.point(self.number, step), step.images)
 
 
 class Searcher(Method):
@@ -36,11 +92,10 @@ class Searcher(Method):
         ``theta_0`` are the parameters that the fuse has now.
         """
         self._origin = fuse.vector().clone()
-        self._basis: Tensor | None = None
+        self._subspace = None
         if subspace is not None and subspace < len(self._origin):
-            drawn = torch.randn(len(self._origin), subspace, generator=stream(seed, "subspace"))
-            self._basis = drawn.div_(subspace**0.5)
-        self.dimensions = len(self._origin) if self._basis is None else int(self._basis.shape[1])
+            self._subspace = Subspace(len(self._origin), subspace, seed)
+        self.dimensions = len(self._origin) if self._subspace is None else self._subspace.dimensions
         self.answers_per_image = points or 4 + int(3 * math.log(self.dimensions))
         self._told: list[list[float]] = []
 
@@ -59,24 +114,19 @@ class Searcher(Method):
     def update(self, step: Step, steps: int) -> None:
         """See `bbfuse.estimators.interface.Method`; a point whose score failed counts as the worst of its step."""
         points = self.ask()
-        losses = losses_at(step, self._parameters(points))
+        space = self._space(points)
+        losses = losses_of(step, [Found(space, number) for number in range(len(points))])
         known = [loss for loss in losses if loss is not None]
         # where all failed none was better than another, but the library waits for an answer
         told = [max(known, default=0.0) if loss is None else loss for loss in losses]
         self.tell(points, told)
         self._told.append(told)
         if known:
-            step.fuse.assign(next(self._parameters([self.best()])))
+            step.fuse.assign(self._space([self.best()]).point(0))
 
-    def _parameters(self, points: Sequence[Point]) -> Iterator[Tensor]:
-        """The fuse's parameters (d,) for each of the points."""
-        if self._basis is None:
-            for point in points:
-                yield self._origin + torch.from_numpy(np.asarray(point, np.float32))
-        else:
-            # all at once: the basis is far larger than what is made of it
-            coordinates = torch.from_numpy(np.stack(points).astype(np.float32))
-            yield from self._origin + coordinates @ self._basis.T
+    def _space(self, points: Sequence[Point]) -> Space:
+        coordinates = torch.from_numpy(np.stack(points).astype(np.float32))
+        return Space(self._origin, coordinates, self._subspace)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the search began, and all losses told so far."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ from bbfuse.fuse import Fuse
 from bbfuse.head import Affine, Head
 from bbfuse.ledger import Ledger
 from bbfuse.methods import METHODS, BackpropConfig, RgeConfig, SpsaConfig
-from bbfuse.objective import Score, Step, Term
+from bbfuse.objective import Step, Term
+from bbfuse.scoring import Probe, Score
 from tests.conftest import CHIP, SMALL, StepMaker
 
 PROBLEM = Problem(owned=8, classes=3, population=False, seed=0)
@@ -244,13 +246,41 @@ def test_strict_methods_never_touch_the_tape(name: str, step_of: StepMaker) -> N
     make(name, step.fuse).update(step, 10)
 
 
+def shuffled(step: Step, probes: Sequence[Probe]) -> list[Score | None]:
+    """Every probe on its own, in any order, by somebody who has the step from a pickle and no memory of other probes."""
+    order = torch.randperm(len(probes), generator=torch.Generator().manual_seed(step.number)).tolist()
+    plain = {name: value for name, value in vars(step).items() if not name.startswith(("_", "ask", "seen", "scorer"))}
+    found: dict[int, Score | None] = {}
+    for place in order:
+        travelled, probe = pickle.loads(pickle.dumps((plain, probes[place])))
+        (found[place],) = Step(**travelled, ask=step.ask, ask_with_tape=step.ask_with_tape).scored_here([probe])
+    return [found[place] for place in range(len(probes))]
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_the_order_of_answers_and_who_asks_are_irrelevant(name: str, step_of: StepMaker) -> None:
+    ended = []
+    for scorer in (None, shuffled):
+        fuse, head = step_of().fuse, Affine(3, decay=1e-2)
+        method = make(name, fuse)
+        for number in range(3):
+            step = step_of(number, head=head, chips=(NOMINAL, CHIP))
+            step.fuse, step.scorer = fuse, scorer
+            head.zero_grad()
+            method.update(step, 10)
+            step.finish()
+        gradients = [torch.zeros(()) if p.grad is None else p.grad.flatten() for p in head.parameters()]
+        ended.append(torch.cat([fuse.vector(), *(gradient.view(-1) for gradient in gradients)]))
+    assert torch.equal(*ended)
+
+
 class _Failing(Step):
     """Every ``fails``-th score, and with 1 every one, is lost on its way."""
 
     fails = 1
     count = 0
 
-    def scores(self, probes: Sequence[Tensor]) -> list[Score | None]:
+    def scores(self, probes: Sequence[Probe]) -> list[Score | None]:
         arrives = [(self.count + place) % self.fails != 0 for place in range(1, len(probes) + 1)]
         self.count += len(probes)
         scores = iter(super().scores([probe for probe, whole in zip(probes, arrives, strict=True) if whole]))
