@@ -165,12 +165,12 @@ class Surrogate:
             self._fit(*(self._bought[-1] if number == 0 else self._recalled(("step", self._seen, number))))
         self._seen += 1
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Its answers (n, classes), on the tape wherever ``images`` are."""
+    def logits(self, images: Tensor, reader: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Its answers (n, classes), on the tape wherever ``images`` are; those of ``reader``, of the same size, in its place."""
         if self._large:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._large):
-            output: Tensor = self._network(images)
+            output: Tensor = (reader or self._network)(images)
         return output.float()
 
     def simulator(self, memory: Memory) -> Simulator:

@@ -35,7 +35,8 @@ class Imitation(Descent):
 
     def answers(self, images: Tensor, chip: Chip) -> Tensor:
         """The surrogate's answers (n, classes), on the tape; those of a simulated ``chip`` where chips are simulated."""
-        return self.surrogate.logits(images) if self._simulator is None else self._simulator.logits(images, chip)
+        simulator = self._simulator
+        return self.surrogate.logits(images, None if simulator is None else lambda these: simulator.logits(these, chip))
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer and the surrogate."""
