@@ -16,6 +16,7 @@ from backends.interface import Access
 from bbfuse.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md"]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
 COMMANDS = [line.split("#")[0].strip() for line in LINES if line.startswith("python")]
@@ -76,9 +77,14 @@ def test_a_plan_of_the_readme_is_printed_and_nothing_is_left(command: str, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_link_leads_to_a_file() -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_every_command_to_a_module(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (page.parent / link.split("#")[0]).exists(), link
+    for module in re.findall(r"python -m (experiments[\w.]*|bbfuse[\w.]*|backends[\w.]*)", text):
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").exists() or module == "experiments.NAME", module
 
 
 def test_the_lines_of_python_run_as_written() -> None:
@@ -95,7 +101,7 @@ def test_every_flag_named_is_a_flag() -> None:
         subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
         for module in ("bbfuse.run", "bbfuse.serve", "bbfuse.export", "backends.server")
     )
-    for flag in set(re.findall(r"--[a-z][a-z.-]+", (ROOT / "README.md").read_text())) - {"--run"}:
+    for flag in set(re.findall(r"--[a-z][a-z.-]+", (ROOT / "README.md").read_text())) - {"--run", "--working-dir"}:
         assert flag in shown, flag
     assert parse([]).chip_seed is None
 
