@@ -16,7 +16,7 @@ from backends.memory.scheme import Quantization
 from bbfuse import seeds
 from bbfuse.config import validate
 from experiments import access_gap, alignment, bit_errors, cifar10, energy, fleet, main_job, misled, query_efficiency, tuning
-from experiments.benchmarks import injection, overhead, proxy, remote
+from experiments.benchmarks import injection, overhead, proxy, remote, scaling
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
 
@@ -251,3 +251,12 @@ def test_the_energy_command_prints_records_and_tables(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("images", "chips", "points"), [(10**4, 10**6, 4.09), (10**5, 10**6, 1.67), (10**4, 50, 56)])
 def test_the_guarantee_has_the_values_of_the_proposition(images: int, chips: int, points: float) -> None:
     assert 100 * bit_errors.guarantee(images, chips) == pytest.approx(points, rel=0.01)
+
+
+def test_what_travels_to_workers_is_small_beside_what_it_replaces() -> None:
+    result = json.loads((RESULTS / "scaling.json").read_text())
+    assert result["config"]["cases"] == json.loads(json.dumps({**scaling.CASES, **scaling.PEERS}))
+    for row in result["rows"]:
+        assert row["bytes_per_probe"] < 100
+        if row["case"] in scaling.PEERS:
+            assert row["peer_bytes_per_probe"] > 5 * row["bytes_per_probe_in_all"]
