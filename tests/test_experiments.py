@@ -132,6 +132,13 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         "follow",
     ),
     "injection": (injection.main, {"rate", "method", "seconds"}, "uniform"),
+    "scaling": (
+        scaling.main,
+        {
+            "case", "workers", "steps_per_second", "bytes_per_probe", "peer", "peer_steps_per_second", "peer_bytes_per_probe",
+        },
+        "compute",
+    ),
     "overhead": (overhead.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch"),
     "remote": (remote.main, {"shape", "target_ms", "mode", "images_per_second"}, "binary"),
     "proxy": (proxy.main, {"shape", "mode", "generator", "direct_ms", "proxy_ms", "fuse_ms", "added_ms"}, "UNetXS"),
