@@ -287,3 +287,31 @@ def test_large_queries_are_cut_the_same_way_whoever_answers() -> None:
     ledger = Ledger(backend, 1000)
     ledger.ask(images(300), CHIP)
     assert (ledger.images, ledger.requests) == (300, 3)
+
+
+def test_what_others_send_is_granted_before_and_counted_after(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "answers.jsonl")
+    ledger = Ledger(Scripted(), 100, journal)
+    first, second, third, fourth = (ledger.granted([20, 10]) for _ in range(4))
+    for grant in (first, second, third):
+        ledger.reserve(grant)
+    with pytest.raises(BudgetSpentError, match="30 more images would pass the limit of 100, 90 are sent"):
+        ledger.reserve(fourth)
+    answers = [torch.arange(30.0).view(15, 2), torch.arange(30.0, 60.0).view(15, 2)]
+    ledger.settle(first, 30, 2, answers)
+    ledger.settle(second, 0, 0, None)  # refused before it was sent
+    ledger.lose(third)
+    assert (ledger.images, ledger.requests, ledger.lost) == (30, 2, 30)
+    ledger.reserve(second)
+    journal.close()
+
+    journal = Journal(tmp_path / "answers.jsonl")
+    resumed = Ledger(Scripted(), 100, journal)
+    first, second, third = (resumed.granted([20, 10]) for _ in range(3))
+    known = resumed.recalled(first)
+    assert known is not None
+    assert torch.equal(torch.cat(known), torch.cat(answers))
+    assert resumed.recalled(second) is resumed.recalled(third) is None
+    # what was under way when the process died is lost, too; it had been put down twice
+    assert (resumed.images, resumed.requests, resumed.lost) == (30, 2, 90)
+    journal.close()
