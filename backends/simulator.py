@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +29,8 @@ class Simulator:
 
     What is not stored is held elsewhere, without errors: buffers always, and everything but the weights of convolutions and
     linear layers where `Memory.stored` says so. The scale of a normalisation is stored as its distance from 1 (Stutz et al.
-    2021, section 3). The network is frozen and put into evaluation mode, so that an answer depends on images and chip alone.
+    2021, section 3). The network is frozen and put into evaluation mode, so that an answer depends on images and chip alone;
+    its weights stay what they are while it is asked, also from several threads.
     ``quantization``, if given, replaces that of ``memory``.
 
     Raises:
@@ -36,7 +39,11 @@ class Simulator:
 
     def __init__(self, network: nn.Module, memory: Memory | None = None, quantization: Quantization | None = None) -> None:
         memory = memory or Memory()
-        self._network = network.eval().requires_grad_(False)
+        network.eval().requires_grad_(False)
+        # layers of our own around the same tensors: reading a chip puts its weights into them for the time of a question
+        shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+        self._network = copy.deepcopy(network, shared)
+        self._lock = threading.RLock()
         preset, usual = PRESETS[memory.quantization]
         self._shifted = {
             f"{name}.weight" for name, layer in network.named_modules() if isinstance(layer, _NORMS) and layer.weight is not None
@@ -54,7 +61,8 @@ class Simulator:
 
     def logits(self, images: Tensor, chip: Chip) -> Tensor:
         """Logits (n, classes), on the tape wherever ``images`` are."""
-        return functional_call(self._network, self.weights(chip), (images,))  # type: ignore[no-any-return]
+        with self._lock:
+            return functional_call(self._network, self.weights(chip), (images,))  # type: ignore[no-any-return]
 
     def logits_of_all(self, images: Tensor, chips: Sequence[Chip]) -> Tensor:
         """Logits (chips, n, classes) of the same images on every chip, in one batched pass over all of them.
@@ -64,19 +72,21 @@ class Simulator:
         """
         each = [self.weights(chip) for chip in chips]
         stacked = {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
-        return vmap(lambda weights: functional_call(self._network, weights, (images,)))(stacked)  # type: ignore[no-any-return]
+        with self._lock:
+            return vmap(lambda weights: functional_call(self._network, weights, (images,)))(stacked)  # type: ignore[no-any-return]
 
     def weights(self, chip: Chip) -> dict[str, Tensor]:
         """The stored tensors as ``chip`` reads them, by name; those of the last chips are kept."""
-        if chip not in self._kept:
-            weights = self.stored.tensors(self._reading.on(chip), self._device)
-            for name in self._shifted & weights.keys():
-                weights[name] += 1.0
-            self._kept[chip] = weights
-            if len(self._kept) * 4 * self.stored.patterns.size > _BYTES_KEPT and len(self._kept) > 1:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(chip)
-        return self._kept[chip]
+        with self._lock:
+            if chip not in self._kept:
+                weights = self.stored.tensors(self._reading.on(chip), self._device)
+                for name in self._shifted & weights.keys():
+                    weights[name] += 1.0
+                self._kept[chip] = weights
+                if len(self._kept) * 4 * self.stored.patterns.size > _BYTES_KEPT and len(self._kept) > 1:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(chip)
+            return self._kept[chip]
 
 
 def errors(memory: Memory) -> Errors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -128,3 +129,16 @@ def test_a_chip_is_the_same_on_a_gpu(own: nn.Module, errors: str) -> None:
     for name, weights in here.items():
         assert there[name].is_cuda
         assert torch.equal(there[name].cpu(), weights)
+
+
+def test_threads_that_ask_at_once_get_their_own_chips_and_leave_the_network_alone(network: nn.Module) -> None:
+    before = [p.clone() for p in network.parameters()]
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    chips = [NOMINAL, *(Chip(0.05, seed) for seed in range(5))]
+    expected = [Simulator(network).logits(images, chip) for chip in chips]
+    simulators = [Simulator(network), Simulator(network)]
+    with ThreadPoolExecutor(8) as pool:
+        asked = [(number % 2, number % len(chips)) for number in range(400)]
+        found = list(pool.map(lambda one: simulators[one[0]].logits(images, chips[one[1]]), asked))
+    assert all(torch.equal(answers, expected[chip]) for answers, (_, chip) in zip(found, asked, strict=True))
+    assert all(torch.equal(p, was) for p, was in zip(network.parameters(), before, strict=True))
