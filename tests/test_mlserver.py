@@ -28,7 +28,7 @@ from backends.remote import RemoteBackend
 from backends.simulator import Simulator
 from tests.test_serve import command
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.xdist_group("mlserver")]
 
 VERSION = "1.7.1"
 ROOT = Path(__file__).parent.parent

@@ -108,6 +108,7 @@ def joined(cache: Path) -> Iterator[None]:
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("joined")
 @pytest.mark.parametrize(
     ("name", "workers"),
@@ -147,6 +148,7 @@ def at_reply(count: int, act: Callable[[Any], None], monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("joined")
 @pytest.mark.parametrize(("name", "sign"), [("nes", signal.SIGKILL), ("rge", signal.SIGKILL), ("nes", signal.SIGSTOP)])
 def test_a_worker_that_dies_or_falls_silent_in_mid_step_changes_nothing(
@@ -182,6 +184,7 @@ def dying(_: Any) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("joined", "taken")
 @pytest.mark.parametrize("backend", ["local", "remote"])
 def test_a_run_whose_driver_dies_goes_on_with_any_number_of_workers(
@@ -207,6 +210,7 @@ def test_a_run_whose_driver_dies_goes_on_with_any_number_of_workers(
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("joined", "taken")
 def test_workers_in_a_faulty_network_bring_the_same_numbers_and_every_image_is_counted(server: OwnServer, tmp_path: Path) -> None:
     config = dataclasses.replace(
@@ -233,6 +237,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 def test_on_three_nodes_of_which_one_is_lost_in_mid_run_it_is_the_same_run(
     taken: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
