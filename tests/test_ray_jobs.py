@@ -45,7 +45,7 @@ QUANTITIES = {"type": "object", "additionalProperties": QUANTITY}
 SECRET = closed("key", name=TEXT, key=TEXT, optional=SWITCH)
 CONTAINER = closed(
     "name image", name=LABEL, image=TEXT,
-    env={"type": "array", "items": closed("name", name=TEXT, value={"type": "string"}, valueFrom=closed("", secretKeyRef=SECRET))},
+    env={"type": "array", "items": closed("name", name=TEXT, value=TEXT, valueFrom=closed("", secretKeyRef=SECRET))},
     ports={"type": "array", "items": closed("containerPort", containerPort={"type": "integer", "maximum": 65535}, name=LABEL)},
     resources=closed("", limits=QUANTITIES, requests=QUANTITIES),
     volumeMounts={"type": "array", "items": closed("mountPath name", mountPath=TEXT, name=LABEL, readOnly=SWITCH)},
