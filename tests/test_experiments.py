@@ -15,7 +15,19 @@ from backends.memory.codes import store
 from backends.memory.scheme import Quantization
 from bbfuse import seeds
 from bbfuse.config import validate
-from experiments import access_gap, alignment, bit_errors, cifar10, energy, fleet, main_job, misled, query_efficiency, tuning
+from experiments import (
+    access_gap,
+    alignment,
+    bit_errors,
+    cifar10,
+    energy,
+    fleet,
+    main_job,
+    misled,
+    query_efficiency,
+    saturation,
+    tuning,
+)
 from experiments.benchmarks import injection, overhead, proxy, remote, scaling
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
@@ -138,6 +150,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
             "case", "workers", "steps_per_second", "bytes_per_probe", "peer", "peer_steps_per_second", "peer_bytes_per_probe",
         },
         "compute",
+    ),
+    "saturation": (
+        saturation.main,
+        {"parameters", "answer_ms", "workers", "steps_per_second", "driver_busy", "saturates_at", "measured", "relative_error"},
+        "remote",
     ),
     "overhead": (overhead.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch"),
     "remote": (remote.main, {"shape", "target_ms", "mode", "images_per_second"}, "binary"),
@@ -267,3 +284,41 @@ def test_what_travels_to_workers_is_small_beside_what_it_replaces() -> None:
         assert row["bytes_per_probe"] < 100
         if row["case"] in scaling.PEERS:
             assert row["peer_bytes_per_probe"] > 5 * row["bytes_per_probe_in_all"]
+
+
+COSTS = saturation.Costs(1000, step=8.0, probe=0.5, compute=3.0)
+
+
+def test_a_simulated_step_is_what_it_has_to_be_at_both_ends() -> None:
+    alone = saturation.simulated(COSTS, 7.0, workers=1, probes=6)
+    assert alone.milliseconds == pytest.approx(8.0 + 0.5 + 6 * (3.0 + 7.0))  # the probes follow one another
+    many = saturation.simulated(COSTS, 7.0, workers=1000, probes=4000)
+    assert many.milliseconds == pytest.approx(8.0 + 4000 * 0.5)  # the driver never waits
+    assert many.busy == pytest.approx(1.0)
+    one_core = saturation.simulated(COSTS, 0.0, workers=4, probes=40, cores=1)
+    assert one_core.milliseconds == pytest.approx(8.0 + 0.5 + 40 * 3.0)  # four workers on one core are as one
+    assert saturation.simulated(COSTS, 7.0, 2, 40, cores=2) == saturation.simulated(COSTS, 7.0, 2, 40)
+
+
+@pytest.mark.parametrize("answer", [0.0, 7.0, 90.0])
+def test_no_simulated_step_is_shorter_than_the_drivers_work_or_its_workers(answer: float) -> None:
+    for workers in (1, 2, 5, 16, 61):
+        for probes in (1, 7, 64, 500):
+            step = saturation.simulated(COSTS, answer, workers, probes)
+            assert step.milliseconds >= COSTS.step + probes * COSTS.probe - 1e-9
+            assert step.milliseconds >= COSTS.step + -(-probes // workers) * (COSTS.compute + answer)
+            assert 0.0 < step.busy <= 1.0 + 1e-9
+
+
+def test_the_driver_saturates_where_the_simulation_says() -> None:
+    """The rows follow from the measured costs; below half of the limit more workers are more probes a second, above twice it they
+    are not; what was measured is met to a half."""
+    result = json.loads((RESULTS / "saturation.json").read_text())
+    assert saturation.rows_from(result["config"]["measured"]) == result["rows"]
+    for row in result["rows"]:
+        if row["measured"] is not None:
+            assert abs(row["relative_error"]) < 0.5
+        elif row["workers"] > 2 * row["saturates_at"]:
+            assert row["driver_busy"] > 0.99
+        elif row["workers"] < row["saturates_at"] / 2:
+            assert row["driver_busy"] < 0.8

@@ -44,7 +44,7 @@ from bbfuse.objective import Step, Term
 from bbfuse.seeds import stream
 from experiments.study import command
 
-__all__ = ["CASES", "PEERS", "measure", "owned"]
+__all__ = ["CASES", "PEERS", "SERVER_MS", "Work", "measure", "owned"]
 
 CLASSES, OWNED = 10, 64
 SERVER_MS = 50
@@ -83,7 +83,7 @@ def opened_by(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
     return backend, owned(case["shape"]).images  # type: ignore[arg-type]
 
 
-class _Work:
+class Work:
     """Steps of `nes` on ``workers``, in this process for 0; what travels is added up in ``bytes``."""
 
     def __init__(self, name: str, workers: int, url: str | None, stack: ExitStack) -> None:
@@ -98,12 +98,17 @@ class _Work:
         self._ledger.ask(self._data.images[:1], NOMINAL)
         self._fuse = Fuse(case["generator"], case["shape"], stream(0, "fuse"))
         self._fuse.calibrate(self._data.images)
-        self._method = Nes(NesConfig(pairs=case["pairs"]), Problem(OWNED, CLASSES, False, 0), self._fuse)
-        self.probes = 2 * case["pairs"]
+        self.parameters = len(self._fuse.vector())
+        self.ask(case["pairs"])
         self.sent = self.put = 0
         self.cluster = self._metered(config)
         stack.callback(self.cluster.close)
         self.cluster.wait()
+
+    def ask(self, pairs: int) -> None:
+        """That many pairs of probes a step from now on."""
+        self.probes = 2 * pairs
+        self._method = Nes(NesConfig(pairs=pairs), Problem(OWNED, CLASSES, False, 0), self._fuse)
 
     def _metered(self, config: RunConfig) -> Any:
         from bbfuse.cluster import Cluster
@@ -148,7 +153,7 @@ def _seconds(step: Callable[[int], object], steps: int) -> float:
 
 def _ours(name: str, workers: int, steps: int, url: str | None = None) -> dict[str, Any]:
     with ExitStack() as stack:
-        work = _Work(name, workers, url, stack)
+        work = Work(name, workers, url, stack)
         seconds = _seconds(work.step, steps)
         probes = (steps + 3) * work.probes
         return {
