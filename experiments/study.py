@@ -2,6 +2,10 @@
 
 ``python -m experiments.NAME`` prints the committed result as a table, ``--json`` prints the file, ``--run`` computes it and
 writes it anew. A study is a result whose rows are runs, resumed (in ``runs/NAME``) until all are there.
+
+``python -m experiments.study FILE`` does the runs of a list of one's own: a Python file with ``CONFIGS``, settings in a list
+or by names, whose folders lie in ``runs/`` and the file's name. They are spread over this machine's cores, or by
+``--ray-address`` over a cluster of Ray, whose machines have to see the same folder.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import json
 import multiprocessing
 import os
 import platform
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,13 +27,15 @@ from typing import Any
 import torch
 from rich.console import Console, RenderableType
 from rich.progress import track
+from rich.table import Table
+from tyro.conf import Positional
 
 from backends import flags
-from backends.interface import InputError
-from bbfuse.config import RunConfig, from_dict, to_dict
+from backends.interface import InputError, TargetError
+from bbfuse.config import RunConfig, from_dict, to_dict, validate
 from bbfuse.run import SCHEMA, execute
 
-__all__ = ["RESULTS", "Study", "Task", "as_json", "carried_out", "command", "configs_of", "rows_of", "settings_of"]
+__all__ = ["RESULTS", "Study", "Task", "as_json", "carried_out", "command", "configs_of", "main", "rows_of", "settings_of"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -109,13 +116,38 @@ class Study:
         return settings_of(tasks), self.rows(records, folders)
 
 
-def carried_out(root: Path, tasks: Sequence[Task]) -> tuple[list[dict[str, Any]], list[Path]]:
-    """The summaries of all ``tasks`` and their folders under ``root``; what is missing of their runs is done."""
+def carried_out(root: Path, tasks: Sequence[Task], ray_address: str | None = None) -> tuple[list[dict[str, Any]], list[Path]]:
+    """The summaries of all ``tasks`` and their folders under ``root``; what is missing of their runs is done, by the Ray at
+    ``ray_address`` if there is one."""
     folders = [task.folder(root) for task in tasks]
+    if ray_address is not None:
+        return _carried_out_by_ray(ray_address, tasks, folders), folders
     # every run has one thread; it is the same run wherever and beside whatever it is computed
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         summaries = list(track(pool.map(_run, tasks, folders), "runs", len(folders), console=Console(stderr=True)))
     return summaries, folders
+
+
+def _carried_out_by_ray(address: str, tasks: Sequence[Task], folders: Sequence[Path]) -> list[dict[str, Any]]:
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, include_dashboard=False if address == "local" else None)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise InputError(f"--ray-address {address} cannot be reached: {' '.join(str(error).split())[:200]}") from error
+    try:
+        run = ray.remote(_run)
+        waiting = [
+            run.options(num_cpus=task.config.threads).remote(task, folder.resolve())
+            for task, folder in zip(tasks, folders, strict=True)
+        ]
+        every = list(waiting)
+        for _ in track(range(len(every)), "runs", console=Console(stderr=True)):
+            (come,), waiting = ray.wait(waiting)
+            ray.get(come)  # what failed stops the rest
+        return list(ray.get(every))
+    finally:
+        ray.shutdown()
 
 
 def settings_of(tasks: Sequence[Task]) -> dict[str, Any]:
@@ -167,3 +199,56 @@ def _machine() -> dict[str, Any]:
 def _commit() -> str | None:
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, capture_output=True, text=True)
     return done.stdout.strip() or None
+
+
+@dataclass(frozen=True)
+class Own:
+    """Do the runs of a list of one's own, or what is missing of them."""
+
+    file: Positional[Path]
+    """Python file with CONFIGS, a list of RunConfig or a dict of them by names"""
+    ray_address: str | None = None
+    """spread them over the Ray there (local, auto, HOST:PORT); over this machine's cores if not given"""
+    json: bool = False
+    """print the summaries, by names, and nothing else"""
+
+
+def main(arguments: list[str]) -> int:
+    """The command line of a list of one's own; the exit code."""
+    try:
+        asked = flags.parse(Own, "python -m experiments.study", arguments)
+        tasks = _listed(asked.file)
+        summaries, folders = carried_out(Path("runs") / asked.file.stem, tasks, asked.ray_address)
+    except InputError as error:
+        return flags.refused(error)
+    except TargetError as error:
+        return flags.refused(error, code=1)
+    names = [task.labels["name"] for task in tasks]
+    if asked.json:
+        print(json.dumps(dict(zip(names, summaries, strict=True)), indent=1))
+        return 0
+    table = Table("run", "images sent", "accuracy before, %", "and after", "folder")
+    for name, summary, folder in zip(names, summaries, folders, strict=True):
+        before, after = (100 * summary["accuracy"][key]["mean"] for key in ("perturbed", "perturbed_fused"))
+        table.add_row(name, f"{summary['queries']['images']:,}", f"{before:.1f}", f"{after:.1f}", str(folder))
+    Console().print(table)
+    return 0
+
+
+def _listed(file: Path) -> list[Task]:
+    """The runs that ``file`` names."""
+    if not file.is_file():
+        raise InputError(f"{file} is no file: name a Python file with CONFIGS")
+    configs = runpy.run_path(str(file)).get("CONFIGS")
+    named = configs if isinstance(configs, dict) else {str(place): config for place, config in enumerate(configs or [])}
+    if not named or not all(isinstance(config, RunConfig) for config in named.values()):
+        raise InputError(f"{file} must have CONFIGS, RunConfig in a list or a dict, at least one")
+    for config in named.values():
+        validate(config)
+    return [Task({"name": name}, config) for name, config in named.items()]
+
+
+if __name__ == "__main__":
+    from experiments.study import main  # under its own name, by which other processes know what it sends
+
+    sys.exit(main(sys.argv[1:]))
