@@ -5,7 +5,7 @@ Every method at the learning rate that `experiments.tuning` found for it on othe
 sent for training, the closing report is not counted in them. ``owned`` images, all or 200, with the labels `given` or with the
 `target`'s own answers at nominal voltage in their place. Points are recovered on held-out images; the share is that of the white
 box with the same setting, images, head and seed. ``method`` `head` is the head alone, `control` a classifier of the fuse's own
-size, trained on the owned images and used instead of the target.
+size, trained on the owned images and used instead of the target. The rows of CIFAR-10 (JPEG) are those of `experiments.cifar10`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from torch import nn
 
@@ -29,7 +29,8 @@ from backends.fitting import Recipe, fit
 from bbfuse.config import ReportConfig, ValidationConfig
 from bbfuse.figures import legend_beside, svg, without_frame
 from bbfuse.measure import accuracy, report_images
-from experiments.study import RESULTS, Study, Task
+from experiments import cifar10
+from experiments.study import RESULTS, Study, Task, rows_of
 from experiments.tuning import ARMS, SETTINGS, tuned
 
 __all__ = ["STUDY"]
@@ -144,10 +145,11 @@ def _control(owned: int, seed: int) -> float:
 
 
 def _table(rows: list[dict[str, Any]]) -> Group:
-    parts: list[Table | str] = []
+    parts: list[RenderableType] = []
+    digits = [row for row in rows if row["data"] == "digits"]
     for setting in SETTINGS:
         table = Table("method", "head", *(f"{images // 1000}k" for images in BUDGETS), title=f"{setting}: points won back")
-        mine = [row for row in rows if row["setting"] == setting and row["owned"] > OWNED]
+        mine = [row for row in digits if row["setting"] == setting and row["owned"] > OWNED]
         for method, head in dict.fromkeys((row["method"], row["head"]) for row in mine):
             these = {row["images"]: row for row in mine if (row["method"], row["head"]) == (method, head)}
             if method in ("head", "control"):
@@ -157,10 +159,11 @@ def _table(rows: list[dict[str, Any]]) -> Group:
             table.add_row(method, head, *cells)
         parts.append(table)
     small = Table("setting", "labels", "method", "head", "won back", title=f"{OWNED} images owned, 30k sent")
-    for row in rows:
+    for row in digits:
         if row["owned"] == OWNED:
             small.add_row(row["setting"], row["labels"], row["method"], row["head"], _cell(row))
-    return Group(*parts, small, "mean ± sd of 5 seeds, and share of what the white box wins back with as much data")
+    parts += [small, "digits: mean ± sd of 5 seeds, and share of what the white box wins back with as much data\n"]
+    return Group(*parts, cifar10.STUDY.table([row for row in rows if row["data"] != "digits"]))
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -197,7 +200,7 @@ def _draw(rows: list[dict[str, Any]], setting: str) -> None:
     (RESULTS / f"access_gap_{setting}.svg").write_text(svg(figure))
 
 
-STUDY = Study("access_gap", _tasks, _record, _rows, _table)
+STUDY = Study("access_gap", _tasks, _record, _rows, _table, also=lambda: rows_of("cifar10"))
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

@@ -51,7 +51,7 @@ class Asked:
     """Show a committed result."""
 
     json: bool = False
-    """print the file as it is"""
+    """print the file"""
     run: bool = False
     """compute what is missing and write it anew"""
 
@@ -61,8 +61,12 @@ def command(
     compute: Callable[[], tuple[Any, list[dict[str, Any]]]],
     table: Callable[[list[dict[str, Any]]], RenderableType],
     arguments: Sequence[str],
+    also: Callable[[], list[dict[str, Any]]] = list,
 ) -> int:
-    """The command line of the result ``name``, whose settings and rows ``compute`` gives; the exit code."""
+    """The command line of the result ``name``, whose settings and rows ``compute`` gives; the exit code.
+
+    ``also`` gives rows of the same keys that another result has; they are shown behind its own.
+    """
     try:
         asked = flags.parse(Asked, f"python -m experiments.{name}", arguments)
     except InputError as error:
@@ -70,8 +74,9 @@ def command(
     path = RESULTS / f"{name.split('.')[-1]}.json"
     if asked.run:
         path.write_text(as_json(*compute()))
-    text = path.read_text()
-    print(text, end="") if asked.json else Console().print(table(json.loads(text)["rows"]))
+    result = json.loads(path.read_text())
+    result["rows"] += also()
+    print(json.dumps(result, indent=1)) if asked.json else Console().print(table(result["rows"]))
     return 0
 
 
@@ -100,10 +105,12 @@ class Study:
     table: Callable[[list[dict[str, Any]]], RenderableType]
     before: Callable[[], None] = lambda: None
     """Makes what the runs begin with, where it is not there yet."""
+    also: Callable[[], list[dict[str, Any]]] = list
+    """Rows of the same keys that another study has, shown with its own."""
 
     def main(self, arguments: Sequence[str]) -> int:
         """The command line; the exit code."""
-        return command(self.name, self._compute, self.table, arguments)
+        return command(self.name, self._compute, self.table, arguments, self.also)
 
     def _compute(self) -> tuple[Any, list[dict[str, Any]]]:
         self.before()
