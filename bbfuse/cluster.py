@@ -16,6 +16,7 @@ import copy
 import logging
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -42,6 +43,7 @@ _OBJECT_STORE = 256 << 20  # bytes, of the Ray that is started here: some steps 
 _AT_HAND = 2  # probes that a worker has: one that it scores, and the next
 _DEATHS = 3  # with one probe, or of a worker and its successors without an answer, before it is the run that has failed
 _LOOK = 1.0  # seconds between looks for workers that have fallen silent
+_CONNECT = 10.0  # seconds for a cluster to take a connection
 _WAITING = 0.05  # processors of a worker that waits for a server most of the time
 
 
@@ -386,6 +388,9 @@ def _join(config: RunConfig) -> None:
         "object_store_memory": _OBJECT_STORE, "include_dashboard": False,
     }  # fmt: skip
     try:
+        if address not in ("local", "auto"):  # Ray itself takes minutes to find nobody there
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_CONNECT).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(started if address == "local" else {}))
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"--ray.address {address} cannot be reached: {' '.join(str(error).split())[:200]}") from error

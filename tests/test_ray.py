@@ -74,6 +74,16 @@ def test_what_cannot_work_is_refused(changed: dict[str, Any], words: str) -> Non
         validate(dataclasses.replace(BASE, **changed))
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
+def test_a_cluster_that_is_not_there_is_refused_and_nothing_is_left(address: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(BASE, workers=2, optimizer="nes", ray=RayConfig(address=address), out=tmp_path / "run")
+    with pytest.raises(InputError, match=f"--ray.address {address} cannot be reached") as error:
+        execute(config)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """For every reply the process that sent it and its bytes; all workers are ready before the first probe."""
