@@ -73,6 +73,7 @@ CELLS = [
     Cell("chip", 500, "target", 10_000, BOTH, 3),
     Cell("chip", 2000, "target", 10_000, BOTH, 3),
     Cell("chip", ALL, "given", 100_000, ("rge, parameters",), 3),
+    Cell("population", ALL, "given", 30_000, BOTH, 1),
 ]
 REPORTED_CHIPS = 5
 
