@@ -88,6 +88,7 @@ class _Model:
 
     def respond(self, body: bytearray, length: str | None) -> Response:
         """The response to the request in ``body``, an error where there is no answer."""
+        torch.get_num_threads()  # asking makes the process's number this thread's too; sums round differently with another
         try:
             return self._answer(body, length)
         except InputError as problem:  # here and not in another thread, which would keep the whole request for a while

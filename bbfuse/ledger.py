@@ -116,7 +116,9 @@ class Ledger:
         self._number = 0
         self._reserved = 0
         self._in_flight = in_flight
-        self._pool = ThreadPoolExecutor(in_flight) if in_flight > 1 else None  # its threads end with it
+        self._pool = (
+            ThreadPoolExecutor(in_flight, initializer=torch.get_num_threads) if in_flight > 1 else None
+        )  # its threads end with it
         self._lock = threading.Lock()
 
     @property

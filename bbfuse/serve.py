@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 import numpy as np
 import orjson
+import torch
 from aiohttp import web
 from multidict import CIMultiDict
 from torch import Tensor
@@ -171,8 +172,9 @@ class _Proxy:
         self._timeout = timeout
         self._tls = tls
         self._session: aiohttp.ClientSession
-        # one at a time, away from the loop, which goes on with other requests meanwhile
-        self._pool = ThreadPoolExecutor(1)
+        # one at a time, away from the loop, which goes on with other requests meanwhile; asking for it a thread takes over the
+        # process's number of processor threads, on which the last bit of a sum depends
+        self._pool = ThreadPoolExecutor(1, initializer=torch.get_num_threads)
 
     async def opened(self, _: web.Application) -> AsyncIterator[None]:
         """The connections to the server, as long as the application lives."""
@@ -295,7 +297,6 @@ def _calibrated(trained: Trained, config: ServeConfig, model: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Serve until told to stop; the first line on standard output is the URL. The exit code."""
-    import torch
 
     try:
         config = parse(ServeConfig, "python -m bbfuse.serve", arguments)

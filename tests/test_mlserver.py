@@ -136,7 +136,9 @@ def summary_of(folder: Path, *words: str) -> dict[str, Any]:
 def run_there(mlserver: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run against MLServer: its folder and its summary."""
     folder = tmp_path_factory.mktemp("there") / "run"
-    return folder, summary_of(folder, "--backend", "remote", "--remote.url", mlserver, "--remote.model", "digits")
+    return folder, summary_of(
+        folder, "--backend", "remote", "--remote.url", mlserver, "--remote.watch", "0", "--remote.model", "digits"
+    )
 
 
 def test_a_run_against_it_is_the_local_run_number_for_number(run_there: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_run_whose_driver_dies_goes_on_with_any_number_of_workers(
         shutil.copytree(tmp_path / "cut", copied)
         resumed = execute(RunConfig(resume=copied, workers=workers))
         assert {name: value for name, value in resumed.items() if name != "seconds"} == alone
-    assert answered is None or answered >= 40
+    assert answered is None or answered > 0  # since the last checkpoint
 
 
 @pytest.mark.ray
