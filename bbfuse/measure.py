@@ -38,9 +38,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).double().mean().item()
 
 
-def report_images(test: Split, chips: int, images_per_chip: int = 0) -> int:
-    """Images that `accuracies` sends: the test images raw and fused, at nominal voltage and on each chip, and its head's."""
-    return 2 * len(test) * (1 + chips) + chips * images_per_chip
+def report_images(images: int, chips: int, images_per_chip: int = 0) -> int:
+    """What `accuracies` sends: ``images`` raw and fused, at nominal voltage and on each chip, and those of its head."""
+    return 2 * images * (1 + chips) + chips * images_per_chip
 
 
 def accuracies(ask: Ask, fuse: Fuse, heads: Heads, test: Split, chips: Sequence[Chip]) -> dict[str, Any]:

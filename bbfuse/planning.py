@@ -146,7 +146,7 @@ def plan(
     validation = checked + met
     chips = config.report.chips if population else 1
     report = question(len(data.test)) * (2 * (1 + chips)) + met * chips
-    kept = report_images(data.test, chips, heads.images_per_chip)
+    kept = report_images(len(data.test), chips, heads.images_per_chip)
     asked = sum((question(images) for images in watch.asked_once), Queries())
     before = warm_up.images + warm_up_steps * first.whole.images + (2 + watch.times) * asked.images
     # one request is kept back for a run that is killed while its answer is under way

@@ -71,7 +71,7 @@ def _of_setting(setting: str) -> Iterator[Task]:
 
 def _of_arm(setting: str, arm: str, images: int, head: str, owned: int, labels: str) -> Iterator[Task]:
     chips = 1 if setting == "chip" else REPORTED_CHIPS
-    report = report_images(load("digits").test, chips, STANDARDIZED if head == "standardize" else 0)
+    report = report_images(len(load("digits").test), chips, STANDARDIZED if head == "standardize" else 0)
     config = ARMS[arm].config(
         tuned(setting, arm), budget=images + report, labels=labels, validation=ValidationConfig(times=0)
     )  # fmt: skip

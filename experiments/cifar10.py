@@ -32,7 +32,7 @@ from backends.data import load
 from backends.fitting import LARGE_RECIPE, kept
 from bbfuse.config import AffineConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.measure import accuracy
+from bbfuse.measure import accuracy, report_images
 from bbfuse.methods import RgeConfig
 from experiments.study import RESULTS, Study, Task, rows_of
 
@@ -97,10 +97,10 @@ def _config(cell: Cell, method: str, seed: int) -> RunConfig:
     }  # fmt: skip
     if cell.setting == "chip":
         common |= {"chip_seed": seed, "affine": AffineConfig(images=1000), "report": ReportConfig(images=REPORTED)}
-        return RunConfig(budget=cell.images + 4 * REPORTED, **common)
+        return RunConfig(budget=cell.images + report_images(REPORTED, 1), **common)
     if method == "backprop":
         common["batch"] = 16  # its best on digits
-    report = REPORTED_CHIPS * STANDARDIZED + 2 * (1 + REPORTED_CHIPS) * REPORTED
+    report = report_images(REPORTED, REPORTED_CHIPS, STANDARDIZED)
     return RunConfig(
         seed=seed, budget=cell.images + report, report=ReportConfig(chips=REPORTED_CHIPS, images=REPORTED), **common
     )  # fmt: skip

@@ -51,7 +51,7 @@ def _config(images: int, reported: int, **settings: Any) -> RunConfig:
 
 
 def _report(chips: int) -> int:
-    return report_images(load("digits").test, chips)
+    return report_images(len(load("digits").test), chips)
 
 
 def _population() -> Task:

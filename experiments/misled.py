@@ -106,7 +106,7 @@ def _config(method: str, name: str, seed: int) -> RunConfig:
     weights = str(_weights(fitted, seed)) if fitted in MISLEADING else None
     updates = 0 if name == "frozen" else SurrogateConfig().updates
     return RunConfig(
-        optimizer=method, head="none", chip_seed=seed, seed=seed, budget=IMAGES + report_images(load("digits").test, 1),
+        optimizer=method, head="none", chip_seed=seed, seed=seed, budget=IMAGES + report_images(len(load("digits").test), 1),
         surrogate=SurrogateConfig(weights=weights, updates=updates), validation=ValidationConfig(times=0),
     )  # fmt: skip
 

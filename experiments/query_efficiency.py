@@ -56,7 +56,7 @@ def _tasks() -> Iterator[Task]:
 def _config(setting: str, method: str, images: int, seed: int) -> RunConfig:
     chips = 1 if setting == "chip" else REPORTED_CHIPS
     # one request is kept back in every run
-    budget = max(images, 200) + report_images(load("digits").test, chips)
+    budget = max(images, 200) + report_images(len(load("digits").test), chips)
     common: dict[str, Any] = {"budget": budget, "validation": ValidationConfig(times=0)}
     where = {"chip_seed": seed} if setting == "chip" else {"seed": seed, "report": ReportConfig(chips=REPORTED_CHIPS)}
     if method == "backprop":

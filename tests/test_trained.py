@@ -17,23 +17,25 @@ from torch import Tensor
 
 import bbfuse
 from backends.data import Dataset
-from backends.interface import NOMINAL, Chip, InputError, Sending
+from backends.interface import NOMINAL, Chip, InputError
 from bbfuse.config import ReportConfig, RunConfig, StandardizeConfig
 from bbfuse.ledger import Ledger
 from bbfuse.measure import accuracy
 from bbfuse.records import RunFolder
 from bbfuse.train import Trainer
 from tests.conftest import LinearBackend
-from tests.test_laws import BASE
+from tests.test_laws import BASE, Probabilities
 
 POPULATION = dataclasses.replace(
     BASE, chip_seed=None, budget=12_000, report=ReportConfig(chips=2), standardize=StandardizeConfig(images=20)
 )
 
 
-def trained_run(config: RunConfig, path: Path, data: Dataset) -> tuple[Trainer, dict[str, Any]]:
-    """A run of ``config`` before the closed-form target in ``path``: its trainer and its accuracies."""
-    backend = LinearBackend(data)
+def trained_run(
+    config: RunConfig, path: Path, data: Dataset, target: type[LinearBackend] = LinearBackend
+) -> tuple[Trainer, dict[str, Any]]:
+    """A run of ``config`` before the closed-form ``target`` in ``path``: its trainer and its accuracies."""
+    backend = target(data)
     with contextlib.closing(RunFolder.create(path, config)) as folder:
         trainer = Trainer(config, backend.info, data, Ledger(backend, config.budget), folder)
         accuracies = trainer.run(lambda _: None)
@@ -124,21 +126,12 @@ def test_the_package_alone_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-class Probabilities(LinearBackend):
-    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        return super().query(images, chip, sending).softmax(1)
-
-
 @pytest.mark.parametrize("config", [dataclasses.replace(BASE, budget=4_000), POPULATION], ids=["affine", "standardize"])
 def test_behind_a_target_that_answers_with_probabilities_the_head_gets_what_it_was_trained_on(
     config: RunConfig, tmp_path: Path, digits: Dataset
 ) -> None:
-    target = Probabilities(digits)
-    with contextlib.closing(RunFolder.create(tmp_path, config)) as folder:
-        ledger = Ledger(target, config.budget)
-        trainer = Trainer(config, target.info, digits, ledger, folder)
-        trainer.run(lambda _: None)
-        folder.write_fuse(trainer.trained())
+    trainer, _ = trained_run(config, tmp_path, digits, Probabilities)
+    target, ledger = Probabilities(digits), trainer.ledger
     ledger.limit = 10**9
     loaded, chip = bbfuse.load(tmp_path), trainer.chip or Chip(0.05, 123_456)
     if loaded.calibrating_images:

@@ -8,15 +8,12 @@ and of the fuse.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http.client import HTTPConnection
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,12 +25,13 @@ from torch import Tensor
 
 import bbfuse
 from backends.binary import LENGTH, packed
-from backends.interface import NOMINAL, Access, BackendInfo, Chip, Sending
+from backends.interface import NOMINAL
 from backends.wire import request_body
 from bbfuse.config import RunConfig
 from bbfuse.fuse import Fuse
 from bbfuse.head import Affine
 from bbfuse.records import RunFolder
+from experiments.benchmarks.serving import Timed, answering
 from experiments.benchmarks.timing import median_seconds
 from experiments.study import command
 
@@ -42,48 +40,7 @@ __all__ = ["measure"]
 CASES = (((1, 8, 8), "MLP"), ((3, 32, 32), "UNetXS"))
 CLASSES = 10
 TURNS = 500
-MODEL = "pixels"
-
-
-class _Pixels:
-    """A target that costs no time: its logits are pixels."""
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.info = BackendInfo(MODEL, Access.LOGITS, shape, CLASSES)
-
-    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        """See `backends.interface.Backend`."""
-        sending(len(images))
-        return images.flatten(1)[:, :CLASSES]
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
-def _serve(shape: tuple[int, int, int], port: Connection) -> None:
-    import uvicorn
-
-    from backends.surface import Limits, application
-
-    torch.set_num_threads(1)
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    port.send(listener.getsockname()[1])
-    uvicorn.Server(uvicorn.Config(application([_Pixels(shape)], "FP32", Limits(), None), log_level="warning")).run([listener])
-
-
-@contextlib.contextmanager
-def _server(shape: tuple[int, int, int]) -> Iterator[str]:
-    """The address of a server with a `_Pixels`, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(shape, there), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{here.recv()}"
-    finally:
-        process.terminate()
-        process.join()
+MODEL = "timed"
 
 
 @contextlib.contextmanager
@@ -137,7 +94,7 @@ def measure(turns: int = TURNS) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as home:
             run = _run(Path(home) / "run", generator, shape)
             fuse = bbfuse.load(run).fuse
-            with _server(shape) as direct, _proxy(run, direct) as proxy:
+            with answering(Timed(shape, 0)) as direct, _proxy(run, direct) as proxy:
                 for mode, binary in (("json", False), ("binary", True)):
                     works: dict[str, Callable[[int], object]] = {
                         "direct": _asking(direct, image, binary),

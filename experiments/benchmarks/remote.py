@@ -6,22 +6,18 @@ The target sleeps so long for each batch of 128 images and answers with the firs
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
-from backends.interface import NOMINAL, Access, Backend, BackendInfo, Chip, Sending
+from backends.interface import NOMINAL, Backend
 from backends.remote import RemoteBackend, Wanted
-from backends.server import application, listening, serve
+from experiments.benchmarks.serving import Timed, answering
 from experiments.benchmarks.timing import median_seconds
 from experiments.study import command
 
@@ -34,23 +30,6 @@ REPEATS = 40
 CLASSES = 10
 
 
-class Timed:
-    """A target that takes a time of its own for a batch."""
-
-    def __init__(self, shape: tuple[int, int, int], milliseconds: int) -> None:
-        self.info = BackendInfo("timed", Access.LOGITS, shape, CLASSES)
-        self._seconds = milliseconds / 1000
-
-    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        """See `backends.interface.Backend`."""
-        sending(len(images))
-        time.sleep(self._seconds)
-        return images.flatten(1)[:, :CLASSES].contiguous()
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
 def measure(repeats: int) -> list[dict[str, Any]]:
     """A record for each shape, target and mode, the modes taking turns."""
     torch.set_num_threads(1)
@@ -58,7 +37,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     for shape in SHAPES:
         images = torch.rand(BATCH, *shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
         for milliseconds in TARGET_MS:
-            with _served(shape, milliseconds) as url:
+            with answering(Timed(shape, milliseconds)) as url:
                 modes: dict[str, Backend] = {
                     "local": Timed(shape, milliseconds),
                     "json": RemoteBackend(url, "timed", wanted=Wanted("oip")),
@@ -78,26 +57,6 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 def _asked(backend: Backend, images: Tensor) -> Callable[[int], Tensor]:
     return lambda _: backend.query(images, NOMINAL, lambda _: None)
-
-
-@contextmanager
-def _served(shape: tuple[int, int, int], milliseconds: int) -> Iterator[str]:
-    """The address of that target's server, which lives as long as the context."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, shape, milliseconds), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        process.terminate()
-        process.join()
-
-
-def _serve(told: Connection, shape: tuple[int, int, int], milliseconds: int) -> None:
-    torch.set_num_threads(1)
-    listener = listening("127.0.0.1", 0)
-    told.send(f"http://127.0.0.1:{listener.getsockname()[1]}")
-    serve(application([Timed(shape, milliseconds)]), listener)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import pickle
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from typing import Any
@@ -42,6 +41,7 @@ from bbfuse.ledger import Ledger
 from bbfuse.methods import NesConfig
 from bbfuse.objective import Step, Term
 from bbfuse.seeds import stream
+from experiments.benchmarks.serving import served
 from experiments.study import command
 
 __all__ = ["CASES", "PEERS", "SERVER_MS", "Work", "measure", "owned"]
@@ -242,7 +242,7 @@ def measure(steps: int) -> list[dict[str, Any]]:
     """A record for each case and number of workers, and for each peer."""
     torch.set_num_threads(1)
     rows = []
-    with _slow_server() as url:
+    with served(_serve) as url:
         for name, case in CASES.items():
             for workers in case["workers"]:  # type: ignore[attr-defined]
                 rows.append(_ours(name, workers, steps, url if case["target"] == "server" else None))
@@ -281,19 +281,6 @@ class _Slow(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Not a word."""
-
-
-@contextmanager
-def _slow_server() -> Iterator[str]:
-    """The address of that server, which lives as long as the context."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        process.terminate()
-        process.join()
 
 
 def _serve(told: Connection) -> None:
