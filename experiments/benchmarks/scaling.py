@@ -52,7 +52,7 @@ CASES = {
     "compute": {"target": "resnet18", "generator": "UNetXS", "batch": 4, "pairs": 8, "shape": (3, 32, 32), "workers": (1, 2)},
     "remote": {"target": "server", "generator": "MLP", "batch": 4, "pairs": 32, "shape": (1, 8, 8), "workers": (1, 16)},
 }  # fmt: skip
-PEERS = {
+PEERS: dict[str, dict[str, Any]] = {
     "peer, 121,195 parameters": {"target": "linear", "generator": "UNetS", "batch": 4, "pairs": 8, "shape": (3, 32, 32)},
     "peer, 723,273 parameters": {"target": "linear", "generator": "ConvL", "batch": 4, "pairs": 8, "shape": (3, 32, 32)},
 }  # fmt: skip
@@ -78,9 +78,9 @@ def _backend(target: str, shape: tuple[int, int, int], url: str | None) -> Backe
 def opened_by(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
     """What a worker has; the case's name travels as the data set's."""
     case = {**CASES, **PEERS}[config.data]
-    backend = _backend(case["target"], case["shape"], config.remote.url)  # type: ignore[arg-type]
+    backend = _backend(case["target"], case["shape"], config.remote.url)
     stack.callback(backend.close)
-    return backend, owned(case["shape"]).images  # type: ignore[arg-type]
+    return backend, owned(case["shape"]).images
 
 
 class Work:
@@ -167,13 +167,16 @@ class _Loss:
     """EvoTorch's fitness: the loss of the fuse with these parameters on one batch."""
 
     def __init__(self, name: str) -> None:
-        case: dict[str, Any] = PEERS[name]
+        self._name, case = name, PEERS[name]
         torch.set_num_threads(1)
         self._backend = _backend(case["target"], case["shape"], None)
         data = owned(case["shape"])
         self.fuse = Fuse(case["generator"], case["shape"], stream(0, "fuse"))
         self.fuse.calibrate(data.images)
         self._images, self._labels = data.images[: case["batch"]], data.labels[: case["batch"]]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # an actor makes its own
+        return _Loss, (self._name,)
 
     def __call__(self, vector: Tensor) -> Tensor:
         with torch.no_grad():
@@ -188,7 +191,7 @@ def _evotorch(name: str, steps: int) -> dict[str, Any]:
     from evotorch import Problem as Search
     from evotorch.algorithms import SNES
 
-    loss, probes, sent = _Loss(name), 2 * int(PEERS[name]["pairs"]), [0]  # type: ignore[call-overload]
+    loss, probes, sent = _Loss(name), 2 * int(PEERS[name]["pairs"]), [0]
 
     class Pool(evotorch.core.ActorPool):  # type: ignore[misc]
         """Adds up what goes out and comes back."""
