@@ -12,16 +12,17 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.data import Split
+from backends.hardening import Hardened, Hardening
 
 __all__ = ["LARGE_RECIPE", "RECIPE", "Recipe", "fit", "kept", "moved", "recipe_for"]
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW under a one-cycle schedule, images shifted by at most ``shift`` pixels, new pixels black, or mirrored."""
+    """Steps under a one-cycle schedule, images shifted by at most ``shift`` pixels, new pixels black, or mirrored."""
 
     steps: int = 600
     batch: int = 128
@@ -45,8 +46,20 @@ class Recipe:
     seed: int = 0
     threads: int = 1
     """part of the recipe, since sums round differently with another number and the network would be another one"""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with Nesterov momentum, 0.85 to 0.95 as the learning rate falls"""
+    label_smoothing: float = 0.0
+    """share of the probability that is asked for all classes alike"""
+    hardening: Hardening | None = None
+    """what is done so that wrong bits hurt less"""
+
+    def __repr__(self) -> str:
+        """Without the options that are not used, so that a further option leaves the keys of the cache as they are."""
+        shown = [field.name for field in fields(self) if field.name not in _OPTIONS or getattr(self, field.name) != field.default]
+        return f"Recipe({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
+_OPTIONS = ("optimizer", "label_smoothing", "hardening")
 RECIPE = Recipe()
 """For small images."""
 LARGE_RECIPE = Recipe(steps=10_000, weight_decay=5e-2, shift=4, mirror=True, each=True, bfloat16=True)
@@ -58,46 +71,76 @@ def recipe_for(image_shape: Sequence[int]) -> Recipe:
     return LARGE_RECIPE if min(image_shape[1:]) >= 32 else RECIPE
 
 
-def kept(network: nn.Module, data: Split, recipe: Recipe, name: str) -> nn.Module:
+def kept(network: nn.Module, data: Split, recipe: Recipe, name: str, device: str = "cpu") -> nn.Module:
     """``network`` as `fit` makes it, from the cache where it is; ``name`` begins the file's name."""
     seen = hashlib.blake2b(data.images.numpy().tobytes() + data.labels.numpy().tobytes()).hexdigest()
-    digest = hashlib.sha256(repr((seen, recipe, str(network))).encode()).hexdigest()[:16]
+    made_by = (seen, recipe, str(network), *([] if device == "cpu" else [device]))  # another device rounds otherwise
+    digest = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("BBFUSE_CACHE") or Path.home() / ".cache" / "bbfuse")
     path = folder / f"{name}-{digest}.pt"
     state = _read(path)
     if state is None:
-        _write(path, fit(network, data, recipe).state_dict())
+        _write(path, fit(network, data, recipe, device).state_dict())
     else:
         network.load_state_dict(state)
     return network
 
 
-def fit(network: nn.Module, data: Split, recipe: Recipe = RECIPE) -> nn.Module:
-    """``network`` fitted to ``data`` by cross-entropy; the weights it came with are not used."""
+def fit(network: nn.Module, data: Split, recipe: Recipe = RECIPE, device: str = "cpu") -> nn.Module:
+    """``network`` fitted to ``data`` by cross-entropy; the weights it came with are not used.
+
+    On another ``device``, such as ``cuda``, network and data are moved there once; the network comes back.
+    """
     with torch.random.fork_rng(devices=[]), _threads(recipe.threads):
         torch.manual_seed(recipe.seed)
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.reset_parameters()
-        network.train()
+        network.train().to(device)
+        data = Split(data.images.to(device), data.labels.to(device))
         if recipe.bfloat16:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+        hardened = None if recipe.hardening is None else Hardened(network, recipe.hardening, recipe.seed)
+        optimizer = _optimizer(network, recipe)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps)
         for step in range(recipe.steps):
-            batch = data[torch.randint(len(data), (recipe.batch,))]
-            images = moved(batch.images, recipe) if step % 2 or recipe.each else batch.images
-            if recipe.bfloat16:
-                images = images.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-                loss = F.cross_entropy(network(images), batch.labels)
-            loss.backward()
+            loss = _loss(network, _batch(data, step, recipe), recipe)
+            if hardened is None:
+                loss().backward()
+            else:
+                hardened.backward(loss)
             optimizer.step()
+            if hardened is not None:
+                hardened.clip()
             schedule.step()
             if step % 200 == 199:
                 log.info("fitting: step %d of %d", step + 1, recipe.steps)
-    return network
+        if hardened is not None:
+            hardened.finish()
+    return network.cpu()
+
+
+def _batch(data: Split, step: int, recipe: Recipe) -> Split:
+    batch = data[torch.randint(len(data), (recipe.batch,)).to(data.labels.device)]
+    images = moved(batch.images, recipe) if step % 2 or recipe.each else batch.images
+    return Split(images.contiguous(memory_format=torch.channels_last) if recipe.bfloat16 else images, batch.labels)
+
+
+def _loss(network: nn.Module, batch: Split, recipe: Recipe) -> Callable[[], Tensor]:
+    def loss() -> Tensor:
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+            return F.cross_entropy(network(batch.images), batch.labels, label_smoothing=recipe.label_smoothing)
+
+    return loss
+
+
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
+        )  # fmt: skip
+    return torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
 
 
 @contextlib.contextmanager
@@ -114,12 +157,14 @@ def moved(images: Tensor, recipe: Recipe, rng: torch.Generator | None = None) ->
     """``images`` (n, channels, height, width) shifted and mirrored as ``recipe`` has it: one draw for all, or one for each."""
     draws, (height, width) = len(images) if recipe.each else 1, images.shape[2:]
     down, right = torch.randint(0, 2 * recipe.shift + 1, (2, draws), generator=rng)
-    rows = (down[:, None] + torch.arange(height))[:, None, :, None]
+    rows = (down[:, None] + torch.arange(height))[:, None, :, None].to(images.device)
     columns = right[:, None] + torch.arange(width)
     if recipe.mirror:
         columns = torch.where(torch.rand(draws, 1, generator=rng) < 0.5, columns.flip(1), columns)
+    columns = columns[:, None, None].to(images.device)
     image, channel = torch.arange(len(images))[:, None, None, None], torch.arange(images.shape[1])[:, None, None]
-    return F.pad(images, (recipe.shift,) * 4, value=-1.0)[image, channel, rows, columns[:, None, None]]
+    places = image.to(images.device), channel.to(images.device)
+    return F.pad(images, (recipe.shift,) * 4, value=-1.0)[*places, rows, columns]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

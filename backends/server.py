@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import uvicorn
@@ -35,7 +36,7 @@ class ServerConfig:
     """Serve targets over the Open Inference Protocol v2."""
 
     target: tuple[str, ...] = ("digits",)
-    """which targets; also the models' names in the URL"""
+    """which targets, by name or as files of backends.targets.fit; also the models' names in the URL, a file's without .pt"""
     data: tuple[str, ...] = ("digits",)
     """what they are fitted on: one for all or one for each"""
     host: str = "127.0.0.1"
@@ -104,14 +105,16 @@ def _opened(config: ServerConfig) -> Sequence[Backend]:
     from backends.local import LocalBackend
     from backends.targets.fit import fitted
 
-    if not config.target or len(set(config.target)) < len(config.target):
+    models = [Path(target).stem for target in config.target]
+    if not models or len(set(models)) < len(models):
         raise InputError("--target must name each target once")
     if len(config.data) not in (1, len(config.target)):
         raise InputError(f"--data must be one for all or one for each of {len(config.target)} targets, got {len(config.data)}")
     backends = []
-    for target, name in zip(config.target, config.data * (len(config.target) // len(config.data)), strict=True):
+    names = config.data * (len(models) // len(config.data))
+    for model, target, name in zip(models, config.target, names, strict=True):
         data = load(name)
-        backends.append(LocalBackend(target, fitted(target, data), data.image_shape, data.classes, config.memory))
+        backends.append(LocalBackend(model, fitted(target, data), data.image_shape, data.classes, config.memory))
     return backends
 
 

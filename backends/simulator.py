@@ -17,7 +17,7 @@ from backends.memory import arrays, chips
 from backends.memory.codes import Errors, Reading, store
 from backends.memory.scheme import PRESETS, Memory, Quantization
 
-__all__ = ["Simulator"]
+__all__ = ["Simulator", "errors", "scales", "stored_tensors"]
 
 _BYTES_KEPT = 256 << 20
 _WEIGHED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -45,12 +45,10 @@ class Simulator:
         self._network = copy.deepcopy(network, shared)
         self._lock = threading.RLock()
         preset, usual = PRESETS[memory.quantization]
-        self._shifted = {
-            f"{name}.weight" for name, layer in network.named_modules() if isinstance(layer, _NORMS) and layer.weight is not None
-        }
+        self._shifted = scales(network)
         tensors = {
             name: tensor - 1.0 if name in self._shifted else tensor
-            for name, tensor in _stored_tensors(network, memory.stored or usual).items()
+            for name, tensor in stored_tensors(network, memory.stored or usual).items()
         }
         if not tensors:
             raise InputError(f"{type(network).__name__} has no convolution or linear layer with weights to store")
@@ -104,7 +102,17 @@ def errors(memory: Memory) -> Errors:
     return kinds[memory.errors]
 
 
-def _stored_tensors(network: nn.Module, which: str) -> dict[str, Tensor]:
+def scales(network: nn.Module) -> set[str]:
+    """Names of the scales of normalisations, which are stored as their distance from 1."""
+    norms = {name: layer for name, layer in network.named_modules() if isinstance(layer, _NORMS)}
+    return {f"{name}.weight" if name else "weight" for name, layer in norms.items() if layer.weight is not None}
+
+
+def stored_tensors(network: nn.Module, which: str) -> dict[str, Tensor]:
+    """Parameters that a memory holds, by name: of ``which`` ``parameters`` all, of ``weights`` those of layers that weigh.
+
+    The tensors are the network's own.
+    """
     found: dict[str, Tensor]
     if which == "parameters":
         found = dict(network.named_parameters())

@@ -82,7 +82,7 @@ def _remote(config: RunConfig, url: str) -> RemoteBackend:
     wanted = Wanted(
         said.protocol, said.layout, said.range, said.request, said.response, data.image_shape, data.classes
     )  # fmt: skip
-    return RemoteBackend(url, said.model or config.target, said.timeout, said.attempts, manners, wanted)
+    return RemoteBackend(url, config.model, said.timeout, said.attempts, manners, wanted)
 
 
 class Described:

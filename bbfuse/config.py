@@ -177,7 +177,7 @@ class RunConfig:
     data: str = "digits"
     """data set: digits, or a folder or hub id with images for the library datasets"""
     target: str = "digits"
-    """the classifier that nobody may change"""
+    """the classifier that nobody may change: a name, or a file of backends.targets.fit"""
     generator: str = "MLP"
     """the fuse's network: Mix, Filter, Filters (12, 228 and 883 parameters for three channels), MLP (images of up to 16x16),
     UNetXS, or NeuralFuse's ConvL, ConvS, DeConvL, DeConvS, UNetL, UNetS; a sum of some, such as Filter+MLP"""
@@ -249,6 +249,11 @@ class RunConfig:
     def head_name(self) -> HeadName:
         """The head in force: `head`, or the default for the kind of run."""
         return self.head or ("standardize" if self.chip_seed is None else "affine")
+
+    @property
+    def model(self) -> str:
+        """The target's name on a server; that of a file is its own without folder and suffix."""
+        return self.remote.model or Path(self.target).stem
 
     @property
     def watch(self) -> int:

@@ -159,7 +159,7 @@ def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str
     chips = accuracy["perturbed"]["chips"]
     population = f"the population of chips, reported on {chips} never met before"
     who = population if run.chip_seed is None else f"chip {run.chip_seed}"
-    backend = f"{run.remote.model or run.target} behind a server" if run.backend == "remote" else f"{run.target}, simulated"
+    backend = f"{run.model} behind a server" if run.backend == "remote" else f"{run.target}, simulated"
 
     def percent(part: dict[str, float]) -> str:
         return f"{100 * part['mean']:.1f}" + (f" ± {100 * part['sd']:.1f}" if part["chips"] > 1 else "")

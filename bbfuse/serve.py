@@ -306,7 +306,7 @@ def main(arguments: list[str]) -> int:
             raise InputError(f"--port must lie in [0, 65535], got {config.port}")
         torch.set_num_threads(config.threads)
         trained = Trained.load(config.run, "--run")
-        model = config.model or trained.config.remote.model or trained.config.target
+        model = config.model or trained.config.model
         app = application(trained, config.upstream, model, config.timeout, _tls(config.ca))
         _calibrated(trained, config, model)
         try:

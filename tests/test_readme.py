@@ -48,6 +48,9 @@ def test_a_command_of_the_readme_runs_as_written(command: str, tmp_path: Path) -
     words = shlex.split(command)
     if "--init" in words:
         told_by(f"python -m bbfuse.run --chip-seed 0 --budget 4000 --out {words[words.index('--init') + 1]}", tmp_path)
+    if "--target" in words:
+        (fitting,) = (other for other in LAST if "backends.targets.fit" in other)
+        assert told_by(fitting, tmp_path).startswith(f"written: {words[words.index('--target') + 1]}")
     before = set(tmp_path.glob("runs/*"))
     told = told_by(command, tmp_path)
     (folder,) = set(tmp_path.glob("runs/*")) - before
@@ -99,7 +102,7 @@ def test_every_flag_named_is_a_flag() -> None:
 
     shown = "".join(
         subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
-        for module in ("bbfuse.run", "bbfuse.serve", "bbfuse.export", "backends.server")
+        for module in ("bbfuse.run", "bbfuse.serve", "bbfuse.export", "backends.server", "backends.targets.fit")
     )
     for flag in set(re.findall(r"--[a-z][a-z.-]+", (ROOT / "README.md").read_text())) - {"--run", "--working-dir"}:
         assert flag in shown, flag

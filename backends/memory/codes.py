@@ -109,7 +109,7 @@ def store(tensors: Mapping[str, Tensor], quantization: Quantization) -> Stored:
         written.append((codes if quantization.signed else codes + largest).flatten() & (2**quantization.bits - 1))
         slots[name] = _Slot(tensor.shape, start, step.float(), centre.float())
     cells = np.uint8 if quantization.bits <= 8 else np.uint16
-    return Stored(quantization, torch.cat(written).numpy().astype(cells), slots)
+    return Stored(quantization, torch.cat(written).cpu().numpy().astype(cells), slots)
 
 
 def _ranges(tensors: list[Tensor], quantization: Quantization) -> list[tuple[Tensor, Tensor]]:

@@ -1,24 +1,163 @@
-"""Targets as they are deployed: fitted on the training part of their data, frozen."""
+"""Targets as they are deployed: fitted on the training part of their data, frozen.
+
+``python -m backends.targets.fit --quantization rquant --clip 0.1 --randbet 0.01 --out FILE.pt`` fits one so that it tolerates
+wrong bits, and writes a file that ``--target`` takes wherever it takes a name.
+"""
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from backends.data import Dataset
+from backends.data import Dataset, Split, load
 from backends.fitting import Recipe, kept, recipe_for
+from backends.flags import parse, refused
+from backends.hardening import Hardening
+from backends.interface import NOMINAL, InputError
+from backends.memory.scheme import PRESETS, Memory
+from backends.simulator import Simulator
 from backends.targets import networks
+from backends.targets.checkpoint import SUFFIX, Checkpoint, write
 
-__all__ = ["fitted"]
+__all__ = ["FitConfig", "fitted", "hardening_of", "main", "nominal_accuracy"]
+
+_AT_ONCE = 500
 
 
-def fitted(target: str, data: Dataset, recipe: Recipe | None = None) -> nn.Module:
+def fitted(target: str, data: Dataset, recipe: Recipe | None = None, device: str = "cpu") -> nn.Module:
     """The target called ``target``, fitted on the training part of ``data``, frozen; from the cache where it is.
 
+    A ``target`` that is a checkpoint's file comes as it lies there.
+
     Raises:
-        InputError: there is no such target, or it takes other images.
+        InputError: there is no such target, it takes other images, or its file is spoilt.
     """
     network = networks.build(target, data.image_shape, data.classes)
-    recipe = recipe or recipe_for(data.image_shape)
-    return kept(network, data.train, recipe, f"{target}-{Path(data.name).name}").eval().requires_grad_(False)
+    if not target.endswith(SUFFIX):
+        recipe = recipe or recipe_for(data.image_shape)
+        network = kept(network, data.train, recipe, f"{target}-{Path(data.name).name}", device)
+    return network.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Fit a target so that it tolerates wrong bits, and keep it in a file for --target."""
+
+    out: Path
+    """file to write, with the suffix .pt"""
+    target: str = "digits"
+    """architecture"""
+    data: str = "digits"
+    """data set: digits, or a folder or hub id with images for the library datasets"""
+    quantization: Literal["neuralfuse", "normal", "rquant"] | None = None
+    """train on the weights as this memory gives them back (--memory.quantization of bbfuse.run); float weights if not given"""
+    bits: int = 8
+    """bits a weight: 2 to 8, or 16"""
+    stored: Literal["weights", "parameters"] | None = None
+    """what is stored and clipped: weights of convolutions and linear layers, or all parameters; if not given weights for
+    neuralfuse, else parameters"""
+    ranges: Literal["tensor", "global", "channel"] = "tensor"
+    """one range for each tensor, for all together, or for each index of a tensor's first axis"""
+    clip: float | None = None
+    """largest absolute value of what is stored, held after each step"""
+    randbet: float | None = None
+    """bit error rate of random bit error training: each step adds the gradient on a fresh chip"""
+    pattern: int | None = None
+    """seed of one chip that takes the place of the fresh ones (fixed-pattern training; it does not carry over to other chips)"""
+    start: float = 1.75
+    """errors are injected from the step on at which the loss without them is first below this"""
+    gradients: Literal["sum", "mean"] = "sum"
+    """how the gradients with and without errors join: their sum, or the mean with the second one clamped to +-0.05"""
+    label_smoothing: float = 0.0
+    """share of the probability that is asked for all classes alike"""
+    optimizer: Literal["adamw", "sgd"] | None = None
+    """AdamW, or SGD with Nesterov momentum; if not given as for this target without these flags, as are the next five"""
+    steps: int | None = None
+    """batches"""
+    batch: int | None = None
+    """images a batch"""
+    lr: float | None = None
+    """largest learning rate of the schedule"""
+    weight_decay: float | None = None
+    """weight decay"""
+    seed: int | None = None
+    """seed of fresh weights, batches and chips"""
+    device: str = "cpu"
+    """where it is fitted: cpu, cuda"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; the exit code."""
+    try:
+        config = parse(FitConfig, "python -m backends.targets.fit", arguments)
+        if config.out.suffix != SUFFIX:
+            raise InputError(f"--out must end with {SUFFIX}, got {config.out}")
+        if config.target.endswith(SUFFIX):
+            raise InputError(f"--target is an architecture here, one of {', '.join(networks.TARGETS)}: got {config.target}")
+        if config.device != "cpu" and not torch.cuda.is_available():
+            raise InputError(f"--device {config.device} is not there: use cpu")
+        hardening = hardening_of(config)
+        data = load(config.data)
+        recipe = _recipe(config, recipe_for(data.image_shape), hardening)
+        began = time.perf_counter()
+        network = fitted(config.target, data, recipe, config.device)
+        accuracy = nominal_accuracy(network, hardening, data.validation)
+        plain = {"data": config.data, "device": config.device, "recipe": asdict(recipe)}
+        write(config.out, Checkpoint(
+            config.target, data.image_shape, data.classes, plain, accuracy, network.state_dict()
+        ))  # fmt: skip
+    except InputError as error:
+        return refused(error)
+    seconds = time.perf_counter() - began
+    print(f"written: {config.out} ({100 * accuracy:.1f} % of the validation images at nominal voltage, {seconds:.0f} s)")
+    return 0
+
+
+def hardening_of(config: FitConfig) -> Hardening | None:
+    """What ``config`` asks of the fit beyond fitting; ``None`` for nothing.
+
+    Raises:
+        InputError: a value or combination that cannot be.
+    """
+    preset, usual = PRESETS[config.quantization or "rquant"]
+    quantization = replace(preset, bits=config.bits, ranges=config.ranges) if config.quantization else None
+    said = Hardening(
+        quantization, config.stored or usual, config.clip, config.randbet, config.pattern, config.start, config.gradients
+    )  # fmt: skip
+    return None if quantization is None and config.clip is None else said
+
+
+def _recipe(config: FitConfig, usual: Recipe, hardening: Hardening | None) -> Recipe:
+    given = {name: getattr(config, name) for name in ("optimizer", "steps", "batch", "lr", "weight_decay", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in ("steps", "batch", "lr"):
+        if name in given and not given[name] > 0:
+            raise InputError(f"--{name} must be above 0, got {given[name]}")
+    if not 0 <= config.label_smoothing < 1:
+        raise InputError(f"--label-smoothing must lie in [0, 1), got {config.label_smoothing}")
+    return replace(usual, label_smoothing=config.label_smoothing, hardening=hardening, **given)
+
+
+@torch.no_grad()
+def nominal_accuracy(network: nn.Module, hardening: Hardening | None, data: Split) -> float:
+    """Share of ``data`` that ``network`` has right at nominal voltage, stored as it was trained; as it is, if it was not."""
+    answer: Callable[[Tensor], Tensor] = network
+    if hardening is not None and hardening.quantization is not None:
+        simulator = Simulator(network, Memory(stored=hardening.stored), hardening.quantization)
+        answer = lambda images: simulator.logits(images, NOMINAL)  # noqa: E731
+    right = sum(
+        int((answer(part.images).argmax(1) == part.labels).sum())
+        for part in (data[first : first + _AT_ONCE] for first in range(0, len(data), _AT_ONCE))
+    )
+    return right / len(data)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from backends.interface import InputError
+from backends.targets.checkpoint import SUFFIX, read
 
 __all__ = ["TARGETS", "Architecture", "build"]
 
@@ -111,14 +113,24 @@ TARGETS: dict[str, Architecture] = {
 }
 
 
-def build(name: str, image_shape: tuple[int, int, int], classes: int = 10) -> nn.Module:
-    """A network of that architecture with fresh weights, for images of ``image_shape``.
+def build(name: str, image_shape: tuple[int, int, int], classes: int | None = None) -> nn.Module:
+    """The network called ``name`` for images of ``image_shape``: an architecture with fresh weights, or a checkpoint.
+
+    Without ``classes`` it has those of the checkpoint, or 10.
 
     Raises:
-        InputError: no target has that name, or it takes other images.
+        InputError: no target has that name, it takes other images, or a checkpoint is spoilt or has other classes.
     """
-    if name not in TARGETS:
-        raise InputError(f"--target must be one of {', '.join(TARGETS)}, got {name}")
-    if TARGETS[name].image_shape != image_shape:
-        raise InputError(f"--target {name} takes images {TARGETS[name].image_shape}, but the data has {image_shape}")
-    return TARGETS[name].make(classes)
+    found = read(Path(name)) if name.endswith(SUFFIX) else None
+    architecture = name if found is None else found.architecture
+    if architecture not in TARGETS:
+        raise InputError(f"--target must be one of {', '.join(TARGETS)}, or a file FILE{SUFFIX}, got {architecture}")
+    if TARGETS[architecture].image_shape != image_shape:
+        raise InputError(f"--target {name} takes images {TARGETS[architecture].image_shape}, but the data has {image_shape}")
+    if found is None:
+        return TARGETS[architecture].make(classes or 10)
+    if classes not in (None, found.classes):
+        raise InputError(f"--target {name} knows {found.classes} classes, but the data has {classes}")
+    network = TARGETS[architecture].make(found.classes)
+    network.load_state_dict(found.weights)
+    return network
