@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.data import Split
-from backends.hardening import Hardened, Hardening
+from backends.hardening import Hardened, Hardening, without_unused
 
 __all__ = ["LARGE_RECIPE", "RECIPE", "Recipe", "fit", "kept", "moved", "recipe_for"]
 
@@ -54,12 +54,9 @@ class Recipe:
     """what is done so that wrong bits hurt less"""
 
     def __repr__(self) -> str:
-        """Without the options that are not used, so that a further option leaves the keys of the cache as they are."""
-        shown = [field.name for field in fields(self) if field.name not in _OPTIONS or getattr(self, field.name) != field.default]
-        return f"Recipe({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+        return without_unused(self, ("optimizer", "label_smoothing", "hardening"))
 
 
-_OPTIONS = ("optimizer", "label_smoothing", "hardening")
 RECIPE = Recipe()
 """For small images."""
 LARGE_RECIPE = Recipe(steps=10_000, weight_decay=5e-2, shift=4, mirror=True, each=True, bfloat16=True)

@@ -2,30 +2,33 @@
 
 The float weights that the optimizer moves are never what the network computes with: a step stores them as codes, with ranges of
 their own, and takes the gradient at what the memory gives back (straight through the rounding), once without errors and, where
-`Hardening.rate` says so, once more with a chip's. The scale of a normalisation is stored, clipped, decayed and moved as its
-distance from 1.
+`Hardening.rate` or `Hardening.flips` says so, once more with a chip's or those of an attack. The scale of a normalisation is
+stored, clipped, decayed and moved as its distance from 1.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from backends.interface import Chip, InputError
-from backends.memory import chips
+from backends.memory import attacks, chips
 from backends.memory.codes import Patterns, Stored, store
 from backends.memory.scheme import Quantization
 from backends.simulator import scales, stored_tensors
 
-__all__ = ["Hardened", "Hardening"]
+__all__ = ["Hardened", "Hardening", "without_unused"]
 
 _CHIPS = 30_000  # training chips have seeds below this (bbfuse.seeds)
 _CLAMP = 0.05
+_ATTACK = 3  # gradients of the attack in a step of AdvBET
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Hardening:
     """largest absolute value of what is stored, held after each step"""
     rate: float | None = None
     """bit error rate of RandBET: a second gradient of the same batch, on a chip, joins the first"""
+    flips: int | None = None
+    """bits that an attack on each batch chooses in place of a chip (AdvBET), at most one a weight"""
     pattern: int | None = None
     """seed of the one chip met in all steps (fixed-pattern training); a fresh chip each step if not given"""
     start: float = 1.75
@@ -48,6 +53,9 @@ class Hardening:
     """how the two gradients join: their sum (the paper's algorithm 1), or the mean of the first and the second clamped to
     +-0.05 (its code)"""
 
+    def __repr__(self) -> str:
+        return without_unused(self, ("flips",))
+
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"--clip must be above 0, got {self.clip}")
@@ -55,8 +63,19 @@ class Hardening:
             raise InputError(f"--randbet must lie in [0, 1], got {self.rate}")
         if self.rate is not None and self.quantization is None:
             raise InputError("--randbet flips bits of codes: give --quantization too")
+        if self.flips is not None and (self.flips < 1 or self.rate is not None or self.quantization is None):
+            raise InputError("--advbet must be 1 or more, with --quantization and without --randbet, got " + str(self.flips))
         if self.pattern is not None and self.rate is None:
             raise InputError("--pattern is the chip of --randbet: give both or none")
+
+
+def without_unused(settings: Any, options: Sequence[str]) -> str:
+    """The dataclass ``settings`` as text, without those of ``options`` that are not used: a further option leaves the keys of the
+    cache as they are."""
+    shown = [
+        field.name for field in fields(settings) if field.name not in options or getattr(settings, field.name) != field.default
+    ]
+    return f"{type(settings).__name__}({', '.join(f'{name}={getattr(settings, name)!r}' for name in shown)})"
 
 
 class Hardened:
@@ -82,11 +101,9 @@ class Hardened:
             clean = loss()
             clean.backward()
         self._injects = self._injects or clean.item() < said.start
-        if stored is None or said.rate is None or not self._injects:
+        if stored is None or (said.rate is None and said.flips is None) or not self._injects:
             return
-        seed = int(torch.randint(_CHIPS, (), generator=self._chips)) if said.pattern is None else said.pattern
-        patterns = stored.patterns.copy()
-        chips.random_flips(stored, patterns, Chip(said.rate, seed))
+        patterns = self._wrong(stored, loss)
         if said.gradients == "sum":
             with self.reading(stored, patterns):
                 loss().backward()
@@ -99,6 +116,25 @@ class Hardened:
         for parameter, gradient in first:
             if gradient is not None and parameter.grad is not None:
                 parameter.grad.clamp_(-_CLAMP, _CLAMP).add_(gradient).div_(2)
+
+    def _wrong(self, stored: Stored, loss: Callable[[], Tensor]) -> Patterns:
+        """What a chip reads, or what an attack on the batch of ``loss`` makes of it."""
+        said = self._hardening
+        if said.flips is not None:
+            return attacks.projected(stored, lambda patterns: self._gradient(stored, patterns, loss), said.flips, _ATTACK, (1.0,))
+        assert said.rate is not None
+        seed = int(torch.randint(_CHIPS, (), generator=self._chips)) if said.pattern is None else said.pattern
+        patterns = stored.patterns.copy()
+        chips.random_flips(stored, patterns, Chip(said.rate, seed))
+        return patterns
+
+    def _gradient(
+        self, stored: Stored, patterns: Patterns, loss: Callable[[], Tensor]
+    ) -> tuple[float, NDArray[np.float32]]:  # fmt: skip
+        with self.reading(stored, patterns):
+            value = loss()
+            slopes = torch.autograd.grad(value, list(self.tensors.values()))
+        return value.item(), torch.cat([slope.flatten() for slope in slopes]).float().cpu().numpy()
 
     @contextlib.contextmanager
     def reading(self, stored: Stored | None, patterns: Patterns | None = None) -> Iterator[None]:

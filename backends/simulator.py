@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 
 from backends.interface import Chip, InputError
 from backends.memory import arrays, chips
-from backends.memory.codes import Errors, Reading, store
+from backends.memory.codes import Errors, Patterns, Reading, store
 from backends.memory.scheme import PRESETS, Memory, Quantization
 
 __all__ = ["Simulator", "errors", "scales", "stored_tensors"]
@@ -60,7 +60,12 @@ class Simulator:
     def logits(self, images: Tensor, chip: Chip) -> Tensor:
         """Logits (n, classes), on the tape wherever ``images`` are."""
         with self._lock:
-            return functional_call(self._network, self.weights(chip), (images,))  # type: ignore[no-any-return]
+            return self.answers(images, self.weights(chip))
+
+    def answers(self, images: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """Logits (n, classes) of the network with ``weights`` in place of what it stores."""
+        with self._lock:
+            return functional_call(self._network, weights, (images,))  # type: ignore[no-any-return]
 
     def logits_of_all(self, images: Tensor, chips: Sequence[Chip]) -> Tensor:
         """Logits (chips, n, classes) of the same images on every chip, in one batched pass over all of them.
@@ -71,20 +76,24 @@ class Simulator:
         each = [self.weights(chip) for chip in chips]
         stacked = {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
         with self._lock:
-            return vmap(lambda weights: functional_call(self._network, weights, (images,)))(stacked)  # type: ignore[no-any-return]
+            return vmap(lambda weights: self.answers(images, weights))(stacked)
 
     def weights(self, chip: Chip) -> dict[str, Tensor]:
         """The stored tensors as ``chip`` reads them, by name; those of the last chips are kept."""
         with self._lock:
             if chip not in self._kept:
-                weights = self.stored.tensors(self._reading.on(chip), self._device)
-                for name in self._shifted & weights.keys():
-                    weights[name] += 1.0
-                self._kept[chip] = weights
+                self._kept[chip] = self.read(self._reading.on(chip))
                 if len(self._kept) * 4 * self.stored.patterns.size > _BYTES_KEPT and len(self._kept) > 1:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(chip)
             return self._kept[chip]
+
+    def read(self, patterns: Patterns) -> dict[str, Tensor]:
+        """The stored tensors that ``patterns`` stand for, by name, as the network computes with them."""
+        weights = self.stored.tensors(patterns, self._device)
+        for name in self._shifted & weights.keys():
+            weights[name] += 1.0
+        return weights
 
 
 def errors(memory: Memory) -> Errors:

@@ -50,6 +50,24 @@ class Stored:
         """The part of `patterns` that each tensor takes."""
         return [slot.place for slot in self.slots.values()]
 
+    @property
+    def steps(self) -> NDArray[np.float32]:
+        """How much of its weight a step of each code is, ``s`` (weights,)."""
+        steps = [slot.step.cpu().expand(slot.shape).flatten() for slot in self.slots.values()]
+        return torch.cat(steps).numpy()
+
+    def integers(self, patterns: Patterns | None = None) -> NDArray[np.int64]:
+        """The codes ``q`` (weights,) that ``patterns`` (what was written, if not given) stand for."""
+        read = self.patterns if patterns is None else patterns
+        return _integers(read, self.quantization, "cpu").numpy().astype(np.int64)
+
+    def encoded(self, integers: NDArray[np.int64]) -> Patterns:
+        """The inverse of `integers`, for some or all weights."""
+        bits = self.quantization.bits
+        raised = integers if self.quantization.signed else integers + 2 ** (bits - 1) - 1
+        patterns: Patterns = (raised & (2**bits - 1)).astype(self.patterns.dtype)
+        return patterns
+
     def tensors(self, patterns: Patterns | None = None, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The float32 tensors that ``patterns`` (what was written, if not given) stand for, by name."""
         read = self.patterns if patterns is None else patterns

@@ -69,6 +69,8 @@ class FitConfig:
     """largest absolute value of what is stored, held after each step"""
     randbet: float | None = None
     """bit error rate of random bit error training: each step adds the gradient on a fresh chip"""
+    advbet: int | None = None
+    """wrong bits of adversarial bit error training: each step adds the gradient on bits that an attack on the batch has chosen"""
     pattern: int | None = None
     """seed of one chip that takes the place of the fresh ones (fixed-pattern training; it does not carry over to other chips)"""
     start: float = 1.75
@@ -129,7 +131,8 @@ def hardening_of(config: FitConfig) -> Hardening | None:
     preset, usual = PRESETS[config.quantization or "rquant"]
     quantization = replace(preset, bits=config.bits, ranges=config.ranges) if config.quantization else None
     said = Hardening(
-        quantization, config.stored or usual, config.clip, config.randbet, config.pattern, config.start, config.gradients
+        quantization, config.stored or usual, config.clip, config.randbet, config.advbet, config.pattern, config.start,
+        config.gradients,
     )  # fmt: skip
     return None if quantization is None and config.clip is None else said
 

@@ -1,6 +1,7 @@
 """Architectures of the targets, by name.
 
-The five networks of NeuralFuse (Sun et al. 2024, Table 7) in their form for 32x32 images, and small ones of ours.
+The five networks of NeuralFuse (Sun et al. 2024, Table 7) in their form for 32x32 images, SimpleNet as Stutz et al. (MLSys 2021)
+have it, and small ones of ours. A name that ends in ``-gn`` has group normalisation, ``-bn`` batch normalisation.
 """
 
 from __future__ import annotations
@@ -17,61 +18,94 @@ from backends.targets.checkpoint import SUFFIX, read
 __all__ = ["TARGETS", "Architecture", "build"]
 
 
-def _digits(classes: int) -> nn.Sequential:
-    """Four 3x3 convolutions and two linear layers for 1 x 8 x 8 images: 25,274 parameters, of which 25,104 weights are stored."""
+_Norm = Callable[[int], nn.Module]
+
+
+def _group(channels: int) -> nn.GroupNorm:
+    """32, 24, 16 or 8 groups, the first of them, half the channels at most, that divides them (Stutz et al.'s code)."""
+    most = max(channels // 2, 1)
+    wished = [min(groups, most) for groups in (32, 24, 16, 8)]
+    return nn.GroupNorm(next(groups for groups in (*wished, 1) if channels % groups == 0), channels)
+
+
+def _digits(norm: _Norm | None = None) -> Callable[[int], nn.Sequential]:
+    """Four 3x3 convolutions and two linear layers for 1 x 8 x 8 images: 25,274 parameters, of which 25,104 weights are stored.
+
+    With ``norm`` behind each convolution 192 more.
+    """
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+        return [nn.Conv2d(inputs, outputs, 3, padding=1), *([] if norm is None else [norm(outputs)]), nn.ReLU()]
 
-    return nn.Sequential(
+    return lambda classes: nn.Sequential(
         *block(1, 16), *block(16, 16), nn.MaxPool2d(2), *block(16, 32), *block(32, 32), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, classes),
     )  # fmt: skip
 
 
+def _simplenet(classes: int) -> nn.Sequential:
+    """Thirteen convolutions with group normalisation and five pools: 5,498,378 parameters (Stutz et al., MLSys 2021)."""
+    layers: list[nn.Module] = []
+    inputs = 3
+    for width in (64, 128, 128, 128, 0, 128, 128, 256, 0, 256, 256, 0, 512, 0, -2048, -256, 0, 256):
+        if width == 0:
+            layers.append(nn.MaxPool2d(2))
+            continue
+        kernel, outputs = (3, width) if width > 0 else (1, -width)
+        layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), _group(outputs), nn.ReLU()]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs, classes))
+
+
 class _Residual(nn.Module):
     """``relu(body(x) + shortcut(x))``, the shortcut a 1x1 convolution where the shape changes."""
 
-    def __init__(self, body: nn.Sequential, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, body: nn.Sequential, inputs: int, outputs: int, stride: int, norm: _Norm) -> None:
         super().__init__()
         self.body = body
         self.activation = nn.ReLU()
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(*_conv(inputs, outputs, 1, stride))
+            self.shortcut = nn.Sequential(*_conv(inputs, outputs, 1, stride, norm))
 
     def forward(self, images: Tensor) -> Tensor:
         output: Tensor = self.activation(self.body(images) + self.shortcut(images))
         return output
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, norm: _Norm) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), norm(outputs)]
 
 
-def _basic(inputs: int, width: int, stride: int) -> _Residual:
-    body = nn.Sequential(*_conv(inputs, width, 3, stride), nn.ReLU(), *_conv(width, width, 3))
-    return _Residual(body, inputs, width, stride)
+def _basic(inputs: int, width: int, stride: int, norm: _Norm) -> _Residual:
+    body = nn.Sequential(*_conv(inputs, width, 3, stride, norm), nn.ReLU(), *_conv(width, width, 3, 1, norm))
+    return _Residual(body, inputs, width, stride, norm)
 
 
-def _bottleneck(inputs: int, width: int, stride: int) -> _Residual:
+def _bottleneck(inputs: int, width: int, stride: int, norm: _Norm) -> _Residual:
     body = nn.Sequential(
-        *_conv(inputs, width, 1), nn.ReLU(), *_conv(width, width, 3, stride), nn.ReLU(), *_conv(width, 4 * width, 1)
-    )
-    return _Residual(body, inputs, 4 * width, stride)
+        *_conv(inputs, width, 1, 1, norm), nn.ReLU(), *_conv(width, width, 3, stride, norm), nn.ReLU(),
+        *_conv(width, 4 * width, 1, 1, norm),
+    )  # fmt: skip
+    return _Residual(body, inputs, 4 * width, stride, norm)
 
 
 def _resnet(
-    block: Callable[[int, int, int], _Residual], expansion: int, depths: tuple[int, ...], first: int = 64
+    block: Callable[[int, int, int, _Norm], _Residual],
+    expansion: int,
+    depths: tuple[int, ...],
+    first: int = 64,
+    norm: _Norm = nn.BatchNorm2d,
+    stride: int = 1,
 ) -> Callable[[int], nn.Sequential]:
-    """He et al. 2016 for 32x32 images: a 3x3 stem without pooling, stages of width ``first``, twice that, ..., global average."""
+    """He et al. 2016 for 32x32 images: a 3x3 stem of ``stride``, stages of width ``first``, twice that, ..., global average."""
 
     def make(classes: int) -> nn.Sequential:
-        layers, inputs = [*_conv(3, first, 3), nn.ReLU()], first
+        layers, inputs = [*_conv(3, first, 3, stride, norm), nn.ReLU()], first
         for stage, depth in enumerate(depths):
             width = first * 2**stage
             for place in range(depth):
-                layers.append(block(inputs, width, 2 if stage > 0 and place == 0 else 1))
+                layers.append(block(inputs, width, 2 if stage > 0 and place == 0 else 1, norm))
                 inputs = expansion * width
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
@@ -103,12 +137,18 @@ class Architecture:
 
 
 TARGETS: dict[str, Architecture] = {
-    "digits": Architecture(_digits, (1, 8, 8)),
+    "digits": Architecture(_digits(), (1, 8, 8)),
+    "digits-bn": Architecture(_digits(nn.BatchNorm2d), (1, 8, 8)),
+    "digits-gn": Architecture(_digits(_group), (1, 8, 8)),
+    "resnet8-bn": Architecture(_resnet(_basic, 1, (1, 1, 1), first=16, stride=2)),
+    "resnet8-gn": Architecture(_resnet(_basic, 1, (1, 1, 1), first=16, norm=_group, stride=2)),
     "resnet20": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16)),
+    "resnet20-gn": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16, norm=_group)),
     "resnet18": Architecture(_resnet(_basic, 1, (2, 2, 2, 2))),
     "resnet50": Architecture(_resnet(_bottleneck, 4, (3, 4, 6, 3))),
     "vgg11": Architecture(_vgg((1, 1, 2, 2, 2))),
     "vgg16": Architecture(_vgg((2, 2, 3, 3, 3))),
+    "simplenet-gn": Architecture(_simplenet),
     "vgg19": Architecture(_vgg((2, 2, 4, 4, 4))),
 }
 
