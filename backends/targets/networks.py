@@ -5,28 +5,36 @@ The five networks of NeuralFuse (Sun et al. 2024, Table 7) in their form for 32x
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from backends.interface import InputError
 from backends.targets.checkpoint import SUFFIX, read
 
-__all__ = ["TARGETS", "Architecture", "build"]
+__all__ = ["TARGETS", "Architecture", "Ensemble", "build"]
 
 
-def _digits(classes: int) -> nn.Sequential:
-    """Four 3x3 convolutions and two linear layers for 1 x 8 x 8 images: 25,274 parameters, of which 25,104 weights are stored."""
+def _digits(width: int = 16) -> Callable[[int], nn.Sequential]:
+    """Four 3x3 convolutions and two linear layers for 1 x 8 x 8 images, as VGG has it.
+
+    With 16 channels at first 25,274 parameters, of which 25,104 weights are stored.
+    """
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
 
-    return nn.Sequential(
-        *block(1, 16), *block(16, 16), nn.MaxPool2d(2), *block(16, 32), *block(32, 32), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, classes),
-    )  # fmt: skip
+    def make(classes: int) -> nn.Sequential:
+        wide = 2 * width
+        return nn.Sequential(
+            *block(1, width), *block(width, width), nn.MaxPool2d(2), *block(width, wide), *block(wide, wide), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(4 * wide, 4 * width), nn.ReLU(), nn.Linear(4 * width, classes),
+        )  # fmt: skip
+
+    return make
 
 
 class _Residual(nn.Module):
@@ -62,12 +70,12 @@ def _bottleneck(inputs: int, width: int, stride: int) -> _Residual:
 
 
 def _resnet(
-    block: Callable[[int, int, int], _Residual], expansion: int, depths: tuple[int, ...], first: int = 64
+    block: Callable[[int, int, int], _Residual], expansion: int, depths: tuple[int, ...], first: int = 64, channels: int = 3
 ) -> Callable[[int], nn.Sequential]:
     """He et al. 2016 for 32x32 images: a 3x3 stem without pooling, stages of width ``first``, twice that, ..., global average."""
 
     def make(classes: int) -> nn.Sequential:
-        layers, inputs = [*_conv(3, first, 3), nn.ReLU()], first
+        layers, inputs = [*_conv(channels, first, 3), nn.ReLU()], first
         for stage, depth in enumerate(depths):
             width = first * 2**stage
             for place in range(depth):
@@ -103,7 +111,9 @@ class Architecture:
 
 
 TARGETS: dict[str, Architecture] = {
-    "digits": Architecture(_digits, (1, 8, 8)),
+    "digits": Architecture(_digits(), (1, 8, 8)),
+    "digits-small": Architecture(_digits(8), (1, 8, 8)),
+    "digits-residual": Architecture(_resnet(_basic, 1, (1, 1), first=16, channels=1), (1, 8, 8)),
     "resnet20": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16)),
     "resnet18": Architecture(_resnet(_basic, 1, (2, 2, 2, 2))),
     "resnet50": Architecture(_resnet(_bottleneck, 4, (3, 4, 6, 3))),
@@ -113,14 +123,31 @@ TARGETS: dict[str, Architecture] = {
 }
 
 
+class Ensemble(nn.Module):
+    """Answers every image by one of its members, in turn: the mean loss over a batch is about that over all members."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes), those of image ``i`` by member ``i mod m``."""
+        turns = torch.arange(len(images)) % len(self.members)
+        order = turns.argsort(stable=True).argsort()
+        return torch.cat([member(images[turns == number]) for number, member in enumerate(self.members)])[order]
+
+
 def build(name: str, image_shape: tuple[int, int, int], classes: int | None = None) -> nn.Module:
-    """The network called ``name`` for images of ``image_shape``: an architecture with fresh weights, or a checkpoint.
+    """The network called ``name`` for images of ``image_shape``: an architecture with fresh weights, or a checkpoint; several
+    of them, such as ``A+B``, make an `Ensemble`.
 
     Without ``classes`` it has those of the checkpoint, or 10.
 
     Raises:
         InputError: no target has that name, it takes other images, or a checkpoint is spoilt or has other classes.
     """
+    if "+" in name:
+        return Ensemble([build(part, image_shape, classes) for part in name.split("+")])
     found = read(Path(name)) if name.endswith(SUFFIX) else None
     architecture = name if found is None else found.architecture
     if architecture not in TARGETS:
