@@ -91,7 +91,7 @@ def store(tensors: Mapping[str, Tensor], quantization: Quantization) -> Stored:
     """
     if not tensors:
         raise InputError("there is nothing to store: no tensors were given")
-    flat = {name: tensor.detach().cpu().double() for name, tensor in tensors.items()}
+    flat = {name: tensor.detach().double() for name, tensor in tensors.items()}
     for name, tensor in flat.items():
         if not tensor.isfinite().all():
             raise InputError(f"{name} cannot be stored: it holds {tensor[~tensor.isfinite()][0].item()}")
