@@ -46,6 +46,11 @@ class Dataset:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def on(self, device: str) -> Dataset:
+        """The same data with its images on ``device``; labels stay, as answers come back."""
+        parts = (Split(part.images.to(device), part.labels) for part in (self.train, self.validation, self.test))
+        return Dataset(self.name, self.classes, *parts)
+
     def owned(self, images: int | None) -> Dataset:
         """The same data for a user who owns only ``images`` of the pool, a fifth of them kept for validation.
 

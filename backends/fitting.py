@@ -74,7 +74,7 @@ def recipe_for(image_shape: Sequence[int]) -> Recipe:
 
 def kept(network: nn.Module, data: Split, recipe: Recipe, name: str, device: str = "cpu") -> nn.Module:
     """``network`` as `fit` makes it, from the cache where it is; ``name`` begins the file's name."""
-    seen = hashlib.blake2b(data.images.numpy().tobytes() + data.labels.numpy().tobytes()).hexdigest()
+    seen = hashlib.blake2b(data.images.cpu().numpy().tobytes() + data.labels.numpy().tobytes()).hexdigest()
     made_by = (seen, recipe, str(network), *([] if device == "cpu" else [device]))  # another device rounds otherwise
     digest = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("BBFUSE_CACHE") or Path.home() / ".cache" / "bbfuse")

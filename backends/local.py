@@ -25,7 +25,7 @@ class LocalBackend:
         """See `backends.interface.Backend`."""
         sending(len(images))
         with torch.no_grad():
-            return self._simulator.logits(images, chip)
+            return self._simulator.logits(images, chip).float().cpu()
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -20,6 +20,7 @@ from backends.memory.scheme import PRESETS, Memory, Quantization
 __all__ = ["Simulator", "errors", "scales", "stored_tensors"]
 
 _BYTES_KEPT = 256 << 20
+_BYTES_KEPT_BESIDE = 32 << 30  # where memory is the device's own
 _WEIGHED = (nn.modules.conv._ConvNd, nn.Linear)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -53,6 +54,7 @@ class Simulator:
         if not tensors:
             raise InputError(f"{type(network).__name__} has no convolution or linear layer with weights to store")
         self._device = next(iter(tensors.values())).device
+        self._room = _BYTES_KEPT if self._device.type == "cpu" else _BYTES_KEPT_BESIDE
         self.stored = store(tensors, quantization or replace(preset, bits=memory.bits))
         self._reading = Reading(self.stored, errors(memory))
         self._kept: OrderedDict[Chip, dict[str, Tensor]] = OrderedDict()
@@ -83,7 +85,7 @@ class Simulator:
         with self._lock:
             if chip not in self._kept:
                 self._kept[chip] = self.read(self._reading.on(chip))
-                if len(self._kept) * 4 * self.stored.patterns.size > _BYTES_KEPT and len(self._kept) > 1:
+                if len(self._kept) * 4 * self.stored.patterns.size > self._room and len(self._kept) > 1:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(chip)
             return self._kept[chip]

@@ -23,7 +23,7 @@ class WhiteboxBackend:
     def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
         """See `backends.interface.Backend`."""
         sending(len(images))
-        return self._simulator.logits(images, chip)
+        return self._simulator.logits(images, chip).float().cpu()
 
     def close(self) -> None:
         """Nothing is held open."""

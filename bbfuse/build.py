@@ -51,7 +51,8 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
 
         data = load(config.data)
         kind = LocalBackend if config.backend == "local" else WhiteboxBackend
-        backend = kind(config.target, fitted(config.target, data), data.image_shape, data.classes, config.memory)
+        network = fitted(config.target, data).to(_device(config))
+        backend = kind(config.target, network, data.image_shape, data.classes, config.memory)
     stack.callback(backend.close)
     return backend
 
@@ -70,6 +71,12 @@ def served(config: RunConfig, say: Callable[[str], None], stack: ExitStack) -> R
     stack.callback(server.close)
     say(f"no --remote.url given: started a server of our own at {server.url}, it stops with this run")
     return dataclasses.replace(config, remote=dataclasses.replace(config.remote, url=server.url))
+
+
+def _device(config: RunConfig) -> str:
+    if config.device != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"--device {config.device} is not there: use cpu")
+    return config.device
 
 
 def _remote(config: RunConfig, url: str) -> RemoteBackend:

@@ -122,6 +122,8 @@ class EopmConfig:
     """NeuralFuse's lambda"""
     chips: int = 1
     """fresh chips a step, for the population"""
+    pool: int | None = None
+    """they are drawn from so many chips only, whose weights a simulator then need not make again; from 30,000 if not given"""
     terms: Literal["one", "all"] = "one"
     """what a step asks where nominal voltage has a weight: one term, drawn by the weights, or all of them"""
 
@@ -209,6 +211,11 @@ class RunConfig:
     """root of all random streams of the run"""
     threads: int = 1
     """processor threads for this run; small networks are fastest with one, and a sum may round differently with another number"""
+    device: str = "cpu"
+    """where fuse, surrogate and simulated target compute: cpu, cuda or cuda:NUMBER; others than cpu for backprop, transfer and
+    follow"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """numbers that training multiplies in here: bfloat16 is faster on large images; what is reported is in float32 always"""
     workers: int = 0
     """processes of Ray that score the probes of a step, for methods with several; 0 for none, all in this process. Numbers and
     counts do not depend on it"""
@@ -294,7 +301,7 @@ _BELONGS_TO = {
 }  # fmt: skip
 _POSITIVE = (
     "budget", "batch", "threads", "ray.timeout", "ray.cpus", "remote.timeout", "remote.connect_timeout", "remote.attempts",
-    "remote.patience", "remote.requests_per_second", "remote.in_flight", "eopm.perturbed_weight", "eopm.chips",
+    "remote.patience", "remote.requests_per_second", "remote.in_flight", "eopm.perturbed_weight", "eopm.chips", "eopm.pool",
     "standardize.images", "affine.images", "affine.lr", "surrogate.lr", "surrogate.memory", "transfer.lr", "transfer.steps",
     "follow.lr", "follow.every", "guided.lr", "guided.smoothing", "guided.directions",
     "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",
@@ -362,6 +369,7 @@ def validate(config: RunConfig) -> None:
     if config.remote.url is not None and (changed := _changed(config.memory)):
         raise InputError(f"{_flag('memory.' + changed[0])} has no effect with --remote.url, whose server has its own: drop it")
     _validate_remote(config.remote)
+    _validate_device(config)
     _validate_workers(config)
     if config.optimizer not in WITH_SURROGATE and (changed := _changed(config.surrogate)):
         raise InputError(
@@ -397,9 +405,22 @@ def validate(config: RunConfig) -> None:
             f"--head {config.head_name} is learnt for one chip and says nothing of unseen ones: give --chip-seed, or choose "
             "--head standardize"
         )
-    for name, why in (("eopm.chips", "trained"), ("report.chips", "reported")):
+    for name, why in (("eopm.chips", "trained"), ("eopm.pool", "trained"), ("report.chips", "reported")):
         if config.chip_seed is not None and _get(config, name) != _get(RunConfig(), name):
             raise InputError(f"{_flag(name)} has no effect with --chip-seed, where one chip is {why}: drop one of the two")
+
+
+def _validate_device(config: RunConfig) -> None:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
+        raise InputError(f"--device must be cpu, cuda or cuda:NUMBER, got {config.device}")
+    if config.device == "cpu":
+        return
+    if config.optimizer not in _ONE_QUESTION:
+        raise InputError(
+            f"--device {config.device} goes with --optimizer backprop, transfer or follow, got {config.optimizer}: drop it"
+        )
+    if config.backend == "remote":
+        raise InputError(f"--device {config.device} goes with --backend local or whitebox, got remote: drop it")
 
 
 _NEEDS_A_URL = ("layout", "range", "request", "response", "key_env", "key_header", "ca")

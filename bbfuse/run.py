@@ -170,7 +170,7 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
         except TargetError as error:
             raise TargetError(f"{error}; {_how_to_go_on(folder)}") from error
         images = trainer.data.test.images
-        fused = trainer.fused(images)
+        fused, images = trainer.fused(images).cpu(), images.cpu()
         lost = accuracy["clean"] - accuracy["perturbed"]["mean"]
         summary = {
             "schema": SCHEMA,

@@ -30,9 +30,11 @@ def fair_signs(shape: Sequence[int], rng: torch.Generator) -> Tensor:
     return torch.randint(0, 2, tuple(shape), generator=rng).float() * 2.0 - 1.0
 
 
-def training_chips(seed: int, step: int, count: int) -> list[int]:
-    """Seeds of the chips met in training step ``step``."""
-    seeds: list[int] = torch.randint(_TRAINING, (count,), generator=stream(seed, "training chips", step)).tolist()
+def training_chips(seed: int, step: int, count: int, pool: int | None = None) -> list[int]:
+    """Seeds of the chips met in training step ``step``: of the first ``pool`` ones, if given."""
+    seeds: list[int] = torch.randint(
+        min(pool or _TRAINING, _TRAINING), (count,), generator=stream(seed, "training chips", step)
+    ).tolist()
     return seeds
 
 

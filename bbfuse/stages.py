@@ -89,7 +89,7 @@ class Stages:
         self._losses: list[float] = []
         self.begun = 0
         """The step of the run that is the first of this stage."""
-        self.fuse = Fuse(self._stages[0].generator, image_shape, stream(problem.seed, "fuse"))
+        self.fuse = Fuse(self._stages[0].generator, image_shape, stream(problem.seed, "fuse")).to(images.device)
         if start is None:
             self.fuse.calibrate(images)
         else:
@@ -151,7 +151,7 @@ class Stages:
         self._number += 1
         stage = self._stages[self._number]
         self.fuse.grow(stage.generator, stream(self.seed, "fuse"))
-        self.fuse.calibrate(self._images)
+        self.fuse.to(self._images.device).calibrate(self._images)
         self.method = self._made(stage, self.fuse)
 
     def _made(self, stage: Stage, fuse: Fuse) -> Method:

@@ -109,8 +109,10 @@ classes."""
 class Surrogate:
     """Follows the target by least squares on its answers, newest and remembered ones together."""
 
-    def __init__(self, settings: SurrogateConfig, shape: tuple[int, int, int], classes: int, seed: int) -> None:
-        """Fresh weights drawn from ``seed``, or those of ``settings.weights``.
+    def __init__(
+        self, settings: SurrogateConfig, shape: tuple[int, int, int], classes: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """Fresh weights drawn from ``seed``, or those of ``settings.weights``; it computes on ``device``, its answers come back.
 
         Raises:
             InputError: ``settings.weights`` does not hold weights of this architecture.
@@ -127,6 +129,8 @@ class Surrogate:
         """Worth bfloat16 and channels last, which are two times as fast there."""
         if self._large:
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._device = device
+        self._network.to(device)
         self._bought: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.memory)
         self._seen = 0
         self.trust = 0.0
@@ -140,7 +144,7 @@ class Surrogate:
         if steps and self._settings.weights is None:
             # batch normalisation keeps the statistics of this fit: answers then depend on one image alone
             recipe = replace(self._recipe, steps=steps, seed=self._seed)
-            kept(self._network, owned, recipe, f"surrogate-{self._settings.arch}")
+            kept(self._network, owned, recipe, f"surrogate-{self._settings.arch}", str(self._device)).to(self._device)
         self._network.eval()
         if answered:
             images, answers = (torch.cat(parts) for parts in zip(*((a.images, a.answers) for a in answered), strict=True))
@@ -169,9 +173,9 @@ class Surrogate:
         """Its answers (n, classes), on the tape wherever ``images`` are; those of ``reader``, of the same size, in its place."""
         if self._large:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._large):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._large):
             output: Tensor = (reader or self._network)(images)
-        return output.float()
+        return output.float().cpu()
 
     def simulator(self, memory: Memory) -> Simulator:
         """The surrogate as it is now, stored in ``memory``: it answers for chips that nobody has seen."""
@@ -202,13 +206,14 @@ class Surrogate:
         with torch.no_grad():
             last = self._network.last
             features = torch.cat([self._network.body(part) for part in images.split(_BATCH)])
+            missing = answers.double() - last(features).cpu().double()
+            features = features.cpu()
             design = torch.cat([features, torch.ones(len(features), 1)], 1).double()
             gram = design.T @ design
             gram.diagonal().add_(_PENALTY * gram.diagonal().mean())
-            missing = answers.double() - last(features).double()
             change = torch.linalg.solve(gram, design.T @ missing).float()
-            last.weight.add_(change[:-1].T)
-            last.bias.add_(change[-1])
+            last.weight.add_(change[:-1].T.to(self._device))
+            last.bias.add_(change[-1].to(self._device))
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer, and the answers that are remembered."""

@@ -62,7 +62,7 @@ class Trainer:
         if shape != info.image_shape or data.classes != info.classes:
             takes = f"{info.name} takes images {info.image_shape} and knows {info.classes} classes"
             raise InputError(f"{takes}, but --data {data.name} has {shape} and {data.classes}")
-        data = dataclasses.replace(data, test=data.test[: config.report.images])
+        data = dataclasses.replace(data, test=data.test[: config.report.images]).on(config.device)
         self.config = config
         self.ledger = ledger
         self._folder = folder
@@ -152,7 +152,7 @@ class Trainer:
         return {
             "generator": self.fuse.name,
             "image_shape": list(self.data.image_shape),
-            "fuse": self.fuse.state_dict(),
+            "fuse": {name: tensor.cpu() for name, tensor in self.fuse.state_dict().items()},
             "heads": self.heads.state_dict(),
             "answers": self.ledger.kind,
         }
@@ -201,6 +201,8 @@ class Trainer:
         if self.config.augment:
             moves = dataclasses.replace(recipe_for(self.data.image_shape), each=True)
             images = moved(images, moves, seeds.stream(self.config.seed, "augment", self.step))
+        if self.config.precision == "bfloat16":
+            images = images.contiguous(memory_format=torch.channels_last)  # the order in which it is fast
         step = Step(
             self.step - begun, self.stages.seed, self.fuse, index, images, self.labels[index], weights,
             self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen, self.ledger.ask_all,
@@ -208,7 +210,8 @@ class Trainer:
         )  # fmt: skip
         if self.head_optimizer:
             self.head_optimizer.zero_grad()
-        self.stages.method.update(step, self.plan.steps - begun)
+        with self._multiplying():
+            self.stages.method.update(step, self.plan.steps - begun)
         finished = step.finish()
         if finished is None:
             return None
@@ -220,6 +223,11 @@ class Trainer:
                 group["lr"] = falling(self.config.affine.lr, self.step, self.plan.steps)
             self.head_optimizer.step()
         return loss
+
+    def _multiplying(self) -> torch.autocast:
+        return torch.autocast(
+            self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        )  # fmt: skip
 
     def _terms(self) -> list[Term]:
         """The nominal term, where it has a weight, and the perturbed ones; or one of the two kinds, drawn by their weights.
@@ -235,7 +243,8 @@ class Trainer:
         if self.chip is not None and model is None:
             chips = [self.chip]
         else:
-            numbers = seeds.training_chips(self.config.seed, self.step, self.config.eopm.chips)
+            eopm = self.config.eopm
+            numbers = seeds.training_chips(self.config.seed, self.step, eopm.chips, eopm.pool)
             chips = [Chip(self.config.bit_error_rate, number) for number in numbers]
         weight = perturbed / len(chips)
         terms = [Term(chip, self.heads.meet(chip, model), weight) for chip in chips]

@@ -17,19 +17,17 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
-import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.table import Table
-from torch import nn
 
 from backends.data import load
-from backends.fitting import Recipe, fit
 from bbfuse.config import ReportConfig, ValidationConfig
 from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.measure import accuracy, report_images
+from bbfuse.measure import report_images
 from experiments import cifar10
+from experiments.controls import control
 from experiments.study import RESULTS, Study, Task, rows_of
 from experiments.tuning import ARMS, SETTINGS, tuned
 
@@ -114,7 +112,8 @@ def _rows(records: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, 
             taken = key[1] * 4 // 5 if key[4] == "affine" else STANDARDIZED
             rows.append(_row((*key[:3], "head", key[4]), taken, [r["head_recovered"] for r in mine], against, mine))
         if key[3] == "rge" and key[4] == "none" and key[2] == "given" and images == BUDGETS[1]:
-            own = [100 * (_control(key[1], r["seed"]) - r["perturbed"]) for r in mine]
+            few = OWNED if key[1] <= OWNED else None
+            own = [100 * (control("digits", few, r["seed"]) - r["perturbed"]) for r in mine]
             rows.append(_row((*key[:3], "control", "none"), 0, own, against, mine))
     for setting in SETTINGS:
         _draw(rows, setting)
@@ -132,16 +131,6 @@ def _row(
         "recovered_sd": pstdev(recovered), "share_mean": mean(shares) if shares else None,
         "share_sd": pstdev(shares) if shares else None,
     }  # fmt: skip
-
-
-def _control(owned: int, seed: int) -> float:
-    """Held-out accuracy of 8,410 parameters (the fuse has 8,320) trained on the owned images until it no longer improves."""
-    torch.set_num_threads(1)
-    data = load("digits").owned(None if owned > OWNED else owned)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 112), nn.ReLU(), nn.Linear(112, 10))
-    fit(network, data.train, Recipe(steps=3000, seed=seed))
-    with torch.no_grad():
-        return accuracy(network(data.test.images), data.test.labels)
 
 
 def _table(rows: list[dict[str, Any]]) -> Group:

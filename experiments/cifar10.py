@@ -15,25 +15,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from statistics import mean, median, pstdev
 from typing import Any, Literal
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Group
 from rich.table import Table
-from torch import nn
 
-from backends.data import load
-from backends.fitting import LARGE_RECIPE, kept
 from bbfuse.config import AffineConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.measure import accuracy, report_images
+from bbfuse.measure import report_images
 from bbfuse.methods import RgeConfig
+from experiments.controls import control
 from experiments.study import RESULTS, Study, Task, rows_of
 
 __all__ = ["STUDY", "needed"]
@@ -128,7 +125,8 @@ def _rows(records: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, 
             taken = min(1000, mine[0]["owned"] * 4 // 5) if mine[0]["setting"] == "chip" else STANDARDIZED
             rows.append(_row(mine, "head", taken, [r["head_recovered"] for r in mine], relaxed))
             if mine[0]["labels"] == "given":
-                own = 100 * _control(mine[0]["owned"])
+                owned = mine[0]["owned"]
+                own = 100 * control(DATA, None if owned == ALL else owned, tested=REPORTED)
                 rows.append(_row(mine, "control", 0, [own - r["perturbed"] for r in mine], relaxed))
     _draw(rows)
     return rows
@@ -158,24 +156,6 @@ def _measure(relaxed: dict[Any, float], cell: tuple[Any, ...], seed: int, images
     """What the white box won back with as many images; where it was not run with so many, with the most that it was run with."""
     most = max(sent for *where, sent, chip in relaxed if (tuple(where), chip) == (cell, seed))
     return relaxed[(*cell, min(images, most), seed)]
-
-
-def _control(owned: int) -> float:
-    """Held-out accuracy of 23,682 parameters (the fuse has 23,635) trained on the owned images until it no longer improves."""
-    torch.set_num_threads(1)
-    data = load(DATA).owned(None if owned == ALL else owned)
-
-    def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-
-    network = nn.Sequential(
-        *block(3, 16), *block(16, 16), nn.MaxPool2d(2), *block(16, 32), nn.MaxPool2d(2), *block(32, 54), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(54, 10),
-    )  # fmt: skip
-    kept(network, data.train, replace(LARGE_RECIPE, steps=5000), "control").eval()
-    with torch.no_grad():
-        test = data.test[:REPORTED]
-        return accuracy(torch.cat([network(part) for part in test.images.split(500)]), test.labels)
 
 
 def needed() -> list[dict[str, Any]]:

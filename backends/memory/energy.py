@@ -122,7 +122,8 @@ def _visit(network: nn.Module, image_shape: tuple[int, int, int], see: Callable[
     training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, *image_shape))
+            device = next((p.device for p in network.parameters()), torch.device("cpu"))
+            network.eval()(torch.zeros(1, *image_shape, device=device))
     finally:
         network.train(training)
         for handle in hooks:

@@ -34,11 +34,13 @@ _AT_ONCE = 500
 def fitted(target: str, data: Dataset, recipe: Recipe | None = None, device: str = "cpu") -> nn.Module:
     """The target called ``target``, fitted on the training part of ``data``, frozen; from the cache where it is.
 
-    A ``target`` that is a checkpoint's file comes as it lies there.
+    A ``target`` that is a checkpoint's file comes as it lies there; that of several, ``A+B``, answers by each in turn.
 
     Raises:
         InputError: there is no such target, it takes other images, or its file is spoilt.
     """
+    if "+" in target:
+        return networks.Ensemble([fitted(part, data, recipe, device) for part in target.split("+")]).eval()
     network = networks.build(target, data.image_shape, data.classes)
     if not target.endswith(SUFFIX):
         recipe = recipe or recipe_for(data.image_shape)

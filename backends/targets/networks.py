@@ -6,16 +6,17 @@ have it, and small ones of ours. A name that ends in ``-gn`` has group normalisa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from backends.interface import InputError
 from backends.targets.checkpoint import SUFFIX, read
 
-__all__ = ["TARGETS", "Architecture", "build", "group"]
+__all__ = ["TARGETS", "Architecture", "Ensemble", "build", "group"]
 
 
 _Norm = Callable[[int], nn.Module]
@@ -28,18 +29,19 @@ def group(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(next(groups for groups in (*wished, 1) if channels % groups == 0), channels)
 
 
-def _digits(norm: _Norm | None = None) -> Callable[[int], nn.Sequential]:
-    """Four 3x3 convolutions and two linear layers for 1 x 8 x 8 images: 25,274 parameters, of which 25,104 weights are stored.
+def _digits(norm: _Norm | None = None, width: int = 16) -> Callable[[int], nn.Sequential]:
+    """Four 3x3 convolutions and two linear layers for 1 x 8 x 8 images, as VGG has it.
 
-    With ``norm`` behind each convolution 192 more.
+    With ``width`` 16 it has 25,274 parameters, of which 25,104 weights are stored; 192 more with ``norm`` behind each convolution.
     """
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, padding=1), *([] if norm is None else [norm(outputs)]), nn.ReLU()]
 
+    wide = 2 * width
     return lambda classes: nn.Sequential(
-        *block(1, 16), *block(16, 16), nn.MaxPool2d(2), *block(16, 32), *block(32, 32), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, classes),
+        *block(1, width), *block(width, width), nn.MaxPool2d(2), *block(width, wide), *block(wide, wide), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(4 * wide, 4 * width), nn.ReLU(), nn.Linear(4 * width, classes),
     )  # fmt: skip
 
 
@@ -97,11 +99,12 @@ def _resnet(
     first: int = 64,
     norm: _Norm = nn.BatchNorm2d,
     stride: int = 1,
+    channels: int = 3,
 ) -> Callable[[int], nn.Sequential]:
     """He et al. 2016 for 32x32 images: a 3x3 stem of ``stride``, stages of width ``first``, twice that, ..., global average."""
 
     def make(classes: int) -> nn.Sequential:
-        layers, inputs = [*_conv(3, first, 3, stride, norm), nn.ReLU()], first
+        layers, inputs = [*_conv(channels, first, 3, stride, norm), nn.ReLU()], first
         for stage, depth in enumerate(depths):
             width = first * 2**stage
             for place in range(depth):
@@ -142,6 +145,8 @@ TARGETS: dict[str, Architecture] = {
     "digits-gn": Architecture(_digits(group), (1, 8, 8)),
     "resnet8-bn": Architecture(_resnet(_basic, 1, (1, 1, 1), first=16, stride=2)),
     "resnet8-gn": Architecture(_resnet(_basic, 1, (1, 1, 1), first=16, norm=group, stride=2)),
+    "digits-small": Architecture(_digits(width=8), (1, 8, 8)),
+    "digits-residual": Architecture(_resnet(_basic, 1, (1, 1), first=16, channels=1), (1, 8, 8)),
     "resnet20": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16)),
     "resnet20-gn": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16, norm=group)),
     "resnet18": Architecture(_resnet(_basic, 1, (2, 2, 2, 2))),
@@ -153,14 +158,31 @@ TARGETS: dict[str, Architecture] = {
 }
 
 
+class Ensemble(nn.Module):
+    """Answers every image by one of its members, in turn: the mean loss over a batch is about that over all members."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes), those of image ``i`` by member ``i mod m``."""
+        turns = torch.arange(len(images)) % len(self.members)
+        order = turns.argsort(stable=True).argsort()
+        return torch.cat([member(images[turns == number]) for number, member in enumerate(self.members)])[order]
+
+
 def build(name: str, image_shape: tuple[int, int, int], classes: int | None = None) -> nn.Module:
-    """The network called ``name`` for images of ``image_shape``: an architecture with fresh weights, or a checkpoint.
+    """The network called ``name`` for images of ``image_shape``: an architecture with fresh weights, or a checkpoint; several
+    of them, such as ``A+B``, make an `Ensemble`.
 
     Without ``classes`` it has those of the checkpoint, or 10.
 
     Raises:
         InputError: no target has that name, it takes other images, or a checkpoint is spoilt or has other classes.
     """
+    if "+" in name:
+        return Ensemble([build(part, image_shape, classes) for part in name.split("+")])
     found = read(Path(name)) if name.endswith(SUFFIX) else None
     architecture = name if found is None else found.architecture
     if architecture not in TARGETS:

@@ -72,4 +72,4 @@ class Follow(Imitation):
         images = torch.cat([step.images[:raw], images[raw:]])
         noise = self._config.jitter * torch.randn(images.shape, generator=stream(step.seed, "jitter", step.number))
         noise[::2] = 0.0
-        return (images + noise).clamp(-1.0, 1.0)
+        return (images + noise.to(images.device)).clamp(-1.0, 1.0)

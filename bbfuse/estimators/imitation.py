@@ -22,7 +22,8 @@ class Imitation(Descent):
         self, optimizer: torch.optim.Optimizer, lr: float, problem: Problem, fuse: Fuse, simulates: bool
     ) -> None:  # fmt: skip
         super().__init__(optimizer, lr)
-        self.surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed)
+        device = next(fuse.parameters()).device
+        self.surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed, device)
         self.simulates = simulates
         self._memory = problem.memory
         self.renew()

@@ -1,0 +1,1 @@
+"""NeuralFuse's study and what answers alone reach in its place."""

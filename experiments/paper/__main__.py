@@ -1,0 +1,83 @@
+"""NeuralFuse's study (Sun et al., NeurIPS 2024) by this project's code, and what answers alone reach in its place.
+
+``study``: `relaxed`, a fuse trained through the target for the population of chips; `restricted`, one trained through another
+target, or two, and carried over; `strict`, one trained from the target's answers alone, for the population or for the one chip
+that is there; `rates`, trained at one rate and used at others; `precision`, used with fewer bits a weight; `alternatives`: no
+fuse at a higher voltage, a smaller target, and a classifier of a fuse's size on the images owned, used instead.
+
+All errors are those of NeuralFuse's code (``--memory.errors neuralfuse-map``: of the cells that are marked, half change their
+bit); chips are the paper's 50000, 50001, ... ``paper_fused_mean`` is what the paper has for CIFAR-10 behind ``paper_target`` at
+``paper_rate``; without a fuse it is the paper's without one. Accuracies are fractions.
+
+Two tiers of the same study. `cpu`: digits of 8x8 pixels and two small targets, for two cores; having a five-hundredth of the
+weights, they are hurt at four to five times these rates as the paper's are. `gpu`: CIFAR-10 (JPEG) and the paper's networks, on
+one large GPU. Settings were chosen on validation images and chips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from backends.targets import checkpoint
+from experiments.paper.figures import draw
+from experiments.paper.rows import rows
+from experiments.paper.tiers import ROOT, TIERS, file_of, fit_targets, tasks
+from experiments.study import carried_out, command, settings_of
+
+__all__ = ["main"]
+
+
+def compute(name: str) -> tuple[Any, list[dict[str, Any]]]:
+    """The config and rows of tier ``name``; what is missing of its runs is done."""
+    tier = TIERS[name]
+    fit_targets(tier)
+    trained = tasks(tier)
+    summaries, folders = carried_out(ROOT, trained)
+    found = rows(tier, list(zip(trained, summaries, folders, strict=True)))
+    draw(found, _result(name))
+    held = {target: checkpoint.read(Path(file_of(target))).validation_accuracy for target in (*tier.targets, tier.smaller)}
+    return {"tier": name, "recipe": asdict(tier.recipe), "validation": held, **settings_of(trained)}, found
+
+
+def _result(tier: str) -> str:
+    return "paper" if tier == "cpu" else f"paper_{tier}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; the exit code."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--tier", choices=TIERS, default="cpu")
+    said, others = parser.parse_known_args(arguments)
+    return command(_result(said.tier), partial(compute, said.tier), _table, others)
+
+
+def _table(found: list[dict[str, Any]]) -> Group:
+    parts = []
+    for study in dict.fromkeys(row["study"] for row in found):
+        table = Table("target", "fuse", "by", "rate", "bits", "sent", "bare", "fused", "paper", "saving", title=study)
+        for row in found:
+            if row["study"] == study:
+                fuse = (row["generator"] or "") + (f" from {row['source']}" if row["source"] not in (None, row["target"]) else "")
+                paper = "" if row["paper_fused_mean"] is None else f"{100 * row['paper_fused_mean']:.1f}"
+                fused = "" if row["fused_mean"] is None else f"{100 * row['fused_mean']:.1f} ± {100 * row['fused_sd']:.1f}"
+                bare = f"{100 * row['perturbed_mean']:.1f} ± {100 * row['perturbed_sd']:.1f}"
+                saved = "" if row["saving"] is None else f"{100 * row['saving']:.0f} %"
+                table.add_row(
+                    row["target"], fuse, row["method"], f"{100 * row['rate']:g} %", str(row["bits"]), f"{row['images']:,}",
+                    bare, fused, paper, saved,
+                )  # fmt: skip
+        parts.append(table)
+    return Group(*parts, "percent of held-out images, mean ± sd over chips; energy saved of weight reads")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,129 @@
+"""The picture of `experiments.paper`: fuses by generator beside the paper's, images sent, rates, and the plane of energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bbfuse.figures import svg, without_frame
+from experiments.study import RESULTS
+
+__all__ = ["draw"]
+
+Rows = list[dict[str, Any]]
+_COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
+_MARKS = ("o", "s", "^", "D", "v")
+_LEAST_SAVING = -0.6
+
+
+def draw(rows: Rows, name: str) -> None:
+    """Write ``results/NAME.svg``."""
+    figure = Figure(figsize=(11.0, 8.4), layout="constrained")
+    panels: list[Callable[[Axes, Rows], None]] = [_generators, _images, _rates, _plane]
+    for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        panel(axes, rows)
+        without_frame(axes)
+        axes.set_ylim(0, 102)
+        axes.set_ylabel("held-out accuracy, %")
+    (RESULTS / f"{name}.svg").write_text(svg(figure))
+
+
+def _targets(rows: Rows) -> list[str]:
+    """Those in front of which fuses were trained."""
+    return list(dict.fromkeys(row["target"] for row in rows if row["study"] == "relaxed"))
+
+
+def _generators(axes: Axes, rows: Rows) -> None:
+    """White-box fuses at the highest rate, bare targets, and the paper's numbers."""
+    high = max(row["rate"] for row in rows if row["study"] == "relaxed")
+    mine = [row for row in rows if row["study"] == "relaxed" and row["rate"] == high]
+    names = list(dict.fromkeys(row["generator"] for row in mine))
+    for place, (target, colour) in enumerate(zip(_targets(rows), _COLOURS, strict=False)):
+        these = {row["generator"]: row for row in mine if row["target"] == target}
+        x = [index + 0.36 * (place - 0.5) for index in range(len(names))]
+        y, sd = ([100 * these[name][key] for name in names] for key in ("fused_mean", "fused_sd"))
+        axes.bar(x, y, 0.3, yerr=sd, color=colour, alpha=0.75, error_kw={"lw": 0.7, "capsize": 2}, label=target)
+        axes.hlines([100 * these[name]["perturbed_mean"] for name in names], [v - 0.15 for v in x], [v + 0.15 for v in x],
+                    color="black", lw=1.4, label="without a fuse" if place == 0 else "_")  # fmt: skip
+        paper = [these[name]["paper_fused_mean"] for name in names]
+        if None not in paper:
+            label = f"{these[names[0]]['paper_target']}, 1 % (the paper)"
+            axes.plot(x, [100 * v for v in paper], "*", color=colour, markeredgecolor="black", markeredgewidth=0.5, label=label)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_title(f"with gradients, {100 * high:g} % errors", fontsize=10)
+    axes.legend(frameon=False, fontsize=7, loc="lower right", ncols=2)
+
+
+def _images(axes: Axes, rows: Rows) -> None:
+    """By answers alone, over images sent; transfer and white box as levels."""
+    mine = [row for row in rows if row["study"] == "strict"]
+    for target, mark in zip(_targets(rows), _MARKS, strict=False):
+        for colour, method in zip(_COLOURS, dict.fromkeys(row["method"] for row in mine), strict=False):
+            these = sorted((r for r in mine if (r["target"], r["method"]) == (target, method)), key=lambda r: int(r["images"]))
+            x = [row["images"] for row in these]
+            y, sd = ([100 * row[key] for row in these] for key in ("fused_mean", "fused_sd"))
+            axes.errorbar(x, y, sd, color=colour, marker=mark, markersize=4, lw=1, elinewidth=0.5, capsize=2,
+                          linestyle="-" if "one chip" in method else "--", label=f"{target}: {method}")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("images sent")
+    axes.set_title("by answers alone", fontsize=10)
+    axes.legend(frameon=False, fontsize=6, loc="lower left", bbox_to_anchor=(0.0, 0.0), ncols=2)
+
+
+def _rates(axes: Axes, rows: Rows) -> None:
+    """Fuses trained at the highest rate, used at all; bare targets dashed."""
+    for target, colour in zip(_targets(rows), _COLOURS, strict=False):
+        alone = [row for row in rows if (row["target"], row["method"]) == (target, "no fuse") and row["bits"] == 8]
+        bare = {row["rate"]: row["perturbed_mean"] for row in alone}
+        axes.plot(*_sorted(bare), "--", color=colour, marker=".", label=f"{target} alone")
+        high = max(row["rate"] for row in rows if row["study"] == "relaxed")
+        used = [r for r in rows if r["study"] in ("rates", "relaxed") and r["target"] == target and r["trained_rate"] == high]
+        for generator, mark in zip(("ConvL", "UNetL"), _MARKS, strict=True):
+            these = {row["rate"]: row["fused_mean"] for row in used if row["generator"] == generator}
+            axes.plot(*_sorted(these), "-", color=colour, marker=mark, markersize=4, label=f"{target} behind {generator}")
+    axes.set_xscale("log")
+    axes.set_xlabel("bit error rate, % (trained at one of them)")
+    axes.set_title("one fuse, all rates", fontsize=10)
+    axes.legend(frameon=False, fontsize=7, loc="lower left")
+
+
+def _sorted(points: dict[float, float]) -> tuple[list[float], list[float]]:
+    rates = sorted(points)
+    return [100 * rate for rate in rates], [100 * points[rate] for rate in rates]
+
+
+_PLANE = {
+    "no fuse": ("no fuse, all voltages", "black", "--"), "smaller target": ("a smaller target, all voltages", "#8c8c8c", ":"),
+}  # fmt: skip
+
+
+def _plane(axes: Axes, rows: Rows) -> None:
+    """All points that save more than they lose, with the lines of the honest alternatives."""
+    first = _targets(rows)[-1]
+    shown = [row for row in rows if row["saving"] is not None and row["saving"] > _LEAST_SAVING]
+    for method, (label, colour, style) in _PLANE.items():
+        line = sorted(
+            (row["saving"], row["perturbed_mean"]) for row in shown
+            if row["study"] == "alternatives" and row["method"] == method and row["target"] in (first, "", *_smaller(rows))
+        )  # fmt: skip
+        axes.plot([100 * x for x, _ in line], [100 * y for _, y in line], style, color=colour, marker=".", label=label)
+    kinds = [("relaxed", "backprop", "fuse by gradients"), ("strict", "population", "by answers, population"),
+             ("strict", "one chip", "by answers, one chip")]  # fmt: skip
+    for (study, word, label), colour, mark in zip(kinds, _COLOURS, _MARKS, strict=False):
+        these = [r for r in shown if r["study"] == study and word in r["method"] and r["target"] == first]
+        x, y = [100 * r["saving"] for r in these], [100 * r["fused_mean"] for r in these]
+        axes.plot(x, y, mark, color=colour, markersize=5, alpha=0.8, label=label)
+    controls = [r for r in shown if "classifier" in r["method"] and r["target"] == first]
+    x, y = [100 * r["saving"] for r in controls], [100 * r["clean"] for r in controls]
+    axes.plot(x, y, "P", color="#c44e52", label="classifier of a fuse's size instead")
+    outside = sum(row["study"] in ("relaxed", "strict") and row["target"] == first and row not in shown for row in rows)
+    axes.set_xlabel(f"weight-read energy saved, % ({outside} fuses that cost over {-100 * _LEAST_SAVING:.0f} % left out)")
+    axes.set_title(f"energy against accuracy, {first}", fontsize=10)
+    axes.legend(frameon=False, fontsize=7, loc="lower left")
+
+
+def _smaller(rows: Rows) -> set[str]:
+    return {row["target"] for row in rows if row["method"] == "smaller target"}

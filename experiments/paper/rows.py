@@ -1,0 +1,157 @@
+"""From what was trained to the flat records that are committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from backends.data import load
+from backends.memory.energy import saving, voltage, weight_reads
+from backends.targets.networks import build
+from bbfuse.config import RunConfig
+from bbfuse.fuse import Fuse
+from bbfuse.measure import Spread
+from experiments.cells import Cell, answered
+from experiments.controls import control, network
+from experiments.paper import published
+from experiments.paper.tiers import CARRIED, MEMORY, ROOT, STANDARDIZED, Tier, file_of
+from experiments.study import Task
+
+__all__ = ["KEYS", "rows"]
+
+Trained = Sequence[tuple[Task, dict[str, Any], Path]]
+"""Tasks, their summaries and their folders."""
+KEYS = (
+    "study", "data", "target", "source", "generator", "method", "head", "rate", "trained_rate", "bits", "owned", "images",
+    "chips", "clean", "clean_fused", "perturbed_mean", "perturbed_sd", "fused_mean", "fused_sd", "saving", "paper_target",
+    "paper_rate", "paper_fused_mean",
+)  # fmt: skip
+"""Of a record; what does not apply is ``None``."""
+
+
+def rows(tier: Tier, records: Trained) -> list[dict[str, Any]]:
+    """All that is committed, from what was trained: tasks, their summaries and folders."""
+    runs = {tuple(task.labels.values()): str(folder) for task, _, folder in records if task.labels["study"] == "relaxed"}
+    sent = {str(folder): tier.images for folder in runs.values()}
+    high, low = tier.rates
+    wanted: list[dict[str, Any]] = []
+    for (_, source, generator, trained), run in runs.items():
+        common = {"run": run, "generator": generator, "trained_rate": trained}
+        if source in tier.targets:
+            wanted.append({"study": "relaxed", "target": source, "rate": trained, **common})
+        if trained != high or generator not in CARRIED:
+            continue
+        for target in tier.targets:
+            if target != source:
+                wanted += [
+                    {"study": "restricted", "source": source, "target": target, "rate": rate, **common} for rate in tier.rates
+                ]
+                continue
+            wanted += [{"study": "rates", "target": target, "rate": rate, **common} for rate in (low, *tier.grid)]
+            wanted += [{"study": "precision", "target": target, "rate": low, "bits": bits, **common} for bits in range(8, 1, -1)]
+    for target in tier.targets:
+        wanted += [{"study": "precision", "target": target, "rate": low, "bits": bits, "run": None} for bits in range(8, 1, -1)]
+    for target in (*tier.targets, tier.smaller):
+        wanted += [{"study": "alternatives", "target": target, "rate": rate, "run": None} for rate in (*tier.rates, *tier.grid)]
+    cells = [_cell(tier, row["target"], row["rate"], run, row.get("bits", 8)) for row in wanted for run in (None, row["run"])]
+    answers = iter(answered(ROOT / "cells", cells))
+    found = [_row(tier, row, next(answers), next(answers), sent.get(row["run"], 0)) for row in wanted]
+    return [*found, *_of_strict(tier, records), *_of_controls(tier)]
+
+
+def _cell(tier: Tier, target: str, rate: float, run: str | None, bits: int) -> Cell:
+    return Cell(
+        tier.data, file_of(target), replace(MEMORY, bits=bits), rate, tier.chips, tier.tested, run, tier.relaxed.device
+    )  # fmt: skip
+
+
+def _row(tier: Tier, asked: dict[str, Any], bare: dict[str, Any], fused: dict[str, Any], images: int) -> dict[str, Any]:
+    """The flat record of what ``bare`` and ``fused`` cells came to; a smaller target is no fuse but used instead."""
+    target, generator, rate = asked["target"], asked.get("generator"), asked["rate"]
+    method = "backprop" if generator else "smaller target" if target == tier.smaller else "no fuse"
+    paper_target, paper_rate = tier.targets.get(target), tier.rates.get(rate)
+    source = "+".join(tier.targets.get(part, "") for part in asked.get("source", "").split("+"))
+    paper = {
+        "relaxed": published.RELAXED.get((paper_target, generator, paper_rate)),
+        "restricted": published.TRANSFER.get((source, paper_target, generator, paper_rate)),
+        "precision": published.PRECISION.get((paper_target, generator, asked.get("bits"))),
+        "alternatives": published.BARE.get((paper_target, paper_rate)),
+    }.get(asked["study"])  # fmt: skip
+    with_fuse = {} if generator is None else {
+        "source": asked.get("source", target), "clean_fused": fused["clean"],
+        "fused_mean": fused["mean"], "fused_sd": fused["sd"],
+    }  # fmt: skip
+    return _record(
+        tier, target, generator, rate, study=asked["study"], method=method, trained_rate=asked.get("trained_rate"),
+        bits=asked.get("bits", 8), images=images, chips=tier.chips, clean=bare["clean"], perturbed_mean=bare["mean"],
+        perturbed_sd=bare["sd"], paper_fused_mean=None if paper is None else paper / 100, **with_fuse,
+    )  # fmt: skip
+
+
+def _record(tier: Tier, target: str, generator: str | None, rate: float, **known: Any) -> dict[str, Any]:
+    paper = {"paper_target": tier.targets.get(target), "paper_rate": tier.rates.get(rate)}
+    common = {"data": tier.label, "target": target, "generator": generator, "rate": rate, "head": "none", "bits": 8, "images": 0}
+    return {**dict.fromkeys(KEYS), **common, "saving": _saving(tier, target, generator, rate), **paper, **known}
+
+
+def _of_strict(tier: Tier, records: Trained) -> Iterator[dict[str, Any]]:
+    """Runs by answers alone, as they report themselves; those on single chips are put together, with the head alone beside."""
+    groups: dict[tuple[Any, ...], list[tuple[RunConfig, dict[str, Any]]]] = {}
+    for task, summary, _ in records:
+        if task.labels["study"] == "strict":
+            key = (task.labels["target"], task.labels["method"], task.labels["chip"] is None, task.labels["images"])
+            groups.setdefault(key, []).append((task.config, summary["accuracy"]))
+    for (target, method, population, images), each in groups.items():
+        config = each[0][0]
+        for part, name in (("perturbed_fused", method), ("perturbed_head", f"head alone, {config.head_name}")):
+            if part == "perturbed_head" and (config.head_name == "none" or method.startswith("rge")):
+                continue
+            taken = images if part == "perturbed_fused" else min(images, config.affine.images) if not population else STANDARDIZED
+            bare, fused = (_spread([accuracy[which] for _, accuracy in each]) for which in ("perturbed", part))
+            clean_fused = mean(accuracy["clean_fused"] for _, accuracy in each) if part == "perturbed_fused" else None
+            generator = config.generator if part == "perturbed_fused" else None
+            yield _record(
+                tier, target, generator, config.bit_error_rate, study="strict", trained_rate=config.bit_error_rate,
+                method=name + (" (population)" if population else " (one chip)"), head=config.head_name, images=taken,
+                chips=bare[2], clean=each[0][1]["clean"], clean_fused=clean_fused, perturbed_mean=bare[0], perturbed_sd=bare[1],
+                fused_mean=fused[0], fused_sd=fused[1],
+            )  # fmt: skip
+
+
+def _spread(parts: list[dict[str, Any]]) -> tuple[float, float, int]:
+    """Mean, sd and number of chips: of one run's report on many, or of many runs' on one each."""
+    if len(parts) == 1:
+        return parts[0]["mean"], parts[0]["sd"], parts[0]["chips"]
+    spread = Spread.of([part["mean"] for part in parts])
+    return spread.mean, spread.sd, spread.chips
+
+
+def _of_controls(tier: Tier) -> Iterator[dict[str, Any]]:
+    """Classifiers used instead of each target, at nominal voltage."""
+    shape = load(tier.data).image_shape
+    for owned in (*tier.few, None):
+        clean = control(tier.data, owned, tested=tier.tested)
+        for target in tier.targets:
+            cost = weight_reads(network(shape, 10), shape) / weight_reads(build(target, shape), shape)
+            yield _record(
+                tier, target, None, 0.0, study="alternatives", method="classifier of a fuse's size", owned=owned, chips=0,
+                clean=clean, perturbed_mean=clean, perturbed_sd=0.0, saving=1.0 - cost,
+            )  # fmt: skip
+
+
+def _saving(tier: Tier, target: str, generator: str | None, rate: float) -> float | None:
+    """Share of the energy saved of reading the target's weights at nominal voltage (NeuralFuse, Eq. 6); a smaller target's is
+    beside the last one of ``tier.targets``, which is of its kind."""
+    volts, shape = voltage(rate), load(tier.data).image_shape
+    if volts is None:
+        return None
+    reads = weight_reads(build(target, shape), shape)
+    if target == tier.smaller:
+        return 1.0 - volts**2 * reads / weight_reads(build(list(tier.targets)[-1], shape), shape)
+    fuse = Fuse(generator, shape, torch.Generator()) if generator else None
+    return saving(volts**2, reads, weight_reads(fuse, shape) if fuse else 0.0)
