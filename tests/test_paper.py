@@ -40,7 +40,7 @@ def test_every_run_of_a_tier_may_begin_and_none_trains_on_chips_that_another_rep
 
 def test_the_papers_numbers_fit_each_other() -> None:
     assert {generator for _, generator, _ in published.RELAXED} == set(GENERATORS)
-    for (target, generator, rate), fused in published.RELAXED.items():
+    for (target, _, rate), fused in published.RELAXED.items():
         assert published.BARE[target, rate] < fused < published.CLEAN[target]
     for target in ("resnet18", "vgg19"):  # Table 22 and 23 begin where Table 12 is
         assert published.PRECISION[target, None, 8] == published.BARE[target, 0.005]

@@ -32,7 +32,7 @@ def group(channels: int) -> nn.GroupNorm:
 def _digits(norm: _Norm | None = None, width: int = 16) -> Callable[[int], nn.Sequential]:
     """Four 3x3 convolutions and two linear layers for 1 x 8 x 8 images, as VGG has it.
 
-    With ``width`` 16 it has 25,274 parameters, of which 25,104 weights are stored; 192 more with ``norm`` behind each convolution.
+    With ``width`` 16 it has 25,274 parameters, of which 25,104 weights are stored; ``norm`` behind each convolution adds 192.
     """
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
