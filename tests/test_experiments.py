@@ -36,6 +36,7 @@ from experiments import (
 )
 from experiments.benchmarks import hardening, injection, overhead, proxy, remote, scaling
 from experiments.main_job import ARMS, CHIPS, STUDY
+from experiments.paper import __main__ as paper
 from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
 
 
@@ -160,6 +161,14 @@ def test_a_larger_share_never_needs_fewer_images_and_the_most_is_never_less_than
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     "main_job": (main_job.STUDY.main, {"arm", "chip", "images", "share"}, "fuse alone"),
+    "paper": (
+        paper.main,
+        {
+            "study", "target", "source", "generator", "method", "rate", "images", "clean", "clean_fused", "perturbed_mean",
+            "perturbed_sd", "fused_mean", "fused_sd", "paper_fused_mean",
+        },
+        "follow",
+    ),
     "tuning": (tuning.STUDY.main, {"setting", "method", "name", "value", "accuracy"}, "spsa-gc"),
     "access_gap": (
         access_gap.STUDY.main,

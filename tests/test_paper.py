@@ -109,9 +109,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tier:
         if name in ("follow", "follow, standardize")
     }
     tier = replace(
-        TIERS["cpu"], recipe=replace(RECIPE, steps=20, hardening=tiers.AWARE), rates={0.05: 0.01, 0.02: 0.005}, grid=(0.1,), chips=2,
-        tested=40, images=500, strict=few, owned_chip={"rge, affine": (TIERS["cpu"].owned_chip["rge, affine"][0], (1_500,))}, fixed=2,
-        few=(50,),
+        TIERS["cpu"], recipe=replace(RECIPE, steps=20, hardening=tiers.AWARE), rates={0.05: 0.01, 0.02: 0.005}, grid=(0.1,),
+        chips=2, tested=40, images=500, strict=few, fixed=2, few=(50,),
+        owned_chip={"rge, affine": (TIERS["cpu"].owned_chip["rge, affine"][0], (1_500,))},
     )  # fmt: skip
     monkeypatch.setitem(TIERS, "cpu", tier)
     return tier
@@ -142,7 +142,7 @@ def test_training_in_bfloat16_is_about_the_same_training_and_the_report_is_exact
     assert exact["accuracy"]["perturbed"] == coarse["accuracy"]["perturbed"]
     assert exact["recovered_points"] > 0
     assert coarse["recovered_points"] == pytest.approx(exact["recovered_points"], abs=10)
-    assert coarse["recovered_points"] != exact["recovered_points"] or _losses(tmp_path / "float32") != _losses(tmp_path / "bfloat16")
+    assert _losses(tmp_path / "float32") != _losses(tmp_path / "bfloat16")
 
 
 def _losses(folder: Path) -> list[float]:
