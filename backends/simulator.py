@@ -54,7 +54,6 @@ class Simulator:
         if not tensors:
             raise InputError(f"{type(network).__name__} has no convolution or linear layer with weights to store")
         self._device = next(iter(tensors.values())).device
-        self._room = _BYTES_KEPT if self._device.type == "cpu" else _BYTES_KEPT_BESIDE
         self.stored = store(tensors, quantization or replace(preset, bits=memory.bits))
         self._reading = Reading(self.stored, errors(memory))
         self._kept: OrderedDict[Chip, dict[str, Tensor]] = OrderedDict()
@@ -85,7 +84,8 @@ class Simulator:
         with self._lock:
             if chip not in self._kept:
                 self._kept[chip] = self.read(self._reading.on(chip))
-                if len(self._kept) * 4 * self.stored.patterns.size > self._room and len(self._kept) > 1:
+                room = _BYTES_KEPT if self._device.type == "cpu" else _BYTES_KEPT_BESIDE
+                if len(self._kept) * 4 * self.stored.patterns.size > room and len(self._kept) > 1:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(chip)
             return self._kept[chip]
