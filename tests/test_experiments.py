@@ -34,7 +34,7 @@ from experiments import (
     saturation,
     tuning,
 )
-from experiments.benchmarks import hardening, injection, overhead, proxy, remote, scaling
+from experiments.benchmarks import hardening, injection, overhead, proxy, remote, scaling, training
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.paper import __main__ as paper
 from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
@@ -231,6 +231,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     ),
     "overhead": (overhead.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch"),
     "remote": (remote.main, {"shape", "target_ms", "mode", "images_per_second"}, "binary"),
+    "training": (training.main, {"target", "generator", "device", "precision", "part", "ms"}, "backward"),
     "proxy": (proxy.main, {"shape", "mode", "generator", "direct_ms", "proxy_ms", "fuse_ms", "added_ms"}, "UNetXS"),
 }  # fmt: skip
 

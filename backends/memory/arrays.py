@@ -5,6 +5,7 @@ A cell may be faulty in two ways: holding 0 it reads 1, or holding 1 it reads 0.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 
@@ -33,11 +34,13 @@ def neuralfuse_map(stored: Stored, read: Patterns, chip: Chip) -> list[Places]:
     the first row, and every row is repeated ``n`` times, so that ``n^2`` weights in succession share the cells of ``n``.
     """
     bits = stored.quantization.bits
-    faulty = np.random.RandomState(chip.seed).random_sample((ROWS, COLUMNS)) < chip.bit_error_rate
-    high = np.random.RandomState(chip.seed + 1).random_sample((ROWS, COLUMNS)) < 0.5
     weights = COLUMNS // bits
+    # rows that no tensor reaches come last and need not be drawn
+    rows = min(ROWS, math.ceil(max(place.stop - place.start for place in stored.places) / weights**2))
+    faulty = np.random.RandomState(chip.seed).random_sample((rows, COLUMNS)) < chip.bit_error_rate
+    high = np.random.RandomState(chip.seed + 1).random_sample((rows, COLUMNS)) < 0.5
     ones, zeros = (
-        np.repeat(_packed((faulty & kind)[:, : weights * bits], bits).reshape(ROWS, 1, weights), weights, axis=1).reshape(-1)
+        np.repeat(_packed((faulty & kind)[:, : weights * bits], bits).reshape(rows, 1, weights), weights, axis=1).reshape(-1)
         for kind in (high, ~high)
     )
     for place in stored.places:
