@@ -61,22 +61,31 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _table(found: list[dict[str, Any]]) -> Group:
+    """A table for each study and target; a column in which nothing differs is left out."""
     parts = []
-    for study in dict.fromkeys(row["study"] for row in found):
-        table = Table("target", "fuse", "by", "rate", "bits", "sent", "bare", "fused", "paper", "saving", title=study)
-        for row in found:
-            if row["study"] == study:
-                fuse = (row["generator"] or "") + (f" from {row['source']}" if row["source"] not in (None, row["target"]) else "")
-                paper = "" if row["paper_fused_mean"] is None else f"{100 * row['paper_fused_mean']:.1f}"
-                fused = "" if row["fused_mean"] is None else f"{100 * row['fused_mean']:.1f} ± {100 * row['fused_sd']:.1f}"
-                bare = f"{100 * row['perturbed_mean']:.1f} ± {100 * row['perturbed_sd']:.1f}"
-                saved = "" if row["saving"] is None else f"{100 * row['saving']:.0f} %"
-                table.add_row(
-                    row["target"], fuse, row["method"], f"{100 * row['rate']:g} %", str(row["bits"]), f"{row['images']:,}",
-                    bare, fused, paper, saved,
-                )  # fmt: skip
+    for study, target in dict.fromkeys((row["study"], row["target"]) for row in found):
+        cells = [_cells(row) for row in found if (row["study"], row["target"]) == (study, target)]
+        shown = [name for name in cells[0] if len({row[name] for row in cells}) > 1 or name in ("bare", "fused")]
+        table = Table(*shown, title=f"{study}: {target}")
+        for row in cells:
+            table.add_row(*(row[name] for name in shown))
         parts.append(table)
     return Group(*parts, "percent of held-out images, mean ± sd over chips; energy saved of weight reads")
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    fuse = (row["generator"] or "") + (f" from {row['source']}" if row["source"] not in (None, row["target"]) else "")
+    owned = "" if row["owned"] is None else f", {row['owned']} owned"
+    return {
+        "fuse": fuse, "by": row["method"] + owned, "rate": f"{100 * row['rate']:g} %", "bits": str(row["bits"]),
+        "sent": f"{row['images']:,}", "bare": _percent(row["perturbed_mean"], row["perturbed_sd"]),
+        "fused": _percent(row["fused_mean"], row["fused_sd"]), "paper": _percent(row["paper_fused_mean"]),
+        "saved": "" if row["saving"] is None else f"{100 * row['saving']:.0f} %",
+    }  # fmt: skip
+
+
+def _percent(mean: float | None, sd: float | None = None) -> str:
+    return "" if mean is None else f"{100 * mean:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,15 @@ _LEAST_SAVING = -0.6
 
 def draw(rows: Rows, name: str) -> None:
     """Write ``results/NAME.svg``."""
-    figure = Figure(figsize=(11.0, 8.4), layout="constrained")
+    figure = Figure(figsize=(11.5, 9.6), layout="constrained")
     panels: list[Callable[[Axes, Rows], None]] = [_generators, _images, _rates, _plane]
     for axes, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
         panel(axes, rows)
         without_frame(axes)
-        axes.set_ylim(0, 102)
-        axes.set_ylabel("held-out accuracy, %")
+        if panel is not _images:
+            axes.set_ylim(0, 102)
+            axes.set_ylabel("held-out accuracy, %")
+            axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     (RESULTS / f"{name}.svg").write_text(svg(figure))
 
 
@@ -52,25 +54,25 @@ def _generators(axes: Axes, rows: Rows) -> None:
         if None not in paper:
             label = f"{these[names[0]]['paper_target']}, 1 % (the paper)"
             axes.plot(x, [100 * v for v in paper], "*", color=colour, markeredgecolor="black", markeredgewidth=0.5, label=label)
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_title(f"with gradients, {100 * high:g} % errors", fontsize=10)
-    axes.legend(frameon=False, fontsize=7, loc="lower right", ncols=2)
 
 
 def _images(axes: Axes, rows: Rows) -> None:
-    """By answers alone, over images sent; transfer and white box as levels."""
+    """By answers alone: every method with the images that it sent, beside the same chips without."""
     mine = [row for row in rows if row["study"] == "strict"]
-    for target, mark in zip(_targets(rows), _MARKS, strict=False):
-        for colour, method in zip(_COLOURS, dict.fromkeys(row["method"] for row in mine), strict=False):
-            these = sorted((r for r in mine if (r["target"], r["method"]) == (target, method)), key=lambda r: int(r["images"]))
-            x = [row["images"] for row in these]
-            y, sd = ([100 * row[key] for row in these] for key in ("fused_mean", "fused_sd"))
-            axes.errorbar(x, y, sd, color=colour, marker=mark, markersize=4, lw=1, elinewidth=0.5, capsize=2,
-                          linestyle="-" if "one chip" in method else "--", label=f"{target}: {method}")  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xlabel("images sent")
-    axes.set_title("by answers alone", fontsize=10)
-    axes.legend(frameon=False, fontsize=6, loc="lower left", bbox_to_anchor=(0.0, 0.0), ncols=2)
+    kinds = sorted(dict.fromkeys((row["method"].rpartition(" (")[2], row["method"], row["images"]) for row in mine), reverse=True)
+    for place, (target, colour) in enumerate(zip(_targets(rows), _COLOURS, strict=False)):
+        these = {(row["method"], row["images"]): row for row in mine if row["target"] == target}
+        y = [index + 0.3 * (place - 0.5) for index in range(len(kinds))]
+        found = [these[kind[1:]] for kind in kinds]
+        x, sd = ([100 * row[key] for row in found] for key in ("fused_mean", "fused_sd"))
+        axes.barh(y, x, 0.28, xerr=sd, color=colour, alpha=0.75, error_kw={"lw": 0.7, "capsize": 1.5})
+        axes.vlines([100 * row["perturbed_mean"] for row in found], [v - 0.14 for v in y], [v + 0.14 for v in y], color="black")
+    axes.set_yticks(range(len(kinds)), [f"{method}, {sent:,}" for _, method, sent in kinds], fontsize=7)
+    axes.set_xlim(0, 102)
+    axes.set_xlabel("held-out accuracy, %")
+    axes.set_title("by answers alone, images sent", fontsize=10)
 
 
 def _rates(axes: Axes, rows: Rows) -> None:
@@ -81,13 +83,12 @@ def _rates(axes: Axes, rows: Rows) -> None:
         axes.plot(*_sorted(bare), "--", color=colour, marker=".", label=f"{target} alone")
         high = max(row["rate"] for row in rows if row["study"] == "relaxed")
         used = [r for r in rows if r["study"] in ("rates", "relaxed") and r["target"] == target and r["trained_rate"] == high]
-        for generator, mark in zip(("ConvL", "UNetL"), _MARKS, strict=True):
+        for generator, mark in zip(("ConvL", "UNetL"), _MARKS, strict=False):
             these = {row["rate"]: row["fused_mean"] for row in used if row["generator"] == generator}
             axes.plot(*_sorted(these), "-", color=colour, marker=mark, markersize=4, label=f"{target} behind {generator}")
     axes.set_xscale("log")
     axes.set_xlabel("bit error rate, % (trained at one of them)")
     axes.set_title("one fuse, all rates", fontsize=10)
-    axes.legend(frameon=False, fontsize=7, loc="lower left")
 
 
 def _sorted(points: dict[float, float]) -> tuple[list[float], list[float]]:
@@ -122,7 +123,6 @@ def _plane(axes: Axes, rows: Rows) -> None:
     outside = sum(row["study"] in ("relaxed", "strict") and row["target"] == first and row not in shown for row in rows)
     axes.set_xlabel(f"weight-read energy saved, % ({outside} fuses that cost over {-100 * _LEAST_SAVING:.0f} % left out)")
     axes.set_title(f"energy against accuracy, {first}", fontsize=10)
-    axes.legend(frameon=False, fontsize=7, loc="lower left")
 
 
 def _smaller(rows: Rows) -> set[str]:
