@@ -28,7 +28,7 @@ from bbfuse.measure import accuracy
 from bbfuse.seeds import reporting_chips
 from experiments.study import RESULTS, command
 
-__all__ = ["guarantee", "main"]
+__all__ = ["chips_needed", "guarantee", "main"]
 
 Scheme = Literal["neuralfuse", "normal", "rquant"]
 SCHEMES: tuple[Scheme, ...] = ("neuralfuse", "normal", "rquant")
@@ -47,6 +47,12 @@ def guarantee(images: int, chips: int, delta: float = DELTA) -> float:
     """
     root = math.sqrt(math.log((images + 1) / delta) / images)
     return root * (math.sqrt(chips) + math.sqrt(images)) / math.sqrt(chips)
+
+
+def chips_needed(images: int, slack: float, delta: float = DELTA) -> int | None:
+    """The fewest chips with which `guarantee` is at most ``slack``, a fraction; ``None`` where no number of chips is enough."""
+    root = math.sqrt(math.log((images + 1) / delta) / images)
+    return math.ceil(images / (slack / root - 1) ** 2) if slack > root else None
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from backends.data import Dataset, Split
 from backends.memory.codes import store
 from backends.memory.scheme import Quantization
 from bbfuse import seeds
@@ -18,17 +21,20 @@ from bbfuse.config import validate
 from experiments import (
     access_gap,
     alignment,
+    bit_attacks,
+    bit_error_robustness,
     bit_errors,
     cifar10,
     energy,
     fleet,
+    hardened_fuse,
     main_job,
     misled,
     query_efficiency,
     saturation,
     tuning,
 )
-from experiments.benchmarks import injection, overhead, proxy, remote, scaling
+from experiments.benchmarks import hardening, injection, overhead, proxy, remote, scaling
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
 
@@ -43,6 +49,61 @@ def test_the_committed_result_is_that_of_the_study_as_it_stands() -> None:
     for row in result["rows"]:
         assert row["images"] <= row["budget"]
         assert abs(row["share"] - row["recovered_points"] / row["lost_points"]) < 1e-9
+
+
+def test_the_committed_robustness_is_that_of_the_cells_as_they_stand() -> None:
+    result = json.loads((RESULTS / "bit_error_robustness.json").read_text())
+    tiers = bit_error_robustness.TIERS["cpu"]
+    assert result["config"] == json.loads(json.dumps([asdict(tier) for tier in tiers]))
+    for tier in tiers:
+        for cell in tier.cells:
+            mine = [row for row in result["rows"] if (row["data"], row["hardening"]) == (tier.shown, cell.name)]
+            assert [row["rate"] for row in mine if row["chips_are"] == "unseen"] == list(tier.rates)
+            for row in mine:
+                assert (row["bits"], row["scheme"]) == (cell.bits, cell.scheme)
+                assert row["chips"] == (tier.chips if row["chips_are"] == "unseen" else 1)
+
+
+def test_of_digits_the_published_order_holds_at_high_rates() -> None:
+    found = {
+        (row["hardening"], row["rate"]): row["robust_error_mean"]
+        for row in rows_of("bit_error_robustness") if row["data"] == "digits" and row["chips_are"] == "unseen"
+    }  # fmt: skip
+    assert found["normal", 0.05] > found["rquant", 0.05] > found["clip", 0.05] + 20 > found["randbet", 0.05] + 25
+    assert found["clip", 0.1] > found["randbet", 0.1] + 15 > found["randbet, 10 %", 0.1] + 40
+    for worse, better in (("normal, one range", "normal"), ("clip, batch norm", "clip"), ("fixed pattern", "randbet")):
+        assert found[worse, 0.05] > found[better, 0.05] + 15
+    assert found["randbet, 10 %, 4 bits", 0.05] < found["randbet, 10 %", 0.05] + 2
+
+
+def test_random_errors_in_fitting_cost_what_they_may() -> None:
+    ratios = {(row["target"], row["method"]): row["ratio"] for row in rows_of("hardening")}
+    assert {target for target, _ in ratios} == set(hardening.TARGETS)
+    assert ratios["resnet8-bn", "randbet"] <= 2.2
+    assert all(ratio <= 2.4 for ratio in ratios.values())
+
+
+def test_chosen_errors_hurt_more_than_random_ones_and_adversarial_training_holds_out_longer() -> None:
+    found = {(row["hardening"], row["attack"], row["flips"]): row["robust_error"] for row in rows_of("bit_attacks")}
+    for name in bit_attacks.SHOWN:
+        for flips in (20, 80):
+            assert found[name, "projected", flips] > found[name, "random", flips]
+    for flips in (20, 40):
+        assert found["rquant", "projected", flips] > found["advbet", "projected", flips] + 30
+        assert found["clip", "projected", flips] > found["clip, advbet", "projected", flips] + 15
+    broken = {
+        name: bit_attacks.needed([r for r in rows_of("bit_attacks") if (r["hardening"], r["attack"]) == (name, "projected")])
+        for name in bit_attacks.SHOWN
+    }  # fmt: skip
+    assert broken["normal"] == broken["rquant"] == broken["clip"] == 40
+    assert broken["clip, advbet"] == 320
+
+
+def test_the_fuses_on_hardened_targets_are_those_of_the_study_as_it_stands() -> None:
+    result = json.loads((RESULTS / "hardened_fuse.json").read_text())
+    assert configs_of(result["config"]) == [task.config for task in hardened_fuse.STUDY.tasks()]
+    named = [(name, rate) for name in hardened_fuse.HARDENED for rate in hardened_fuse.RATES]
+    assert [(row["hardening"], row["rate"]) for row in result["rows"]] == named
 
 
 @pytest.mark.parametrize("study", [fleet.STUDY, misled.STUDY], ids=lambda study: str(study.name))
@@ -128,6 +189,21 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     ),
     "alignment": (alignment.main, {"method", "steps_before", "cosine_mean", "cosine_sd", "scale_mean"}, "pgpe"),
     "bit_errors": (bit_errors.main, {"scheme", "bits", "rate", "chips", "accuracy_mean", "accuracy_sd", "slack"}, "rquant"),
+    "bit_error_robustness": (
+        bit_error_robustness.main,
+        {
+            "data", "target", "scheme", "bits", "rate", "error", "robust_error_mean", "robust_error_sd", "published", "chips",
+            "energy", "slack",
+        },
+        "randbet",
+    ),
+    "bit_attacks": (bit_attacks.main, {"hardening", "attack", "flips", "error", "robust_error"}, "advbet"),
+    "hardened_fuse": (
+        hardened_fuse.STUDY.main,
+        {"hardening", "rate", "chips", "bare_mean", "head_mean", "fused_mean", "fuse_adds", "energy_bare", "energy_fused"},
+        "nothing",
+    ),
+    "hardening": (hardening.main, {"target", "method", "ms_per_step", "ratio"}, "randbet"),
     "fleet": (
         fleet.STUDY.main, {"chip", "arm", "head", "images", "perturbed", "recovered", "share"}, "from population",
     ),
@@ -283,6 +359,47 @@ def test_the_energy_command_prints_records_and_tables(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("images", "chips", "points"), [(10**4, 10**6, 4.09), (10**5, 10**6, 1.67), (10**4, 50, 56)])
 def test_the_guarantee_has_the_values_of_the_proposition(images: int, chips: int, points: float) -> None:
     assert 100 * bit_errors.guarantee(images, chips) == pytest.approx(points, rel=0.01)
+
+
+@pytest.mark.parametrize(("images", "slack"), [(10_000, 0.1), (10_000, 0.05), (9000, 0.5)])
+def test_the_chips_needed_for_a_slack_are_the_fewest(images: int, slack: float) -> None:
+    chips = bit_errors.chips_needed(images, slack)
+    assert chips is not None
+    assert bit_errors.guarantee(images, chips) <= slack < bit_errors.guarantee(images, chips - 1)
+
+
+def test_no_number_of_chips_makes_up_for_too_few_images() -> None:
+    assert bit_errors.chips_needed(360, 0.1) is None
+
+
+def test_a_rate_is_tolerated_only_with_all_below_it() -> None:
+    rows = [{"rate": r, "error": 5.0, "robust_error_mean": e} for r, e in ((0.1, 6.0), (0.01, 6.5), (0.02, 9.0))]
+    assert bit_error_robustness.tolerated(rows, 2.0) == 0.01
+    assert bit_error_robustness.tolerated(rows, 1.0) == 0.0
+    assert bit_error_robustness.tolerated(rows, 4.0) == 0.1
+
+
+def test_the_tier_for_a_gpu_runs_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BBFUSE_CACHE", str(tmp_path / "cache"))
+    rng = torch.Generator().manual_seed(0)
+    part = Split(torch.rand(8, 3, 32, 32, generator=rng) * 2 - 1, torch.randint(10, (8,), generator=rng))
+    monkeypatch.setattr(bit_error_robustness, "load", lambda name: Dataset(name, 10, part, part, part))
+    (tier,) = bit_error_robustness.TIERS["gpu"]
+    small = replace(tier, cells=tier.cells[3:4], recipe=replace(tier.recipe, steps=2, batch=2), chips=2, device="cpu", images=4)
+    rows = bit_error_robustness.measured(small, tmp_path / "rows")
+    assert [row["published"] for row in rows] == [5.43, 6.36, 7.41, 8.65, 27.21]
+    assert all(0 <= row["robust_error_mean"] <= 100 for row in rows)
+    monkeypatch.setattr(bit_error_robustness, "load", lambda name: pytest.fail("what is there is not measured again"))
+    assert bit_error_robustness.measured(small, tmp_path / "rows") == rows
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+@pytest.mark.parametrize(("flags", "words"), [([], "no committed result"), (["--run"], "needs a GPU")])
+def test_the_tier_for_a_gpu_says_what_it_lacks(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bit_error_robustness.main(["--tier", "gpu", *flags]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
 
 
 def test_what_travels_to_workers_is_small_beside_what_it_replaces() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from backends.data import Dataset, load
-from backends.fitting import Recipe, fit, moved
+from backends.fitting import Recipe, _cut, fit, moved
 from backends.interface import NOMINAL, Chip, InputError
 from backends.simulator import Simulator
 from backends.targets import networks
@@ -112,6 +112,34 @@ def test_the_papers_targets_have_its_sizes(name: str, parameters: int, stored: i
     weights = [m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert (sum(weights), len(weights)) == (stored, layers)
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),  # Stutz et al.'s SimpleNet, and ours
+    [("simplenet-gn", 5_498_378), ("digits", 25_274), ("digits-gn", 25_466), ("digits-bn", 25_466), ("resnet8-gn", 78_042)],
+)
+def test_targets_with_group_normalisation_have_their_sizes(name: str, parameters: int) -> None:
+    network, shape = networks.build(name, networks.TARGETS[name].image_shape).eval(), networks.TARGETS[name].image_shape
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert network(torch.zeros(2, *shape)).shape == (2, 10)
+    for layer in network.modules():
+        assert not isinstance(layer, nn.BatchNorm2d) or not name.endswith("-gn")
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(16, 8), (32, 16), (64, 32), (48, 24), (2048, 32), (24, 12), (1, 1)])
+def test_groups_are_the_most_there_may_be(channels: int, groups: int) -> None:
+    assert networks.group(channels).num_groups == groups
+
+
+def test_one_square_of_each_image_is_made_grey() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        cut = _cut(torch.ones(200, 2, 9, 9), 4) == 0
+    assert torch.equal(cut[:, 0], cut[:, 1])
+    sizes = {(int(one.any(1).sum()), int(one.any(0).sum())) for one in cut[:, 0]}
+    assert all(int(one.sum()) == int(one.any(1).sum()) * int(one.any(0).sum()) for one in cut[:, 0])
+    assert {rows for rows, _ in sizes} == {columns for _, columns in sizes} == {2, 3, 4}
+    assert cut[:, 0].any(0).all()
 
 
 def test_moved_images_are_shifted_and_mirrored_each_on_its_own() -> None:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from backends.interface import InputError
 from backends.targets.checkpoint import SUFFIX, read
 
-__all__ = ["TARGETS", "Architecture", "build"]
+__all__ = ["TARGETS", "Architecture", "build", "group"]
 
 
 _Norm = Callable[[int], nn.Module]
 
 
-def _group(channels: int) -> nn.GroupNorm:
+def group(channels: int) -> nn.GroupNorm:
     """32, 24, 16 or 8 groups, the first of them, half the channels at most, that divides them (Stutz et al.'s code)."""
     most = max(channels // 2, 1)
     wished = [min(groups, most) for groups in (32, 24, 16, 8)]
@@ -52,7 +52,7 @@ def _simplenet(classes: int) -> nn.Sequential:
             layers.append(nn.MaxPool2d(2))
             continue
         kernel, outputs = (3, width) if width > 0 else (1, -width)
-        layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), _group(outputs), nn.ReLU()]
+        layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), group(outputs), nn.ReLU()]
         inputs = outputs
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs, classes))
 
@@ -139,11 +139,11 @@ class Architecture:
 TARGETS: dict[str, Architecture] = {
     "digits": Architecture(_digits(), (1, 8, 8)),
     "digits-bn": Architecture(_digits(nn.BatchNorm2d), (1, 8, 8)),
-    "digits-gn": Architecture(_digits(_group), (1, 8, 8)),
+    "digits-gn": Architecture(_digits(group), (1, 8, 8)),
     "resnet8-bn": Architecture(_resnet(_basic, 1, (1, 1, 1), first=16, stride=2)),
-    "resnet8-gn": Architecture(_resnet(_basic, 1, (1, 1, 1), first=16, norm=_group, stride=2)),
+    "resnet8-gn": Architecture(_resnet(_basic, 1, (1, 1, 1), first=16, norm=group, stride=2)),
     "resnet20": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16)),
-    "resnet20-gn": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16, norm=_group)),
+    "resnet20-gn": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16, norm=group)),
     "resnet18": Architecture(_resnet(_basic, 1, (2, 2, 2, 2))),
     "resnet50": Architecture(_resnet(_bottleneck, 4, (3, 4, 6, 3))),
     "vgg11": Architecture(_vgg((1, 1, 2, 2, 2))),

@@ -12,14 +12,16 @@ import torch
 __all__ = ["median_seconds", "peak_bytes"]
 
 
-def median_seconds(works: Mapping[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
-    """Median time of each of ``works``, called in turns with the number of the turn; the first turn is a warm-up."""
+def median_seconds(
+    works: Mapping[str, Callable[[int], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median time by ``clock`` of each of ``works``, called in turns with the number of the turn; the first turn is a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
-            began = time.perf_counter()
+            began = clock()
             work(turn)
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
