@@ -31,7 +31,7 @@ from experiments.study import Study, Task
 __all__ = ["CHIPS", "HARDENED", "RATES", "STUDY"]
 
 CHIPS = range(2)
-RATES = (0.02, 0.05, 0.1)
+RATES = (0.05, 0.1)
 ROOT = Path("runs") / "hardened_fuse"
 HARDENED = {cell.name: cell for cell in DIGITS if cell.name in ("normal", "rquant", "clip", "randbet, 10 %")}
 WISHED = 2.5

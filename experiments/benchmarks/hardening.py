@@ -38,7 +38,7 @@ METHODS: dict[str, Hardening | None] = {
     "rquant": Hardening(SCHEME, clip=0.1),
     "randbet": Hardening(SCHEME, clip=0.1, rate=0.01, start=float("inf")),
 }
-STEPS, TURNS = 12, 9
+STEPS, TURNS = 6, 7
 
 
 def main(arguments: Sequence[str]) -> int:
