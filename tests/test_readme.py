@@ -87,7 +87,8 @@ def test_every_link_leads_to_a_file_and_every_command_to_a_module(page: Path) ->
         assert (page.parent / link.split("#")[0]).exists(), link
     for module in re.findall(r"python -m (experiments[\w.]*|bbfuse[\w.]*|backends[\w.]*)", text):
         place = ROOT / module.replace(".", "/")
-        assert place.with_suffix(".py").exists() or module == "experiments.NAME", module
+        found = place.with_suffix(".py").exists() or (place / "__main__.py").exists()
+        assert found or module == "experiments.NAME", module
 
 
 def test_the_lines_of_python_run_as_written() -> None:
