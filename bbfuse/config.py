@@ -110,6 +110,8 @@ class RayConfig:
     """seconds without a word from a worker that has something to do, after which it is replaced"""
     cpus: float | None = None
     """processors that a worker claims of the cluster; if not given --threads, or 0.05 where it waits for a server"""
+    gpus: float | None = None
+    """GPUs that a worker claims of the cluster, below 1 a share of one; none if not given"""
 
 
 @dataclass(frozen=True)
@@ -288,7 +290,7 @@ _BELONGS_TO = {
     **{section_of(method): ("optimizer", method) for method in METHODS},
 }  # fmt: skip
 _POSITIVE = (
-    "budget", "batch", "threads", "ray.timeout", "ray.cpus", "remote.timeout", "remote.connect_timeout", "remote.attempts",
+    "budget", "batch", "threads", "ray.timeout", "ray.cpus", "ray.gpus", "remote.timeout", "remote.connect_timeout", "remote.attempts",
     "remote.patience", "remote.requests_per_second", "remote.in_flight", "eopm.perturbed_weight", "eopm.chips",
     "standardize.images", "affine.images", "affine.lr", "surrogate.lr", "surrogate.memory", "transfer.lr", "transfer.steps",
     "follow.lr", "follow.every", "guided.lr", "guided.smoothing", "guided.directions",

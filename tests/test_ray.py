@@ -93,7 +93,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     take, call = Cluster._take, Cluster.__call__
 
     def taking(self: Cluster, hand: Any, number: int, reply: Any, on_way: Any) -> None:
-        seen.append((hand.pid, len(pickle.dumps((number, reply)))))
+        seen.append((hand.pid, len(pickle.dumps((number, reply.plain())))))
         take(self, hand, number, reply, on_way)
 
     def calling(self: Cluster, step: Any, probes: Any) -> Any:

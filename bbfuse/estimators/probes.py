@@ -55,6 +55,10 @@ class Moved:
         move = self.size * (u if self.scale is None else self.scale * u)
         return step.fuse.at(step.once("centre", step.fuse.vector) + move, step.images)
 
+    def ahead(self, step: Step) -> None:
+        """See `Probe`; its direction."""
+        drawn(step, self.direction, self.number)
+
 
 def losses_of(step: Step, probes: Sequence[Probe]) -> list[float | None]:
     """The step's loss with each of ``probes``, all asked at once; ``None`` where a probe failed."""
