@@ -267,8 +267,8 @@ class Cluster:
 
 
 def _next(waiting: Sequence[int], last: int | None) -> int:
-    """Which probe goes to a worker that has got ``last``: probes 2k and 2k + 1 are the two sides of a pair more often than not, and
-    who has made one has most of the other."""
+    """Which probe goes to a worker that got ``last``: 2k and 2k + 1 are the two sides of a pair more often than not, and who has
+    made one has most of the other."""
     if last is not None and _has(waiting, last ^ 1):
         return last ^ 1
     return next((number for number in waiting if _has(waiting, number ^ 1)), waiting[0])
@@ -318,7 +318,7 @@ def _join(config: RunConfig) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(started if address == "local" else {}))
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"--ray.address {address} cannot be reached: {' '.join(str(error).split())[:200]}") from error
-    gpus = ray.cluster_resources().get("GPU", 0)
+    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     if address == "local" and gpus < (config.ray.gpus or 0):  # a cluster may grow
         ray.shutdown()
         raise InputError(f"--ray.gpus {config.ray.gpus:g} cannot be met: Ray finds {gpus:g} GPUs on this machine, drop it")

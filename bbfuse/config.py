@@ -290,8 +290,8 @@ _BELONGS_TO = {
     **{section_of(method): ("optimizer", method) for method in METHODS},
 }  # fmt: skip
 _POSITIVE = (
-    "budget", "batch", "threads", "ray.timeout", "ray.cpus", "ray.gpus", "remote.timeout", "remote.connect_timeout", "remote.attempts",
-    "remote.patience", "remote.requests_per_second", "remote.in_flight", "eopm.perturbed_weight", "eopm.chips",
+    "budget", "batch", "threads", "ray.timeout", "ray.cpus", "ray.gpus", "remote.timeout", "remote.connect_timeout",
+    "remote.attempts", "remote.patience", "remote.requests_per_second", "remote.in_flight", "eopm.perturbed_weight", "eopm.chips",
     "standardize.images", "affine.images", "affine.lr", "surrogate.lr", "surrogate.memory", "transfer.lr", "transfer.steps",
     "follow.lr", "follow.every", "guided.lr", "guided.smoothing", "guided.directions",
     "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",

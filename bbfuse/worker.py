@@ -57,7 +57,8 @@ class Scene:
 
 
 def _received(*values: Any) -> Scene:
-    return Scene(*(torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value for value in values))
+    there: list[Any] = [torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value for value in values]
+    return Scene(*there)
 
 
 def state_of(fuse: Fuse) -> Tensor:

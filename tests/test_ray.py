@@ -62,6 +62,7 @@ def test_without_workers_ray_is_not_imported(tmp_path: Path) -> None:
         ),
         ({"workers": 2, "optimizer": "follow"}, "--workers has no effect with --optimizer follow"),
         ({"workers": 2, "ray": RayConfig(timeout=0.0)}, "--ray.timeout must be above 0"),
+        ({"workers": 2, "ray": RayConfig(gpus=0.0)}, "--ray.gpus must be above 0"),
         ({"workers": 2, "backend": "remote", "ray": RayConfig(address="h:1")}, "listens on this machine alone"),
         (
             {"workers": 2, "backend": "remote", "remote": RemoteConfig(url="http://h:1", store="kept")},
@@ -238,6 +239,32 @@ def test_workers_in_a_faulty_network_bring_the_same_numbers_and_every_image_is_c
     assert (spent["images"], spent["requests"]) == (proxy.seen["images"], proxy.seen["requests"])
     assert clean["images"] < spent["images"] <= config.budget
     assert sum(proxy.injected.values()) > 10
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+def test_a_claim_of_gpus_decides_how_many_workers_there_are_and_one_that_cannot_be_met_is_told(
+    cache: Path, taken: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A Ray that is told of one GPU has room for two halves; the third worker waits, and the run does not."""
+    import ray
+
+    from bbfuse.cluster import Cluster
+
+    ray.shutdown()
+    halves = {"workers": 3, "ray": RayConfig(gpus=0.5, timeout=120.0)}
+    alone = summary_of(RUNS["nes"], tmp_path / "alone")
+    ray.init("local", num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    try:
+        monkeypatch.setattr(Cluster, "wait", lambda self: ray.wait([hand.hello for hand in self._hands], num_returns=2))
+        assert summary_of(RUNS["nes"], tmp_path / "many", **halves) == alone
+        assert len({pid for pid, _ in taken}) == 2
+    finally:
+        ray.shutdown()
+    far = dataclasses.replace(RUNS["nes"], workers=1, ray=RayConfig(gpus=64), out=tmp_path / "far")
+    with pytest.raises(InputError, match=r"--ray.gpus 64 cannot be met: Ray finds .* on this machine"):
+        execute(far)
+    assert not ray.is_initialized()
 
 
 def alive(pid: int) -> bool:
