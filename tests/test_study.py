@@ -108,7 +108,7 @@ def test_trials_of_ray_tune_come_to_the_rows_of_runs(tmp_path: Path) -> None:
     tasks = [
         Task(
             {"setting": "chip", "method": "rge", "value": value, "seed": 100},
-            tuning.ARMS["rge"].config(value, chip_seed=100, budget=1500, validation=ValidationConfig(times=0)),
+            tuning.ARMS["rge"].config(value, chip_seed=100, budget=2500, validation=ValidationConfig(times=0)),
         )
         for value in (3e-3, 1e-2)
     ]
