@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -157,7 +158,7 @@ def by_tune(root: Path, tasks: Sequence[Task], ray_address: str | None) -> tuple
         summary = run(tasks[place], folders[place])
         return {**tasks[place].labels, **_record(summary, folders[place])}
 
-    with joined(ray_address):
+    with joined(ray_address), redirect_stdout(sys.stderr):  # Tune tells how it goes on standard output, which is for the result
         tuner = tune.Tuner(
             tune.with_resources(trial, {"cpu": max(task.config.threads for task in tasks)}),
             param_space={"place": tune.grid_search(list(range(len(tasks))))},
@@ -176,4 +177,6 @@ def by_tune(root: Path, tasks: Sequence[Task], ray_address: str | None) -> tuple
 STUDY = Study("tuning", _tasks, _record, _rows, _table, carry_out=by_tune)
 
 if __name__ == "__main__":
+    from experiments.tuning import STUDY  # under its own name, by which other processes know what it sends
+
     sys.exit(STUDY.main(sys.argv[1:]))
