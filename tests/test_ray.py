@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from backends.interface import InputError
+from backends.interface import InputError, TargetError
 from backends.remote import OwnServer
 from bbfuse.config import RayConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig, validate
 from bbfuse.methods import CmaConfig, NesConfig, PgpeConfig, RgeConfig
@@ -239,6 +239,19 @@ def test_workers_in_a_faulty_network_bring_the_same_numbers_and_every_image_is_c
     assert (spent["images"], spent["requests"]) == (proxy.seen["images"], proxy.seen["requests"])
     assert clean["images"] < spent["images"] <= config.budget
     assert sum(proxy.injected.values()) > 10
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("joined")
+def test_what_a_server_said_last_is_why_a_run_has_failed(
+    server: OwnServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with faulty(server.url, 0.0) as proxy:
+        at_reply(10, lambda _: setattr(proxy, "fault", lambda: "503"), monkeypatch)
+        remote = RemoteConfig(url=proxy.url, attempts=2, watch=0)
+        with pytest.raises(TargetError, match="workers got no answer in 2 attempts: HTTP 503 busy"):
+            summary_of(RUNS["nes"], tmp_path / "run", workers=2, backend="remote", remote=remote)
 
 
 @pytest.mark.ray
