@@ -200,7 +200,7 @@ class Cluster:
         patience = self._config.ray.timeout
         for ref in _come(list(whose), min(patience, _LOOK), on_way):
             hand = whose[ref]
-            if ref not in hand.calls and ref is not hand.hello:
+            if ref not in hand.calls and ref != hand.hello:
                 continue  # lost with a worker that has just been replaced
             try:
                 came: list[Any] | int = ray.get(ref)

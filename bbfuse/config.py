@@ -104,8 +104,8 @@ class RayConfig:
     """Where the workers are (Ray)."""
 
     address: str = "local"
-    """local starts Ray on this machine for this run, auto joins the one that runs here; or that of a cluster, such as
-    ray://HOST:10001 or HOST:6379"""
+    """local starts Ray on this machine for this run, auto joins the one that runs here; or that of a cluster, such as HOST:6379,
+    or with ray[client] here ray://HOST:10001"""
     timeout: float = 300.0
     """seconds without a word from a worker that has something to do, after which it is replaced"""
     cpus: float | None = None
