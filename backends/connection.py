@@ -115,7 +115,8 @@ class Connection:
         before: Callable[[], None] = lambda: None,
         divisible: bool = False,
     ) -> T:
-        """What ``read`` makes of the answer to ``request`` (``None``: a GET); ``before`` is called before every attempt.
+        """What ``read`` makes of the answer to ``request`` (``None``: a GET); ``before`` is called before every attempt
+        and ends them by an error, which then has what was wrong with the last one as a note.
 
         Raises:
             TargetError: no attempt brought an answer that ``read`` takes without a ValueError, or patience was at its end.
@@ -123,11 +124,16 @@ class Connection:
             RefusedError: the server answered with a status that is final.
             UnreachableError: to a GET; nobody is there to be asked again.
         """
-        began, silences = 0.0, 0
+        began, silences, problem = 0.0, 0, ""
         for attempt in range(1, self._attempts + 1):
             self._turn.wait()
             began = began or time.monotonic()  # waiting for the first turn takes no patience
-            before()
+            try:
+                before()
+            except Exception as error:  # whoever forbids another attempt may want to tell why there is a need of one
+                if problem:
+                    error.add_note(problem)
+                raise
             told: float | None = None
             try:
                 left = began + self._manners.patience - time.monotonic()

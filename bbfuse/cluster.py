@@ -1,7 +1,7 @@
 """Probes scored by workers of Ray, on this machine or a cluster: numbers go out and come back, and the run is the same run.
 
-Every worker holds the target (or a session with its server), the owned images and, a step at a time, the fuse: a step is put into
-Ray's object store once and fetched once a node. Then a worker is told the number of a probe and sends back what came of it.
+A step is put into Ray's object store once and fetched once a node. Then a worker (`bbfuse.worker`) is told the number of a probe
+and sends back what came of it; meanwhile the driver makes what it will want of the probes itself.
 
 The unit is one probe: neither what is asked nor how it is summed depends on how many workers there are. The ledger of the run
 grants a probe's images before they are sent. A worker that dies, or says nothing for ``--ray.timeout`` seconds, is replaced: what
@@ -12,32 +12,28 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import copy
 import logging
 import math
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, WorkerCrashedError
 from torch import Tensor
 
-from backends.interface import Backend, InputError, TargetError
-from bbfuse.build import open_backend, owned_data
+from backends.interface import InputError, TargetError
 from bbfuse.config import RunConfig
-from bbfuse.fuse import Fuse
 from bbfuse.ledger import IMAGES_PER_REQUEST, BudgetSpentError, Grant, Ledger
-from bbfuse.objective import Step, Term
+from bbfuse.objective import Step
 from bbfuse.scoring import Probe, Score
+from bbfuse.worker import Opened, Reply, Scene, Worker, opened, state_of, unpacked
 
-__all__ = ["Cluster", "Opened", "Reply", "Scene", "Worker", "opened", "packed", "unpacked"]
+__all__ = ["Cluster"]
 
 _OBJECT_STORE = 256 << 20  # bytes, of the Ray that is started here: some steps of the largest fuse
 _AT_HAND = 2  # probes that a worker has: one that it scores, and the next
@@ -45,112 +41,6 @@ _DEATHS = 3  # with one probe, or of a worker and its successors without an answ
 _LOOK = 1.0  # seconds between looks for workers that have fallen silent
 _CONNECT = 10.0  # seconds for a cluster to take a connection
 _WAITING = 0.05  # processors of a worker that waits for a server most of the time
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A step as it travels: all that its probes are functions of."""
-
-    number: int
-    seed: int
-    fuse: Fuse
-    index: Tensor
-    images: Tensor | None
-    """``None`` if they are the owned ones as they are, which a worker has."""
-    labels: Tensor
-    weights: Tensor
-    terms: list[Term]
-    hard: bool
-    probes: Sequence[Probe]
-    kind: str | None
-    """What the target answers with, see `Ledger.kind`."""
-    whole: bool
-    """Whether all answers come back and are scored by the driver, which keeps them."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came of one probe, and of the images and requests that it took."""
-
-    images: int
-    requests: int
-    loss: float = 0.0
-    numbers: bytes | None = None
-    """Float32: the answers (t, n, classes); or each image's difficulty (n,), if wanted, and the heads' gradients. ``None`` if a
-    request has to be sent again, which takes another grant."""
-    failure: str | None = None
-    """Why the target has failed."""
-
-    def __reduce__(self) -> tuple[Any, ...]:  # a tenth of the bytes of a pickled dictionary
-        return Reply, (self.images, self.requests, self.loss, self.numbers, self.failure)
-
-
-Opened = Callable[[RunConfig, ExitStack], tuple[Backend, Tensor]]
-"""What a worker holds: who answers, and the owned images (owned, channels, height, width)."""
-
-
-def opened(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
-    """What a run with ``config`` has; ``stack`` closes it."""
-    return open_backend(config, lambda _: None, stack), owned_data(config).train.images
-
-
-class Worker:
-    """What runs in a process of Ray: a step's probes, one at a time."""
-
-    def __init__(self, config: RunConfig, opened: Opened) -> None:
-        torch.set_num_threads(config.threads)
-        self._stack = ExitStack()
-        backend, self._owned = opened(config, self._stack)
-        self._ledger = Ledger(backend, limit=0)
-        self._scene: Scene | None = None
-
-    def hello(self) -> int:
-        """It is ready; its process."""
-        return os.getpid()
-
-    def begin(self, held: list[ray.ObjectRef[Scene]]) -> None:
-        """The step that the next numbers are about."""
-        self._scene = None
-        scene = ray.get(held[0])
-        self._scene, self._ledger.kind = scene, scene.kind
-        self._step = Step(
-            scene.number, scene.seed, scene.fuse, scene.index,
-            self._owned[scene.index] if scene.images is None else scene.images, scene.labels, scene.weights, scene.terms,
-            self._ledger.ask, self._ledger.ask_with_tape, self._ledger.seen, hard=scene.hard,
-        )  # fmt: skip
-
-    def score(self, number: int, granted: int) -> Reply:
-        """Probe ``number`` of the step, for which at most ``granted`` images may be sent."""
-        if self._scene is None:
-            return Reply(0, 0)
-        ledger, probe = self._ledger, self._scene.probes[number]
-        images, requests = ledger.images, ledger.requests
-        ledger.limit = images + granted
-        loss, numbers, failure = 0.0, None, None
-        try:
-            if self._scene.whole or probe.by_image:
-                numbers = packed(self._step.answers([probe])[0])
-            else:
-                (score,) = self._step.scored_here([probe])
-                assert score is not None
-                loss, numbers = score.loss, packed([score.difficulty, *score.gradients])
-        except BudgetSpentError:
-            pass  # to be sent again with another grant
-        except TargetError as error:
-            failure = str(error)
-        return Reply(ledger.images - images, ledger.requests - requests, loss, numbers, failure)
-
-
-def packed(tensors: Sequence[Tensor]) -> bytes:
-    """All float32 numbers of ``tensors``."""
-    return torch.cat([tensor.flatten() for tensor in tensors]).numpy().tobytes()
-
-
-def unpacked(numbers: bytes, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """The tensors of these shapes that were `packed`."""
-    flat = torch.from_numpy(np.frombuffer(numbers, np.float32).copy())
-    parts = flat.split([int(np.prod(shape)) for shape in shapes])
-    return [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 @dataclass(eq=False)
@@ -162,8 +52,10 @@ class _Hand:
     pid: int | None = None
     """Once it is ready."""
     scene: ray.ObjectRef[Scene] | None = None
-    calls: dict[ray.ObjectRef[Reply], int] = field(default_factory=dict)
+    calls: dict[ray.ObjectRef[list[Any]], int] = field(default_factory=dict)
     """Numbers of the probes that it has."""
+    last: int | None = None
+    """The one that it got last."""
     heard: float = field(default_factory=time.monotonic)
     """When it last answered, or got something to do."""
 
@@ -179,6 +71,8 @@ class _Round:
     scores: dict[int, Score] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
     """Numbers of the probes that nobody has, in order."""
+    ahead: list[int] = field(default_factory=list)
+    """Numbers of the probes that the driver has made nothing of yet, the first one last."""
     refused: dict[int, int] = field(default_factory=dict)
     """How often the target gave no answer to a probe."""
     lost: dict[int, int] = field(default_factory=dict)
@@ -209,7 +103,8 @@ class Cluster:
         if self._joined:
             _join(config)
         cpus = config.ray.cpus or (_WAITING if config.backend == "remote" else config.threads)
-        self._hire = ray.remote(Worker).options(num_cpus=cpus, max_restarts=0).remote
+        self._claim = {"num_cpus": cpus, "num_gpus": config.ray.gpus or 0}
+        self._hire = ray.remote(Worker).options(**self._claim, max_restarts=0).remote
         self._hands = [self._hired() for _ in range(config.workers)]
         self._deaths = 0
 
@@ -224,7 +119,7 @@ class Cluster:
         sizes = [len(part) for _ in step.terms for part in step.images.split(IMAGES_PER_REQUEST)]
         grants = [self._ledger.granted(sizes) for _ in probes]
         scene = ray.put(self._scene(step, probes))
-        on_way = _Round(step, probes, grants, scene)
+        on_way = _Round(step, probes, grants, scene, ahead=[*reversed(range(len(probes)))])
         for number, grant in enumerate(grants):
             known = self._ledger.recalled(grant)
             if known is None:
@@ -267,8 +162,8 @@ class Cluster:
     def _scene(self, step: Step, probes: Sequence[Probe]) -> Scene:
         owned = torch.equal(step.images, self._owned[step.index])
         return Scene(
-            step.number, step.seed, copy.deepcopy(step.fuse), step.index, None if owned else step.images,
-            step.labels, step.weights, step.terms, step.hard, probes, self._ledger.kind, self._ledger.keeps,
+            step.number, step.seed, step.fuse.name, state_of(step.fuse), step.index, None if owned else step.images, step.labels,
+            step.weights, step.terms, step.hard, probes, self._ledger.kind, self._ledger.keeps,
         )  # fmt: skip
 
     def _under_way(self) -> int:
@@ -278,7 +173,8 @@ class Cluster:
         """Give every worker that is ready a probe, and the next one to have at hand."""
         ready = [hand for hand in self._hands if hand.pid is not None]
         while on_way.waiting and ready:
-            hand, number = min(ready, key=lambda one: len(one.calls)), on_way.waiting[0]
+            hand = min(ready, key=lambda one: len(one.calls))
+            number = _next(on_way.waiting, hand.last if hand.scene is on_way.scene else None)
             grant = on_way.grants[number]
             at_risk = self._ledger.at_risk or math.inf
             if hand.calls and (len(hand.calls) == _AT_HAND or (self._under_way() + 1) * grant.images > at_risk):
@@ -288,37 +184,42 @@ class Cluster:
             except BudgetSpentError as error:
                 on_way.failures[number] = error
                 break
-            if hand.scene is not on_way.scene:
-                hand.scene = on_way.scene
-                hand.actor.begin.remote([on_way.scene])
             if not hand.calls:
                 hand.heard = time.monotonic()
-            hand.calls[hand.actor.score.remote(number, grant.images)] = on_way.waiting.pop(0)
+            if hand.scene is on_way.scene:
+                call = hand.actor.score.remote(number, grant.images)
+            else:
+                call = hand.actor.begin.remote([on_way.scene], number, grant.images)
+                hand.scene = on_way.scene
+            hand.calls[call] = hand.last = number
+            on_way.waiting.remove(number)
 
     def _collect(self, on_way: _Round) -> None:
         """Take what has come, once something has; replace workers that died or fell silent."""
         whose = {ref: hand for hand in self._hands for ref in (*hand.calls, *([] if hand.pid else [hand.hello]))}
         patience = self._config.ray.timeout
-        done, _ = ray.wait(list(whose), timeout=min(patience, _LOOK)) if whose else ([], [])
-        for ref in done:
+        for ref in _come(list(whose), min(patience, _LOOK), on_way):
             hand = whose[ref]
+            if ref not in hand.calls and ref != hand.hello:
+                continue  # lost with a worker that has just been replaced
             try:
-                came: Reply | int = ray.get(ref)
+                came: list[Any] | int = ray.get(ref)
             except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
                 self._replace(hand, _reason(error), on_way)
                 continue
             hand.heard, self._deaths = time.monotonic(), 0
-            if isinstance(came, Reply):
-                self._take(hand, hand.calls.pop(ref), came, on_way)
-            else:
+            if isinstance(came, int):
                 hand.pid = came
+            else:
+                self._take(hand, hand.calls.pop(ref), Reply(*came), on_way)
         now = time.monotonic()
         for hand in list(self._hands):
             if hand.calls and now - hand.heard > patience:
                 self._replace(hand, f"it said nothing for {patience:g} s", on_way)
         if not any(hand.pid for hand in self._hands) and all(now - hand.heard > patience for hand in self._hands):
             raise TargetError(
-                f"no worker was ready within {patience:g} s: has Ray the processors for --workers {len(self._hands)}?"
+                f"no worker was ready within {patience:g} s: has Ray {self._claim['num_cpus']:g} processors and "
+                f"{self._claim['num_gpus']:g} GPUs for each of --workers {len(self._hands)}?"
             )
 
     def _take(self, hand: _Hand, number: int, reply: Reply, on_way: _Round) -> None:
@@ -329,7 +230,7 @@ class Cluster:
             shape = (len(step.images), self._ledger.info.classes)
             answers = unpacked(reply.numbers, [shape] * len(step.terms))
         self._ledger.settle(grant, reply.images, reply.requests, answers)
-        if reply.failure is not None:
+        if reply.failure is not None and not reply.again:
             on_way.failures[number] = TargetError(reply.failure)
         elif answers is not None:
             on_way.scores[number] = step.scored(answers)
@@ -337,7 +238,7 @@ class Cluster:
             shapes = [(len(step.images) if step.hard else 0,), *(p.shape for p in step.head_parameters())]
             difficulty, *gradients = unpacked(reply.numbers, shapes)
             on_way.scores[number] = Score(reply.loss, difficulty, gradients)
-        elif not reply.images:
+        elif not reply.again:
             hand.scene = None  # it had not got the step
             bisect.insort(on_way.waiting, number)
         else:
@@ -345,7 +246,8 @@ class Cluster:
             if on_way.refused[number] < self._config.remote.attempts:
                 bisect.insort(on_way.waiting, number)
             else:
-                on_way.failures[number] = TargetError(f"workers got no answer in {on_way.refused[number]} attempts")
+                told = f": {reply.failure}" if reply.failure else ""
+                on_way.failures[number] = TargetError(f"workers got no answer in {on_way.refused[number]} attempts{told}")
 
     def _replace(self, hand: _Hand, why: str, on_way: _Round) -> None:
         """Hire another in place of ``hand``, whose probes wait again."""
@@ -362,6 +264,28 @@ class Cluster:
         self._deaths += 1
         if self._deaths > _DEATHS * len(self._hands):
             raise TargetError(f"{self._deaths} workers were lost one after the other, the last one since {why}")
+
+
+def _next(waiting: Sequence[int], last: int | None) -> int:
+    """Which probe goes to a worker that got ``last``: 2k and 2k + 1 are the two sides of a pair more often than not, and who has
+    made one has most of the other."""
+    if last is not None and _has(waiting, last ^ 1):
+        return last ^ 1
+    return next((number for number in waiting if _has(waiting, number ^ 1)), waiting[0])
+
+
+def _has(waiting: Sequence[int], number: int) -> bool:
+    place = bisect.bisect_left(waiting, number)
+    return place < len(waiting) and waiting[place] == number
+
+
+def _come(refs: list[Any], patience: float, on_way: _Round) -> list[Any]:
+    """Those that are there, once some are or ``patience`` seconds are over; until then the driver makes what it will want."""
+    if not refs:
+        return []
+    while not (done := ray.wait(refs, num_returns=len(refs), timeout=0)[0]) and on_way.ahead:
+        on_way.probes[on_way.ahead.pop()].ahead(on_way.step)
+    return done or ray.wait(refs, timeout=patience)[0]
 
 
 def _reason(error: Exception) -> str:
@@ -394,3 +318,7 @@ def _join(config: RunConfig) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(started if address == "local" else {}))
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"--ray.address {address} cannot be reached: {' '.join(str(error).split())[:200]}") from error
+    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    if address == "local" and gpus < (config.ray.gpus or 0):  # a cluster may grow
+        ray.shutdown()
+        raise InputError(f"--ray.gpus {config.ray.gpus:g} cannot be met: Ray finds {gpus:g} GPUs on this machine, drop it")

@@ -104,12 +104,14 @@ class RayConfig:
     """Where the workers are (Ray)."""
 
     address: str = "local"
-    """local starts Ray on this machine for this run, auto joins the one that runs here; or that of a cluster, such as
-    ray://HOST:10001 or HOST:6379"""
+    """local starts Ray on this machine for this run, auto joins the one that runs here; or that of a cluster, such as HOST:6379,
+    or with ray[client] here ray://HOST:10001"""
     timeout: float = 300.0
     """seconds without a word from a worker that has something to do, after which it is replaced"""
     cpus: float | None = None
     """processors that a worker claims of the cluster; if not given --threads, or 0.05 where it waits for a server"""
+    gpus: float | None = None
+    """GPUs that a worker claims of the cluster, below 1 a share of one; none if not given"""
 
 
 @dataclass(frozen=True)
@@ -300,8 +302,9 @@ _BELONGS_TO = {
     **{section_of(method): ("optimizer", method) for method in METHODS},
 }  # fmt: skip
 _POSITIVE = (
-    "budget", "batch", "threads", "ray.timeout", "ray.cpus", "remote.timeout", "remote.connect_timeout", "remote.attempts",
-    "remote.patience", "remote.requests_per_second", "remote.in_flight", "eopm.perturbed_weight", "eopm.chips", "eopm.pool",
+    "budget", "batch", "threads", "ray.timeout", "ray.cpus", "ray.gpus", "remote.timeout", "remote.connect_timeout",
+    "remote.attempts", "remote.patience", "remote.requests_per_second", "remote.in_flight", "eopm.perturbed_weight",
+    "eopm.chips", "eopm.pool",
     "standardize.images", "affine.images", "affine.lr", "surrogate.lr", "surrogate.memory", "transfer.lr", "transfer.steps",
     "follow.lr", "follow.every", "guided.lr", "guided.smoothing", "guided.directions",
     "backprop.lr", "spsa.step", "spsa.c", "spsa.pairs",

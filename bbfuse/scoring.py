@@ -1,5 +1,5 @@
 """What a step asks, described so that anybody can carry it out: in this process (`bbfuse.objective`), or a worker of a cluster
-(`bbfuse.cluster`).
+(`bbfuse.worker`).
 
 A probe is a few numbers. What it sends is a function of the step and of these numbers, so that vectors of the fuse's size travel
 once a step at most, and not once a probe. What came of it is a `Score`; sums over scores are taken in the order of the probes.
@@ -32,6 +32,10 @@ class Probe(Protocol):
         """The images (n, channels, height, width) that are sent, without tape; the same wherever they are made."""
         ...
 
+    def ahead(self, step: Step) -> None:
+        """Make what the method will take of it beside its score: a driver has time while others score it. May be left out."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Given:
@@ -43,6 +47,9 @@ class Given:
     def images(self, step: Step) -> Tensor:
         """See `Probe`."""
         return self.pixels
+
+    def ahead(self, step: Step) -> None:
+        """See `Probe`; nothing."""
 
 
 @dataclass(frozen=True)

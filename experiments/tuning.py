@@ -3,11 +3,16 @@
 Digits, 5 % bit errors, no head, 16 images a step where 64 were no better; `chip`: chips 100 to 102, `population`: two seeds.
 Scored on the validation images, which are neither trained nor reported on, and for the population on ten chips from the
 validation stream.
+
+With ``--ray-address`` Ray Tune searches the grid (``ray[tune]``); its record of the trials lies in ``runs/tuning/tune``.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -18,16 +23,17 @@ import torch
 from rich.table import Table
 
 from backends.data import load
-from backends.interface import Chip
+from backends.interface import Chip, InputError
 from backends.simulator import Simulator
 from backends.targets.fit import fitted
 from bbfuse.config import ReportConfig, RunConfig, ValidationConfig, section_of
 from bbfuse.fuse import Fuse
 from bbfuse.measure import accuracy
 from bbfuse.seeds import validation_chip
-from experiments.study import Study, Task, rows_of
+from experiments.carrying import Outcome, Task, joined, run
+from experiments.study import Study, all_of, carried_out, rows_of
 
-__all__ = ["ARMS", "SETTINGS", "STUDY", "Arm", "tuned"]
+__all__ = ["ARMS", "SETTINGS", "STUDY", "Arm", "by_tune", "tuned"]
 
 SETTINGS = ("chip", "population")
 CHIPS = (100, 101, 102)
@@ -130,7 +136,47 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-STUDY = Study("tuning", _tasks, _record, _rows, _table)
+def by_tune(root: Path, tasks: Sequence[Task], ray_address: str | None) -> tuple[list[dict[str, Any]], list[Path]]:
+    """As `carried_out`; with ``ray_address`` every task is a trial of Ray Tune there.
+
+    Raises:
+        InputError: there is no Ray at that address, or no Ray Tune here.
+        TargetError: some runs failed, once all others are done.
+    """
+    if ray_address is None:
+        return carried_out(root, tasks)
+    try:
+        from ray import tune
+    except ImportError as error:
+        raise InputError("--ray-address needs Ray Tune here: python -m pip install -e '.[tune]'") from error
+    root = root.resolve()  # a trial has a working directory of its own
+    folders = [task.folder(root) for task in tasks]
+    found: list[Outcome] = []
+
+    def trial(config: dict[str, Any]) -> dict[str, Any]:
+        place = config["place"]
+        summary = run(tasks[place], folders[place])
+        return {**tasks[place].labels, **_record(summary, folders[place])}
+
+    with joined(ray_address), redirect_stdout(sys.stderr):  # Tune tells how it goes on standard output, which is for the result
+        tuner = tune.Tuner(
+            tune.with_resources(trial, {"cpu": max(task.config.threads for task in tasks)}),
+            param_space={"place": tune.grid_search(list(range(len(tasks))))},
+            tune_config=tune.TuneConfig(metric="accuracy", mode="max"),
+            run_config=tune.RunConfig(name="tune", storage_path=str(root), verbose=0),
+        )
+        results = tuner.fit()
+    for place, folder in enumerate(folders):
+        if (failure := results[place].error) is None:
+            found.append(Outcome(json.loads((folder / "summary.json").read_text())))
+        else:
+            found.append(Outcome(None, str(failure).strip().splitlines()[-1]))
+    return all_of(tasks, found), folders
+
+
+STUDY = Study("tuning", _tasks, _record, _rows, _table, carry_out=by_tune)
 
 if __name__ == "__main__":
+    from experiments.tuning import STUDY  # under its own name, by which other processes know what it sends
+
     sys.exit(STUDY.main(sys.argv[1:]))

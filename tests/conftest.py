@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from bbfuse.objective import Step, Term
 CHIP = Chip(0.05, 0)
 
 torch.set_num_threads(1)  # as runs do
+os.environ.setdefault("RAY_worker_niceness", "0")  # by default workers wait for all else that a busy machine does
 settings.register_profile("fixed", derandomize=True, deadline=None)  # the same examples everywhere, however slow the machine
 settings.load_profile("fixed")
 

@@ -77,6 +77,23 @@ def test_pauses_are_drawn_from_ever_longer_spans(clock: Clock) -> None:
     assert len(set(clock.pauses)) == 8
 
 
+def test_whoever_forbids_another_attempt_is_told_what_was_wrong_with_the_last(clock: Clock) -> None:
+    sent: list[int] = []
+
+    def once(count: int) -> None:
+        sent.append(count)
+        if len(sent) > 1:
+            raise ForbiddenError("no more")
+
+    with script(METADATA, [(503, b"busy")]) as (url, got), pytest.raises(ForbiddenError, match="no more") as error:
+        RemoteBackend(url, "m", 5.0, 9).query(images(1), NOMINAL, once)
+    assert len(got) == 1
+    assert error.value.__notes__ == ["HTTP 503 busy"]
+
+
+class ForbiddenError(Exception): ...
+
+
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("form", ["seconds", "date", "past", "nonsense"])
 def test_a_server_that_asks_for_a_pause_has_it(status: int, form: str, clock: Clock) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from backends.interface import InputError
+from backends.interface import InputError, TargetError
 from backends.remote import OwnServer
 from bbfuse.config import RayConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig, validate
 from bbfuse.methods import CmaConfig, NesConfig, PgpeConfig, RgeConfig
@@ -62,6 +62,7 @@ def test_without_workers_ray_is_not_imported(tmp_path: Path) -> None:
         ),
         ({"workers": 2, "optimizer": "follow"}, "--workers has no effect with --optimizer follow"),
         ({"workers": 2, "ray": RayConfig(timeout=0.0)}, "--ray.timeout must be above 0"),
+        ({"workers": 2, "ray": RayConfig(gpus=0.0)}, "--ray.gpus must be above 0"),
         ({"workers": 2, "backend": "remote", "ray": RayConfig(address="h:1")}, "listens on this machine alone"),
         (
             {"workers": 2, "backend": "remote", "remote": RemoteConfig(url="http://h:1", store="kept")},
@@ -93,7 +94,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     take, call = Cluster._take, Cluster.__call__
 
     def taking(self: Cluster, hand: Any, number: int, reply: Any, on_way: Any) -> None:
-        seen.append((hand.pid, len(pickle.dumps((number, reply)))))
+        seen.append((hand.pid, len(pickle.dumps((number, reply.plain())))))
         take(self, hand, number, reply, on_way)
 
     def calling(self: Cluster, step: Any, probes: Any) -> Any:
@@ -238,6 +239,45 @@ def test_workers_in_a_faulty_network_bring_the_same_numbers_and_every_image_is_c
     assert (spent["images"], spent["requests"]) == (proxy.seen["images"], proxy.seen["requests"])
     assert clean["images"] < spent["images"] <= config.budget
     assert sum(proxy.injected.values()) > 10
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("joined")
+def test_what_a_server_said_last_is_why_a_run_has_failed(
+    server: OwnServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with faulty(server.url, 0.0) as proxy:
+        at_reply(10, lambda _: setattr(proxy, "fault", lambda: "503"), monkeypatch)
+        remote = RemoteConfig(url=proxy.url, attempts=2, watch=0)
+        with pytest.raises(TargetError, match="workers got no answer in 2 attempts: HTTP 503 busy"):
+            summary_of(RUNS["nes"], tmp_path / "run", workers=2, backend="remote", remote=remote)
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+def test_a_claim_of_gpus_decides_how_many_workers_there_are_and_one_that_cannot_be_met_is_told(
+    cache: Path, taken: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A Ray that is told of one GPU has room for two halves; the third worker waits, and the run does not."""
+    import ray
+
+    from bbfuse.cluster import Cluster
+
+    ray.shutdown()
+    halves = {"workers": 3, "ray": RayConfig(gpus=0.5, timeout=120.0)}
+    alone = summary_of(RUNS["nes"], tmp_path / "alone")
+    ray.init("local", num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    try:
+        monkeypatch.setattr(Cluster, "wait", lambda self: ray.wait([hand.hello for hand in self._hands], num_returns=2))
+        assert summary_of(RUNS["nes"], tmp_path / "many", **halves) == alone
+        assert len({pid for pid, _ in taken}) == 2
+    finally:
+        ray.shutdown()
+    far = dataclasses.replace(RUNS["nes"], workers=1, ray=RayConfig(gpus=64), out=tmp_path / "far")
+    with pytest.raises(InputError, match=r"--ray.gpus 64 cannot be met: Ray finds .* on this machine"):
+        execute(far)
+    assert not ray.is_initialized()
 
 
 def alive(pid: int) -> bool:

@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ import jsonschema
 import pytest
 import yaml
 
+from backends.interface import InputError
 from bbfuse.config import validate
-from bbfuse.run import parse
+from bbfuse.run import execute, parse
 
 ROOT = Path(__file__).parent.parent
 MANIFEST = ROOT / "experiments" / "rayjob.yaml"
@@ -131,47 +133,93 @@ def is_up(url: str, token: str) -> bool:
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
-@pytest.fixture
-def head() -> Iterator[tuple[str, dict[str, str]]]:
-    """The address of a job server on loopback, and the environment of those who know its token."""
-    if any(importlib.util.find_spec(name) is None for name in ("aiohttp_cors", "opencensus")):
-        pytest.skip("Ray's job server is not installed: python -m pip install 'ray[default]'")
+@dataclass(frozen=True)
+class Head:
+    """A Ray on loopback."""
+
+    jobs: str
+    """The address of its job server."""
+    client: str
+    """That of its clients."""
+    environment: dict[str, str]
+    """Of those who know its token."""
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    if any(importlib.util.find_spec(name) is None for name in ("aiohttp_cors", "opencensus", "grpc")):
+        pytest.skip("Ray's servers are not installed: python -m pip install 'ray[default]'")
     # not pytest's folder: the paths of its sockets must be short
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        url, token = f"http://127.0.0.1:{free_port()}", secrets.token_hex(32)
+        url, client, token = f"http://127.0.0.1:{free_port()}", free_port(), secrets.token_hex(32)
         known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
         words = [
             *RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus", "2", "--object-store-memory", "100000000",
-            "--port", str(free_port()), "--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", "0",
+            "--port", str(free_port()), "--ray-client-server-port", str(client), "--dashboard-agent-listen-port", "0",
             "--include-dashboard", "true", "--dashboard-host", "127.0.0.1", "--dashboard-port", url.rpartition(":")[2],
         ]  # fmt: skip
         environment = {**os.environ, **known}
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(words, env=environment, cwd=folder, **quiet) as process:
             try:
-                deadline = time.monotonic() + 60.0
+                deadline = time.monotonic() + 180.0
                 while not is_up(url, token):
                     assert process.poll() is None
                     assert time.monotonic() < deadline
                     time.sleep(0.2)
-                yield url, environment
+                yield Head(url, f"ray://127.0.0.1:{client}", environment)
             finally:
                 process.send_signal(signal.SIGTERM)
 
 
+RUN = [
+    sys.executable, "-m", "bbfuse.run", "--chip-seed", "0", "--optimizer", "nes", "--nes.pairs", "2", "--head", "none",
+    "--budget", "3000",
+]  # fmt: skip
+
+
+def summary_in(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    del found["seconds"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run comes to without Ray."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    subprocess.run([*RUN, "--out", str(folder)], cwd=ROOT, check=True, capture_output=True)
+    return summary_in(folder)
+
+
 @pytest.mark.ray
-def test_a_run_is_a_job_of_a_cluster_that_knows_its_token(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
-    url, environment = head
-    flags = ["--chip-seed", "0", "--optimizer", "nes", "--nes.pairs", "2", "--head", "none", "--budget", "3000"]
-    alone, submitted = tmp_path / "alone", tmp_path / "submitted"
-    subprocess.run([sys.executable, "-m", "bbfuse.run", *flags, "--out", str(alone)], cwd=ROOT, check=True, capture_output=True)
-    words = [sys.executable, "-m", "bbfuse.run", *flags, "--workers", "2", "--ray.address", "auto", "--out", str(submitted)]
-    submit = [*RAY, "job", "submit", "--address", url, "--working-dir", str(ROOT), "--", *words]
+@pytest.mark.xdist_group("head")
+def test_a_run_is_a_job_of_a_cluster_that_knows_its_token(head: Head, alone: dict[str, Any], tmp_path: Path) -> None:
+    words = [*RUN, "--workers", "2", "--ray.address", "auto", "--out", str(tmp_path / "run")]
+    submit = [*RAY, "job", "submit", "--address", head.jobs, "--working-dir", str(ROOT), "--", *words]
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{url}/api/jobs/")
-    done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=120)
+        urllib.request.urlopen(f"{head.jobs}/api/jobs/")
+    done = subprocess.run(submit, env=head.environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    ran, expected = (json.loads((folder / "summary.json").read_text()) for folder in (submitted, alone))
-    for summary in (ran, expected):
-        del summary["seconds"]
-    assert ran == expected
+    assert summary_in(tmp_path / "run") == alone
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("head")
+def test_a_run_joins_a_cluster_by_its_client(head: Head, alone: dict[str, Any], tmp_path: Path) -> None:
+    words = [*RUN, "--workers", "2", "--ray.address", head.client, "--out", str(tmp_path / "run")]
+    done = subprocess.run(words, env=head.environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert summary_in(tmp_path / "run") == alone
+
+
+@pytest.mark.ray
+def test_where_the_client_is_not_installed_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    monkeypatch.delitem(sys.modules, "ray.util.client.worker", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        address = f"ray://127.0.0.1:{one.getsockname()[1]}"
+        with pytest.raises(InputError, match=r"cannot be reached: .* requires pip package `ray\[client\]`") as error:
+            execute(parse([*RUN[3:], "--workers", "2", "--ray.address", address, "--out", str(tmp_path / "run")]))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()

@@ -21,12 +21,18 @@ Direction = Callable[[Step, int], Tensor]
 
 def signs(step: Step, number: int) -> Tensor:
     """Direction ``number`` of a step: independent fair signs (d,)."""
-    return fair_signs(step.fuse.vector().shape, stream(step.seed, "probe", step.number, number))
+    return fair_signs(_centre(step).shape, stream(step.seed, "probe", step.number, number))
 
 
 def normal(step: Step, number: int) -> Tensor:
     """Direction ``number`` of a step: independent standard normal numbers (d,)."""
-    return torch.randn(step.fuse.vector().shape, generator=stream(step.seed, "probe", step.number, number))
+    return torch.randn(_centre(step).shape, generator=stream(step.seed, "probe", step.number, number))
+
+
+def _centre(step: Step) -> Tensor:
+    """The fuse's parameters (d,), put together once a step."""
+    theta: Tensor = step.once("centre", step.fuse.vector)
+    return theta
 
 
 def drawn(step: Step, direction: Direction, number: int) -> Tensor:
@@ -53,7 +59,11 @@ class Moved:
         """See `Probe`."""
         u = drawn(step, self.direction, self.number)
         move = self.size * (u if self.scale is None else self.scale * u)
-        return step.fuse.at(step.once("centre", step.fuse.vector) + move, step.images)
+        return step.fuse.at(_centre(step) + move, step.images)
+
+    def ahead(self, step: Step) -> None:
+        """See `Probe`; its direction."""
+        drawn(step, self.direction, self.number)
 
 
 def losses_of(step: Step, probes: Sequence[Probe]) -> list[float | None]:

@@ -68,6 +68,10 @@ class Shifted:
         made: Tensor = step.once(self, lambda: self._made(step))
         return made
 
+    def ahead(self, step: Step) -> None:
+        """See `bbfuse.scoring.Probe`; its images."""
+        self.images(step)
+
     def _made(self, step: Step) -> Tensor:
         z = step.once(_INPUTS, lambda: _fused(step).detach())
         rng = stream(step.seed, "probe", step.number, self.number)

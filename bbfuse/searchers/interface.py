@@ -77,6 +77,9 @@ class Found:
         """See `bbfuse.scoring.Probe`."""
         return step.fuse.at(self.space.point(self.number, step), step.images)
 
+    def ahead(self, step: Step) -> None:
+        """See `bbfuse.scoring.Probe`; nothing."""
+
 
 class Searcher(Method):
     """Every step asks for a fixed number of points, scores them on the same images, tells the losses, and moves the fuse.

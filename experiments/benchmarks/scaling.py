@@ -124,7 +124,7 @@ class Work:
                 return scene
 
             def _take(self, hand: Any, number: int, reply: Any, on_way: Any) -> None:
-                work.sent += len(pickle.dumps((number, on_way.grants[number].images))) + len(pickle.dumps(reply))
+                work.sent += len(pickle.dumps((number, on_way.grants[number].images))) + len(pickle.dumps(reply.plain()))
                 super()._take(hand, number, reply, on_way)
 
         return Metered(config, self._ledger, self._data.images, opened_by)
