@@ -25,6 +25,9 @@ from experiments import (
     bit_error_robustness,
     bit_errors,
     cifar10,
+    cross_layer,
+    cross_layer_profiles,
+    cross_layer_search,
     energy,
     fleet,
     hardened_fuse,
@@ -234,6 +237,13 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         },
         "follow",
     ),
+    "cross_layer": (
+        cross_layer.main, {"data", "design", "rate", "area", "energy", "accuracy_mean", "accuracy_sd", "chips"}, "neurons only",
+    ),
+    "cross_layer_profiles": (
+        cross_layer_profiles.main, {"data", "kind", "site", "place", "value", "expected", "queries"}, "rank correlation",
+    ),
+    "cross_layer_search": (cross_layer_search.main, {"data", "sampler", "seed", "evaluations", "area"}, "random"),
     "injection": (injection.main, {"rate", "method", "seconds"}, "uniform"),
     "scaling": (
         scaling.main,

@@ -1,0 +1,219 @@
+"""Designs across the layers of a system, what they cost, and how right they are: what the studies `cross_layer*` have in common.
+
+A design is a policy of protection, a constraint on the weights' range, a precision, and perhaps a fuse with a head. ``rate`` is
+the bit error rate of the memory; of the 16 bits of each result of the processing elements `ARITHMETIC` times as many are wrong
+(ours). Channels are ranked by gradients, as a maker of hardware who owns the network can do. Everything is chosen on validation
+images and chips from 40,000 on; reporting chips and test images are for `Bench.reported` alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import bbfuse
+from backends.data import Dataset, Split, load
+from backends.fitting import moved, recipe_for
+from backends.interface import NOMINAL, Chip
+from backends.memory.protection.cost import Cost, cost
+from backends.memory.protection.policy import Layer, Protection, chosen
+from backends.memory.protection.vulnerability import from_gradients
+from backends.memory.scheme import Memory
+from backends.protected import ProtectedSimulator, Scores, layers_of
+from backends.simulator import Simulator
+from backends.targets.fit import fitted
+from bbfuse.config import RunConfig
+from bbfuse.head import Standardize
+from bbfuse.measure import accuracy
+from bbfuse.run import execute
+from bbfuse.seeds import reporting_chips, validation_chip
+
+__all__ = ["ARITHMETIC", "CLIPS", "FULL", "UNPROTECTED", "Bench", "Design", "constrained"]
+
+ARITHMETIC = 0.01
+CLIPS = (1.0, 0.7, 0.5, 0.35, 0.25)
+"""Largest magnitude of a layer's weights, relative to what it was."""
+CALIBRATED = 50
+"""Images whose answers calibrate the head `standardize` on each chip; the head's 20 numbers are taken to cost nothing."""
+FOLDER = Path("runs") / "cross_layer"
+
+
+@dataclass(frozen=True)
+class Design:
+    """All layers of a system together."""
+
+    protection: Protection = field(default_factory=Protection)
+    clip: float = 1.0
+    """limit on the scale of the quantization: no weight is larger than this share of its layer's largest, kept by fine-tuning"""
+    bits: int = 8
+    """of a stored weight"""
+    fuse: str = "none"
+    """generator of a fuse with the head standardize; head for that head alone"""
+
+
+UNPROTECTED = Design()
+FULL = Design(Protection("tmr", inner=8, outer=8, logic=16))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A target on its data, and how designs of it are measured."""
+
+    data: str
+    target: str
+    fuses: dict[str, RunConfig] = field(hash=False)
+    """the runs that train the fuses, by what designs call them"""
+    validation_images: int
+    validation_chips: int
+    test_images: int
+    steps: int
+    """of fine-tuning under a limit on the weights"""
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, loaded once."""
+        return load(self.data)
+
+    @cached_property
+    def _kept(self) -> dict[Any, Any]:
+        return {}
+
+    def network(self, clip: float) -> nn.Module:
+        """The target with its weights limited, fine-tuned once and kept in ``runs/``."""
+        if ("network", clip) not in self._kept:
+            network = fitted(self.target, self.dataset)
+            if clip < 1.0:
+                path = FOLDER / f"{self.target}-{clip}-{self.steps}.pt"
+                if path.exists():
+                    network.load_state_dict(torch.load(path, weights_only=True))
+                else:
+                    network = constrained(network, self.dataset.train, clip, self.steps)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    torch.save(network.state_dict(), path)
+            self._kept["network", clip] = network.eval().requires_grad_(False)
+        network = self._kept["network", clip]
+        assert isinstance(network, nn.Module)
+        return network
+
+    def known(self, clip: float) -> tuple[dict[str, Layer], Scores]:
+        """Layers with their ranges on training images, and the harm of each channel by gradients there."""
+        if ("known", clip) not in self._kept:
+            network, images = self.network(clip), self.dataset.train.images
+            layers = layers_of(network, images[:500])
+            stored = Simulator(network).stored.tensors()
+            steps = {name: float(stored[f"{name}.weight"].abs().max()) / 127 for name in layers}
+            draws = 20 if self.data == "digits" else 4
+            scores = Scores(*from_gradients(network, layers, steps, images[500:600], draws, torch.Generator().manual_seed(0)))
+            self._kept["known", clip] = layers, scores
+        layers, scores = self._kept["known", clip]
+        return layers, scores
+
+    def fuse(self, name: str) -> nn.Module:
+        """The trained fuse, images to images; its run is done where it is not there yet."""
+        if ("fuse", name) not in self._kept:
+            folder = FOLDER / f"{self.target}-fuse-{name}"
+            if not (folder / "summary.json").exists():
+                begun = (folder / "config.json").exists()
+                execute(RunConfig(resume=folder) if begun else replace(self.fuses[name], out=folder))
+            self._kept["fuse", name] = bbfuse.load(folder).fuse
+        fuse = self._kept["fuse", name]
+        assert isinstance(fuse, nn.Module)
+        return fuse
+
+    def simulator(self, design: Design) -> ProtectedSimulator:
+        """The design's hardware."""
+        layers, scores = self.known(design.clip)
+        return ProtectedSimulator(
+            self.network(design.clip), layers, Memory(bits=design.bits), design.protection, scores, ARITHMETIC
+        )
+
+    def price(self, design: Design, rate: float) -> Cost:
+        """Area, energy and time of ``design`` at the voltage of ``rate``, relative to no protection at nominal voltage."""
+        layers, scores = self.known(design.clip)
+        policy, image = design.protection, self.dataset.train.images[:1]
+        important = chosen(layers, scores.weights, policy.important, "weights")
+        recomputed = chosen(layers, scores.results, policy.recomputed, "macs")
+        fuse = layers_of(self.fuse(design.fuse), image) if design.fuse in self.fuses else None
+        found = cost(layers, design.bits, policy, important, recomputed, rate, fuse)
+        none = {name: torch.zeros(layer.channels, dtype=torch.bool) for name, layer in layers.items()}
+        base = cost(layers, 8, Protection(), none, none, 0.0)
+        return Cost(found.area / base.area, found.energy / base.energy, found.time)
+
+    def accuracies(self, design: Design, chips: Sequence[Chip], part: Split) -> list[float]:
+        """On each chip; the head meets each chip with the answers to the first training images."""
+        simulator = self.simulator(design)
+        images, first = part.images, self.dataset.train.images[:CALIBRATED]
+        found, fuse = [], self.fuse(design.fuse) if design.fuse in self.fuses else nn.Identity()
+        with torch.no_grad():
+            images = fuse(images)
+            for chip in chips:
+                logits = _answers(simulator, images, chip)
+                if design.fuse != "none":
+                    logits = Standardize(simulator.logits(first, chip), simulator.logits(first, NOMINAL))(logits)
+                found.append(accuracy(logits, part.labels))
+        return found
+
+    def validated(self, design: Design, rate: float) -> float:
+        """Mean accuracy on validation images and chips."""
+        part = self.dataset.validation[: self.validation_images]
+        chips = [Chip(rate, validation_chip(index)) for index in range(self.validation_chips)] if rate else [NOMINAL]
+        return mean(self.accuracies(design, chips, part))
+
+    def clean(self, design: Design) -> float:
+        """Accuracy on validation images at nominal voltage, where a fuse is switched off."""
+        key = ("clean", design.clip, design.bits, design.protection.restricted)
+        if key not in self._kept:
+            self._kept[key] = self.validated(
+                Design(Protection(restricted=design.protection.restricted), design.clip, design.bits), 0.0
+            )
+        return float(self._kept[key])
+
+    def reported(self, design: Design, rate: float, chips: int) -> list[float]:
+        """Accuracy on test images, on each of so many reporting chips."""
+        part = self.dataset.test[: self.test_images]
+        return self.accuracies(design, [Chip(rate, seed) for seed in reporting_chips(chips)], part)
+
+
+def _answers(simulator: ProtectedSimulator, images: Tensor, chip: Chip) -> Tensor:
+    return torch.cat([simulator.logits(some, chip) for some in images.split(500)])
+
+
+def constrained(network: nn.Module, data: Split, clip: float, steps: int) -> nn.Module:
+    """``network`` with no weight larger than ``clip`` times its layer's largest, fine-tuned so: Adam, projected at every step."""
+    network = copy.deepcopy(network).train().requires_grad_(True)
+    recipe = recipe_for(data.images.shape[1:])
+    weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    limits = [clip * float(weight.detach().abs().max()) for weight in weights]
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(steps):
+            _project(weights, limits)
+            batch = data[torch.randint(len(data), (128,))]
+            images = moved(batch.images, recipe)
+            if recipe.bfloat16:
+                images = images.contiguous(memory_format=torch.channels_last)
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+                loss = F.cross_entropy(network(images), batch.labels)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        _project(weights, limits)
+    return network
+
+
+def _project(weights: Sequence[Tensor], limits: Sequence[float]) -> None:
+    with torch.no_grad():
+        for weight, limit in zip(weights, limits, strict=True):
+            weight.clamp_(-limit, limit)
