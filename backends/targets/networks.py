@@ -142,6 +142,7 @@ class Architecture:
 
 
 _SMALL = (1, 8, 8)
+_SHORT = Recipe(steps=300)
 TARGETS: dict[str, Architecture] = {
     "digits": Architecture(_digits(), _SMALL),
     "digits-bn": Architecture(_digits(nn.BatchNorm2d), _SMALL),
@@ -152,11 +153,11 @@ TARGETS: dict[str, Architecture] = {
     "binary": Architecture(binary.network, _SMALL),
     "binary-flip": Architecture(partial(binary.network, flip=0.05), _SMALL),
     "binary-margin": Architecture(binary.network, _SMALL, Recipe(margin=binary.MARGIN)),
-    "bireal": Architecture(partial(bireal.network, nonlinearity="none"), _SMALL),
-    "bireal-hardtanh": Architecture(partial(bireal.network, nonlinearity="hardtanh"), _SMALL),
-    "bireal-prelu": Architecture(partial(bireal.network, nonlinearity="prelu"), _SMALL),
-    "shiftadd": Architecture(shiftadd.network, _SMALL, Recipe(steps=300)),
-    "shiftadd-plain": Architecture(partial(shiftadd.network, shift=False), _SMALL, Recipe(steps=300)),
+    "bireal": Architecture(partial(bireal.network, nonlinearity="none"), _SMALL, _SHORT),
+    "bireal-hardtanh": Architecture(partial(bireal.network, nonlinearity="hardtanh"), _SMALL, _SHORT),
+    "bireal-prelu": Architecture(partial(bireal.network, nonlinearity="prelu"), _SMALL, _SHORT),
+    "shiftadd": Architecture(shiftadd.network, _SMALL, _SHORT),
+    "shiftadd-plain": Architecture(partial(shiftadd.network, shift=False), _SMALL, _SHORT),
     "smartexchange": Architecture(lambda classes: smartexchange.network(_digits()(classes)), _SMALL),
     "smartexchange-safe": Architecture(lambda classes: smartexchange.network(_digits()(classes), safe=True), _SMALL),
     "spiking": Architecture(partial(spiking.Spiking, 64), _SMALL),
