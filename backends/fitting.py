@@ -54,11 +54,14 @@ class Recipe:
     """learning rate up and down, or a tenth of it after each of 2/5, 3/5 and 4/5 of the steps"""
     cutout: int = 0
     """side of a square, anywhere on each image, that is made grey"""
+    margin: float | None = None
+    """hinge loss with this margin, ``mean max(0, b - y f) / b`` over images and classes, ``y`` 1 or -1 (Buschjäger et al., DATE
+    2021); cross-entropy if not given"""
     hardening: Hardening | None = None
     """what is done so that wrong bits hurt less"""
 
     def __repr__(self) -> str:
-        return without_unused(self, ("optimizer", "label_smoothing", "schedule", "cutout", "hardening"))
+        return without_unused(self, ("optimizer", "label_smoothing", "schedule", "cutout", "margin", "hardening"))
 
 
 RECIPE = Recipe()
@@ -133,7 +136,11 @@ def _batch(data: Split, step: int, recipe: Recipe) -> Split:
 def _loss(network: nn.Module, batch: Split, recipe: Recipe) -> Callable[[], Tensor]:
     def loss() -> Tensor:
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            return F.cross_entropy(network(batch.images), batch.labels, label_smoothing=recipe.label_smoothing)
+            logits = network(batch.images)
+            if recipe.margin is None:
+                return F.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
+            wanted = 2.0 * F.one_hot(batch.labels, logits.shape[1]) - 1.0
+            return F.relu(recipe.margin - wanted * logits).mean() / recipe.margin
 
     return loss
 

@@ -52,11 +52,16 @@ class Hardening:
     gradients: Literal["sum", "mean"] = "sum"
     """how the two gradients join: their sum (the paper's algorithm 1), or the mean of the first and the second clamped to
     +-0.05 (its code)"""
+    sharpness: float | None = None
+    """sharpness-aware quantization (SAQ, 2111.12273, its code's third form): the gradient is taken not at the weights as they are
+    read, but so far up the gradient from there, in one Euclidean norm over all that is stored; it takes a second pass"""
 
     def __repr__(self) -> str:
-        return without_unused(self, ("flips",))
+        return without_unused(self, ("flips", "sharpness"))
 
     def __post_init__(self) -> None:
+        if self.sharpness is not None and not self.sharpness > 0:
+            raise InputError(f"--sharpness must be above 0, got {self.sharpness}")
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"--clip must be above 0, got {self.clip}")
         if self.rate is not None and not 0 <= self.rate <= 1:
@@ -100,6 +105,8 @@ class Hardened:
         with self.reading(stored):
             clean = loss()
             clean.backward()
+        if said.sharpness is not None:
+            self._climb(loss, stored, said.sharpness)
         self._injects = self._injects or clean.item() < said.start
         if stored is None or (said.rate is None and said.flips is None) or not self._injects:
             return
@@ -135,6 +142,18 @@ class Hardened:
             value = loss()
             slopes = torch.autograd.grad(value, list(self.tensors.values()))
         return value.item(), torch.cat([slope.flatten() for slope in slopes]).float().cpu().numpy()
+
+    def _climb(self, loss: Callable[[], Tensor], stored: Stored | None, length: float) -> None:
+        """Takes the gradient anew, ``length`` further up the one that is there."""
+        uphill = {name: tensor.grad for name, tensor in self.tensors.items() if tensor.grad is not None}
+        norm = torch.stack([gradient.square().sum() for gradient in uphill.values()]).sum().sqrt()
+        for parameter in self._parameters:
+            parameter.grad = None
+        with self.reading(stored):
+            with torch.no_grad():
+                for name, gradient in uphill.items():
+                    self.tensors[name].add_(gradient, alpha=length / (norm.item() + 1e-12))
+            loss().backward()
 
     @contextlib.contextmanager
     def reading(self, stored: Stored | None, patterns: Patterns | None = None) -> Iterator[None]:

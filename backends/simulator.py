@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from torch.func import functional_call, vmap
 
 from backends.interface import Chip, InputError
 from backends.memory import arrays, chips
-from backends.memory.codes import Errors, Patterns, Reading, store
+from backends.memory.codes import Errors, Patterns, Reading, Stored, store, store_by_codes
+from backends.memory.formats import StoresItself
 from backends.memory.scheme import PRESETS, Memory, Quantization
 
 __all__ = ["Simulator", "errors", "scales", "stored_tensors"]
@@ -30,8 +32,9 @@ class Simulator:
 
     What is not stored is held elsewhere, without errors: buffers always, and everything but the weights of convolutions and
     linear layers where `Memory.stored` says so. The scale of a normalisation is stored as its distance from 1 (Stutz et al.
-    2021, section 3). The network is frozen and put into evaluation mode, so that an answer depends on images and chip alone;
-    its weights stay what they are while it is asked, also from several threads.
+    2021, section 3). A layer or network with a method ``codes`` (`backends.memory.formats.StoresItself`) is stored as it
+    says, each width in a bank of its own behind the first. The network is frozen and put into evaluation mode, so that an answer
+    depends on images and chip alone; its weights stay what they are while it is asked, also from several threads.
     ``quantization``, if given, replaces that of ``memory``.
 
     Raises:
@@ -46,17 +49,28 @@ class Simulator:
         self._network = copy.deepcopy(network, shared)
         self._lock = threading.RLock()
         preset, usual = PRESETS[memory.quantization]
+        codes = {prefix + name: code for prefix, layer in _speakers(network).items() for name, code in layer.codes().items()}
         self._shifted = scales(network)
         tensors = {
             name: tensor - 1.0 if name in self._shifted else tensor
             for name, tensor in stored_tensors(network, memory.stored or usual).items()
         }
-        if not tensors:
+        if not tensors and not codes:
             raise InputError(f"{type(network).__name__} has no convolution or linear layer with weights to store")
-        self._device = next(iter(tensors.values())).device
-        self.stored = store(tensors, quantization or replace(preset, bits=memory.bits))
-        self._reading = Reading(self.stored, errors(memory))
+        self.banks = [store(tensors, quantization or replace(preset, bits=memory.bits))] if tensors else []
+        """What is stored, one bank for each width; all lie one after the other in the same cells."""
+        own = {name: _tensor(network, name) for name in codes}
+        self.banks += store_by_codes(own, codes, self.banks[-1].end if self.banks else 0)
+        self._device = next(iter((tensors | own).values())).device
+        kind = errors(memory)
+        self._readings = [Reading(bank, kind) for bank in self.banks]
+        self._bytes = 4 * sum(bank.patterns.size for bank in self.banks)
         self._kept: OrderedDict[Chip, dict[str, Tensor]] = OrderedDict()
+
+    @property
+    def stored(self) -> Stored:
+        """The first bank, the only one of a network without codes of its own."""
+        return self.banks[0]
 
     def logits(self, images: Tensor, chip: Chip) -> Tensor:
         """Logits (n, classes), on the tape wherever ``images`` are."""
@@ -83,16 +97,21 @@ class Simulator:
         """The stored tensors as ``chip`` reads them, by name; those of the last chips are kept."""
         with self._lock:
             if chip not in self._kept:
-                self._kept[chip] = self.read(self._reading.on(chip))
+                self._kept[chip] = self.read(*(reading.on(chip) for reading in self._readings))
                 room = _BYTES_KEPT if self._device.type == "cpu" else _BYTES_KEPT_BESIDE
-                if len(self._kept) * 4 * self.stored.patterns.size > room and len(self._kept) > 1:
+                if len(self._kept) * self._bytes > room and len(self._kept) > 1:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(chip)
             return self._kept[chip]
 
-    def read(self, patterns: Patterns) -> dict[str, Tensor]:
-        """The stored tensors that ``patterns`` stand for, by name, as the network computes with them."""
-        weights = self.stored.tensors(patterns, self._device)
+    def read(self, *patterns: Patterns) -> dict[str, Tensor]:
+        """The stored tensors that ``patterns``, one array for each of the first banks and the others as written, stand for.
+
+        By name, as the network computes with them.
+        """
+        weights: dict[str, Tensor] = {}
+        for bank, read in zip_longest(self.banks, patterns):
+            weights.update(bank.tensors(read, self._device))
         for name in self._shifted & weights.keys():
             weights[name] += 1.0
         return weights
@@ -107,8 +126,8 @@ def errors(memory: Memory) -> Errors:
     if memory.profile is not None:
         return arrays.Profile(memory.profile, memory.offset)
     kinds: dict[str, Errors] = {
-        "random": chips.random_flips, "stuck": chips.stuck_cells, "column": arrays.Columns(memory.offset),
-        "neuralfuse-map": arrays.neuralfuse_map,
+        "random": chips.random_flips, "stuck": chips.stuck_cells, "stuck-at-0": chips.stuck_at_zero,
+        "stuck-at-1": chips.stuck_at_one, "column": arrays.Columns(memory.offset), "neuralfuse-map": arrays.neuralfuse_map,
     }  # fmt: skip
     return kinds[memory.errors]
 
@@ -122,7 +141,7 @@ def scales(network: nn.Module) -> set[str]:
 def stored_tensors(network: nn.Module, which: str) -> dict[str, Tensor]:
     """Parameters that a memory holds, by name: of ``which`` ``parameters`` all, of ``weights`` those of layers that weigh.
 
-    The tensors are the network's own.
+    The tensors are the network's own. Those of modules that say themselves how they are stored are left out.
     """
     found: dict[str, Tensor]
     if which == "parameters":
@@ -130,4 +149,23 @@ def stored_tensors(network: nn.Module, which: str) -> dict[str, Tensor]:
     else:
         layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, _WEIGHED)}
         found = {f"{name}.weight" if name else "weight": layer.weight for name, layer in layers.items()}
-    return {name: tensor for name, tensor in found.items() if tensor.numel()}
+    own = tuple(_speakers(network))
+    return {name: tensor for name, tensor in found.items() if tensor.numel() and not name.startswith(own)}
+
+
+def _speakers(network: nn.Module) -> dict[str, StoresItself]:
+    """The outermost modules that speak for themselves, by what the names of their tensors begin with."""
+    found: dict[str, StoresItself] = {}
+    for name, layer in network.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(layer, StoresItself) and not prefix.startswith(tuple(found)):
+            found[prefix] = layer
+    return found
+
+
+def _tensor(network: nn.Module, name: str) -> Tensor:
+    layer, _, own = name.rpartition(".")
+    found = getattr(network.get_submodule(layer), own, None)
+    if not isinstance(found, Tensor):
+        raise InputError(f"codes() must name parameters and buffers, and {name} is none of {type(network).__name__}")
+    return found

@@ -39,7 +39,7 @@ def holding(stored: Stored, pattern: int) -> Stored:
 
 
 def bits_of(stored: Stored, patterns: np.ndarray) -> np.ndarray:
-    places = np.arange(stored.quantization.bits, dtype=patterns.dtype)
+    places = np.arange(stored.bits, dtype=patterns.dtype)
     return ((patterns[:, None] >> places) & 1).astype(bool)
 
 
@@ -49,7 +49,7 @@ def wrong_bits(stored: Stored, errors: Errors, chip: Chip) -> np.ndarray:
 
 def faults(stored: Stored, errors: Errors, chip: Chip) -> np.ndarray:
     """Bits that cannot hold one of the two values."""
-    every = 2**stored.quantization.bits - 1
+    every = 2**stored.bits - 1
     return wrong_bits(holding(stored, 0), errors, chip) | wrong_bits(holding(stored, every), errors, chip)
 
 

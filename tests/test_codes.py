@@ -34,7 +34,7 @@ def test_a_weight_is_off_by_half_a_step_or_with_truncation_by_less_than_one(
     tensors = {"a": torch.tensor(first).view(1, -1), "b": torch.tensor(second)}
     stored = store(tensors, scheme)
     for name, read in stored.tensors().items():
-        step, centre = stored.slots[name].step, stored.slots[name].centre
+        step, centre = stored.slots[name].code.step, stored.slots[name].code.centre
         assert read.dtype == torch.float32
         # float32 carries 24 bits of the sum of centre and code
         slack = 2e-7 * (centre.abs() + step * 2**scheme.bits)
@@ -85,9 +85,9 @@ def test_a_flipped_top_bit_moves_a_weight_by_half_the_range(bits: int) -> None:
 def test_ranges_are_of_a_tensor_of_all_or_of_a_channel() -> None:
     tensors = {"a": torch.tensor([[1.0, 0.5], [8.0, 0.0]]), "b": torch.tensor([-16.0])}
     steps = {ranges: store(tensors, Quantization(ranges=ranges)).slots for ranges in ("tensor", "global", "channel")}  # type: ignore[arg-type]
-    assert steps["tensor"]["a"].step * 127 == 8
-    assert steps["global"]["a"].step * 127 == 16
-    assert (steps["channel"]["a"].step * 127).flatten().tolist() == [1, 8]
+    assert steps["tensor"]["a"].code.step * 127 == 8
+    assert steps["global"]["a"].code.step * 127 == 16
+    assert (steps["channel"]["a"].code.step * 127).flatten().tolist() == [1, 8]
 
 
 def test_a_constant_tensor_comes_back_as_it_was() -> None:

@@ -29,6 +29,7 @@ from experiments import (
     cross_layer_profiles,
     cross_layer_search,
     energy,
+    families,
     fleet,
     hardened_fuse,
     main_job,
@@ -180,6 +181,35 @@ def test_a_larger_share_never_needs_fewer_images_and_the_most_is_never_less_than
         assert all(row["images_max"] is None or row["images_max"] >= row["images_median"] for row in mine)
 
 
+def test_every_verdict_on_a_family_follows_from_its_rows() -> None:
+    result = json.loads((RESULTS / "families.json").read_text())
+    assert configs_of(result["config"]) == [task.config for task in families.tasks()]
+    assert families.judged(result["rows"]) == result["rows"]
+    measured = {(row["family"], row["variant"], row["errors"], row["rate"]) for row in result["rows"]}
+    assert len(measured) == len(result["rows"])
+    for arm in families.ARMS:
+        for errors in arm.errors:
+            rates = (0.0, *families.RATES) if errors == "random" else arm.one_sided_rates
+            assert {(arm.family, arm.variant, errors, rate) for rate in rates} <= measured
+    for row in result["rows"]:
+        assert row["chips"] >= 10 or not row["rate"]
+        assert row["perturbed_mean"] == pytest.approx(mean(row["by_fit"]))
+        assert row["perturbed_mean"] == pytest.approx(mean(row["by_chip"]))
+        if row["direction_published"] is None:
+            assert row["direction_holds"] is None
+        # with a fuse and a head, what was lost comes back
+        if row["fused_mean"] is not None:
+            assert row["fused_mean"] > row["perturbed_mean"]
+    assert {row["family"] for row in result["rows"] if row["fused_mean"] is not None} == {arm.family for arm in families.ARMS}
+
+
+def test_a_difference_is_one_only_outside_of_the_noise() -> None:
+    assert families.compared([3.0, 3.1, 3.2], [1.0, 1.0, 1.0]) is True
+    assert families.compared([1.0, 1.0, 1.0], [3.0, 3.1, 3.2]) is False
+    assert families.compared([1.0, 3.0, 2.0], [1.5, 1.5, 1.5]) is None
+    assert families.compared([2.0, 2.0], [2.0, 2.0]) is None
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     "main_job": (main_job.STUDY.main, {"arm", "chip", "images", "share"}, "fuse alone"),
     "paper": (
@@ -216,6 +246,14 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         "nothing",
     ),
     "hardening": (hardening.main, {"target", "method", "ms_per_step", "ratio"}, "randbet"),
+    "families": (
+        families.main,
+        {
+            "family", "variant", "data", "rate", "clean", "perturbed_mean", "perturbed_sd", "fused_mean", "direction_published",
+            "direction_holds", "chips",
+        },
+        "SoftSNN",
+    ),
     "fleet": (
         fleet.STUDY.main, {"chip", "arm", "head", "images", "perturbed", "recovered", "share"}, "from population",
     ),

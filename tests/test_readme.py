@@ -8,11 +8,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from backends.interface import Access
+from backends.remote import OwnServer
 from bbfuse.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -91,11 +93,20 @@ def test_every_link_leads_to_a_file_and_every_command_to_a_module(page: Path) ->
         assert found or module == "experiments.NAME", module
 
 
-def test_the_lines_of_python_run_as_written() -> None:
-    (block,) = (block for language, block in BLOCKS if language == "python")
+def test_the_lines_of_python_run_as_written(server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as somebody would who follows the page."""
+    monkeypatch.chdir(tmp_path)
+    api, *simulated = [block for language, block in BLOCKS if language == "python"]
+    assert all(len(block.splitlines()) <= 15 for block in (api, *simulated))
+    names: dict[str, Any] = {"url": server.url, "images": torch.zeros(2, 1, 8, 8)}
+    exec(api, names)
+    assert names["logits"].shape == (2, 10)
     names = {"network": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), "images": torch.zeros(2, 1, 2, 2)}
-    exec(block, names)
-    assert names["logits"].shape == (2, 3)  # type: ignore[attr-defined]
+    for block in simulated:
+        names.pop("logits", None)
+        exec(block, names)
+        assert names["logits"].shape == (2, 3)
+    assert len(simulated) == 3
 
 
 def test_every_flag_named_is_a_flag() -> None:

@@ -63,7 +63,7 @@ def test_with_many_bits_the_stored_network_answers_like_the_network(own: nn.Modu
 def test_the_scale_of_a_normalisation_is_stored_as_its_distance_from_one(own: nn.Module) -> None:
     stored = Simulator(own, Memory("normal")).stored
     distance = (own.get_parameter("norms.0.weight") - 1.0).abs().max()
-    assert stored.slots["norms.0.weight"].step * 127 == pytest.approx(distance)
+    assert stored.slots["norms.0.weight"].code.step * 127 == pytest.approx(distance)
 
 
 @pytest.mark.parametrize("errors", ["random", "stuck", "column", "neuralfuse-map"])
@@ -91,8 +91,8 @@ def test_many_chips_in_one_pass_answer_as_one_by_one(own: nn.Module, memory: Mem
 def test_a_quantization_of_ones_own_replaces_the_preset(own: nn.Module) -> None:
     scheme = Quantization(5, symmetric=False, ranges="channel")
     stored = Simulator(own, Memory(), scheme).stored
-    assert stored.quantization == scheme
-    assert stored.slots["first.weight"].step.shape == (4, 1, 1)
+    assert stored.slots["first.weight"].code.quantization == scheme
+    assert stored.slots["first.weight"].code.step.shape == (4, 1, 1)
 
 
 def test_old_chips_are_let_go_of(own: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

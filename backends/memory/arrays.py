@@ -33,7 +33,7 @@ def neuralfuse_map(stored: Stored, read: Patterns, chip: Chip) -> list[Places]:
     where the one with ``chip.seed + 1`` is below 1/2, else at 0. A row holds ``n = 128 // bits`` weights. Every tensor begins in
     the first row, and every row is repeated ``n`` times, so that ``n^2`` weights in succession share the cells of ``n``.
     """
-    bits = stored.quantization.bits
+    bits = stored.bits
     weights = COLUMNS // bits
     # rows that no tensor reaches come last and need not be drawn
     rows = min(ROWS, math.ceil(max(place.stop - place.start for place in stored.places) / weights**2))
@@ -148,11 +148,12 @@ class Profile:
 
 def _wrapped(stored: Stored, read: Patterns, to_one: Cells, to_zero: Cells, offset: int) -> list[Places]:
     """Read through an array of cells, row after row from cell ``offset`` on, as often as it takes."""
-    bits = stored.quantization.bits
+    bits = stored.bits
     # the pattern of weights repeats after so many passes over the array
     passes = bits // np.gcd(bits, to_one.size)
     ones, zeros = (
-        _packed(np.tile(np.roll(cells.reshape(-1), -offset % cells.size), passes), bits) for cells in (to_one, to_zero)
+        _packed(np.tile(np.roll(cells.reshape(-1), -(offset + stored.first) % cells.size), passes), bits)
+        for cells in (to_one, to_zero)
     )
     _laid_over(read, ones, zeros)
     return [slice(None)]

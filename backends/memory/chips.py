@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from backends.interface import Chip
 from backends.memory.codes import Patterns, Places, Stored
 
-__all__ = ["faulty_cells", "random_flips", "stuck_cells"]
+__all__ = ["faulty_cells", "random_flips", "stuck_at_one", "stuck_at_zero", "stuck_cells"]
 
 _LEVELS = [2.0 ** (-k / 2) for k in range(29)]  # below the last one, 6e-5, marks alone are cheap enough
 _STEPS, _MARKS, _SIDES = range(3)
@@ -54,6 +54,24 @@ def stuck_cells(stored: Stored, read: Patterns, chip: Chip) -> list[Places]:
     return changed.places
 
 
+def stuck_at_one(stored: Stored, read: Patterns, chip: Chip) -> list[Places]:
+    """Every faulty cell reads 1: 0 -> 1 at the chip's rate, 1 -> 0 never. See `backends.memory.codes.Errors`."""
+    changed = _Changed(chip)
+    for weights, mask, _ in _faults(stored, chip, values=False):
+        read[weights] |= mask
+        changed.add(weights)
+    return changed.places
+
+
+def stuck_at_zero(stored: Stored, read: Patterns, chip: Chip) -> list[Places]:
+    """Every faulty cell reads 0: 1 -> 0 at the chip's rate, 0 -> 1 never. See `backends.memory.codes.Errors`."""
+    changed = _Changed(chip)
+    for weights, mask, _ in _faults(stored, chip, values=False):
+        read[weights] &= ~mask
+        changed.add(weights)
+    return changed.places
+
+
 class _Changed:
     """Where a chip was written, or everywhere, if that is quicker to copy than to remember."""
 
@@ -78,9 +96,12 @@ def _faults(stored: Stored, chip: Chip, values: bool) -> Iterator[tuple[NDArray[
     A weight with several faulty bits comes more than once in a block and then, all but the last of these times, again in a block
     of its own: whoever reads and writes a block at once, where the last write counts, has met each of them in the end.
     """
-    bits = stored.quantization.bits
+    bits = stored.bits
     bit = np.array([1 << place for place in range(bits)], stored.patterns.dtype)
-    for cells, high in _members(chip, stored.patterns.size * bits, values):
+    for cells, high in _members(chip, stored.end, values):
+        if stored.first:
+            here = cells >= stored.first
+            cells, high = cells[here] - stored.first, high[here]
         weights = cells >> 3 if bits == 8 else cells // bits  # numpy divides far slower than it shifts
         mask = bit[cells - weights * bits]
         ones = mask * high if values else mask

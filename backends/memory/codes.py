@@ -1,4 +1,4 @@
-"""Tensors as fixed-point codes in one memory, and back."""
+"""Tensors as codes in one memory, and back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.interface import Chip, InputError
+from backends.memory.formats import Code, FixedPoint, integers
 from backends.memory.scheme import Quantization
 
-__all__ = ["Errors", "Patterns", "Places", "Reading", "Stored", "store"]
+__all__ = ["Errors", "Patterns", "Places", "Reading", "Stored", "store", "store_by_codes"]
 
 Places = NDArray[np.int64] | slice
 """Indices of patterns."""
@@ -24,12 +25,11 @@ Patterns = NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a tensor lies and what turns its integers back into weights, ``c + s q``."""
+    """Where a tensor lies, and its format."""
 
     shape: torch.Size
     start: int
-    step: Tensor
-    centre: Tensor
+    code: Code
 
     @property
     def place(self) -> slice:
@@ -38,12 +38,19 @@ class _Slot:
 
 @dataclass(frozen=True)
 class Stored:
-    """Tensors one after the other from address 0: bit ``j`` of weight ``i`` in cell ``bits * i + j``, ``j = 0`` the lowest."""
+    """Tensors of one width, one after the other: bit ``j`` of number ``i`` in cell ``first + bits * i + j``, lowest first."""
 
-    quantization: Quantization
+    bits: int
     patterns: Patterns
     """What was written, for all tensors (weights,); what a chip reads back has the same form."""
     slots: Mapping[str, _Slot]
+    first: int = 0
+    """The cell in which it begins."""
+
+    @property
+    def end(self) -> int:
+        """The cell behind its last one."""
+        return self.first + self.bits * self.patterns.size
 
     @property
     def places(self) -> list[slice]:
@@ -51,32 +58,46 @@ class Stored:
         return [slot.place for slot in self.slots.values()]
 
     @property
+    def quantization(self) -> Quantization:
+        """The fixed-point format of its tensors.
+
+        Raises:
+            InputError: they have formats of their own.
+        """
+        return self._fixed()[0].quantization
+
+    @property
     def steps(self) -> NDArray[np.float32]:
-        """How much of its weight a step of each code is, ``s`` (weights,)."""
-        steps = [slot.step.cpu().expand(slot.shape).flatten() for slot in self.slots.values()]
+        """How much of its weight a step of each fixed-point code is, ``s`` (weights,)."""
+        codes = zip(self._fixed(), self.slots.values(), strict=True)
+        steps = [code.step.cpu().float().expand(slot.shape).flatten() for code, slot in codes]
         return torch.cat(steps).numpy()
 
+    def _fixed(self) -> list[FixedPoint]:
+        codes = [slot.code for slot in self.slots.values()]
+        fixed = [code for code in codes if isinstance(code, FixedPoint)]
+        if len(fixed) < len(codes) or any(code.quantization != fixed[0].quantization for code in fixed):
+            raise InputError(f"{', '.join(self.slots)} must be stored as fixed-point codes of one kind, and are not")
+        return fixed
+
     def integers(self, patterns: Patterns | None = None) -> NDArray[np.int64]:
-        """The codes ``q`` (weights,) that ``patterns`` (what was written, if not given) stand for."""
+        """The fixed-point codes ``q`` (weights,) that ``patterns`` (what was written, if not given) stand for."""
         read = self.patterns if patterns is None else patterns
-        return _integers(read, self.quantization, "cpu").numpy().astype(np.int64)
+        return integers(torch.from_numpy(read), self.quantization).numpy().astype(np.int64)
 
     def encoded(self, integers: NDArray[np.int64]) -> Patterns:
         """The inverse of `integers`, for some or all weights."""
-        bits = self.quantization.bits
-        raised = integers if self.quantization.signed else integers + 2 ** (bits - 1) - 1
-        patterns: Patterns = (raised & (2**bits - 1)).astype(self.patterns.dtype)
+        raised = integers if self.quantization.signed else integers + 2 ** (self.bits - 1) - 1
+        patterns: Patterns = (raised & (2**self.bits - 1)).astype(self.patterns.dtype)
         return patterns
 
     def tensors(self, patterns: Patterns | None = None, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The float32 tensors that ``patterns`` (what was written, if not given) stand for, by name."""
         read = self.patterns if patterns is None else patterns
-        weights = {}
-        for name, slot in self.slots.items():
-            weights[name] = _integers(read[slot.place], self.quantization, device).view(slot.shape).mul_(slot.step.to(device))
-            if not self.quantization.symmetric:
-                weights[name] += slot.centre.to(device)
-        return weights
+        return {
+            name: slot.code.decode(torch.from_numpy(read[slot.place]).view(slot.shape).to(device))
+            for name, slot in self.slots.items()
+        }
 
 
 Errors = Callable[[Stored, Patterns, Chip], list[Places]]
@@ -109,25 +130,45 @@ def store(tensors: Mapping[str, Tensor], quantization: Quantization) -> Stored:
     """
     if not tensors:
         raise InputError("there is nothing to store: no tensors were given")
+    flat = _finite(tensors)
+    ranges = _ranges(list(flat.values()), quantization)
+    codes = {
+        name: FixedPoint.between(low, high, quantization) for name, (low, high) in zip(flat, ranges, strict=True)
+    }  # fmt: skip
+    return _written(quantization.bits, flat, codes, 0)
+
+
+def store_by_codes(tensors: Mapping[str, Tensor], codes: Mapping[str, Code], first: int = 0) -> list[Stored]:
+    """``tensors`` in formats of their own, those of one width together, the first of them from cell ``first`` on.
+
+    Raises:
+        InputError: a value is not finite, or a width is not 1 to 16.
+    """
+    flat, found = _finite(tensors), []
+    for bits in dict.fromkeys(codes[name].bits for name in tensors):
+        if not 1 <= bits <= 16:
+            raise InputError(f"a code must have 1 to 16 bits, got {bits}")
+        these = {name: tensor for name, tensor in flat.items() if codes[name].bits == bits}
+        found.append(_written(bits, these, codes, first))
+        first = found[-1].end
+    return found
+
+
+def _finite(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     flat = {name: tensor.detach().double() for name, tensor in tensors.items()}
     for name, tensor in flat.items():
         if not tensor.isfinite().all():
             raise InputError(f"{name} cannot be stored: it holds {tensor[~tensor.isfinite()][0].item()}")
-    largest = 2 ** (quantization.bits - 1) - 1
-    starts = itertools.accumulate((tensor.numel() for tensor in flat.values()), initial=0)
-    slots, written = {}, []
-    for (name, tensor), (low, high), start in zip(flat.items(), _ranges(list(flat.values()), quantization), starts, strict=False):
-        if quantization.symmetric:
-            low, high = -torch.maximum(high, -low), torch.maximum(high, -low)
-        # a smaller step would vanish in float32
-        step = ((high - low) / (2 * largest)).clamp(min=torch.finfo(torch.float32).tiny)
-        centre = (high + low) / 2
-        codes = (tensor - centre) / step
-        codes = (codes.round() if quantization.rounding else codes.trunc()).clamp(-largest, largest).long()
-        written.append((codes if quantization.signed else codes + largest).flatten() & (2**quantization.bits - 1))
-        slots[name] = _Slot(tensor.shape, start, step.float(), centre.float())
-    cells = np.uint8 if quantization.bits <= 8 else np.uint16
-    return Stored(quantization, torch.cat(written).cpu().numpy().astype(cells), slots)
+    return flat
+
+
+def _written(bits: int, tensors: Mapping[str, Tensor], codes: Mapping[str, Code], first: int) -> Stored:
+    starts = itertools.accumulate((tensor.numel() for tensor in tensors.values()), initial=0)
+    slots = {
+        name: _Slot(tensor.shape, start, codes[name]) for (name, tensor), start in zip(tensors.items(), starts, strict=False)
+    }  # fmt: skip
+    written = torch.cat([codes[name].encode(tensor).flatten().cpu() for name, tensor in tensors.items()])
+    return Stored(bits, written.numpy().astype(np.uint8 if bits <= 8 else np.uint16), slots, first)
 
 
 def _ranges(tensors: list[Tensor], quantization: Quantization) -> list[tuple[Tensor, Tensor]]:
@@ -139,15 +180,3 @@ def _ranges(tensors: list[Tensor], quantization: Quantization) -> list[tuple[Ten
         return [(t.min(), t.max()) for t in tensors]
     axes = [tuple(range(1, t.ndim)) or 0 for t in tensors]
     return [(t.amin(axis, keepdim=True), t.amax(axis, keepdim=True)) for t, axis in zip(tensors, axes, strict=True)]
-
-
-def _integers(patterns: Patterns, quantization: Quantization, device: torch.device | str) -> Tensor:
-    """``q`` of each pattern, float32."""
-    container = 8 * patterns.itemsize
-    values = torch.from_numpy(patterns.view(np.int8 if container == 8 else np.int16)).to(device).float()
-    if not quantization.signed:
-        values.add_(values < 0, alpha=2**container)
-        return values.sub_(2 ** (quantization.bits - 1) - 1)
-    if quantization.bits < container:
-        values.add_(values >= 2 ** (quantization.bits - 1), alpha=-(2**quantization.bits))
-    return values

@@ -54,8 +54,9 @@ class Memory:
     """bits a weight: 2 to 8, or 16"""
     stored: Literal["weights", "parameters"] | None = None
     """weights of convolutions and linear layers, or all parameters; if not given weights for neuralfuse, else parameters"""
-    errors: Literal["random", "stuck", "column", "neuralfuse-map", "profile"] = "random"
-    """random flips; cells stuck at 0 or 1; the same along bit lines; the map of NeuralFuse's code; a measured chip (profile)"""
+    errors: Literal["random", "stuck", "stuck-at-0", "stuck-at-1", "column", "neuralfuse-map", "profile"] = "random"
+    """random flips; cells stuck at 0 or 1, at 0 (1 -> 0 alone), at 1 (0 -> 1 alone); cells stuck along bit lines; the map of
+    NeuralFuse's code; a measured chip (profile)"""
     profile: str | None = None
     """.npz of the measured chip"""
     offset: int = 0

@@ -26,7 +26,7 @@ from backends.simulator import Simulator
 from backends.targets import networks
 from backends.targets.checkpoint import SUFFIX, Checkpoint, write
 
-__all__ = ["FitConfig", "fitted", "hardening_of", "main", "nominal_accuracy"]
+__all__ = ["FitConfig", "fitted", "hardening_of", "main", "nominal_accuracy", "usual_recipe"]
 
 _AT_ONCE = 500
 
@@ -43,9 +43,14 @@ def fitted(target: str, data: Dataset, recipe: Recipe | None = None, device: str
         return networks.Ensemble([fitted(part, data, recipe, device) for part in target.split("+")]).eval()
     network = networks.build(target, data.image_shape, data.classes)
     if not target.endswith(SUFFIX):
-        recipe = recipe or recipe_for(data.image_shape)
+        recipe = recipe or usual_recipe(target, data)
         network = kept(network, data.train, recipe, f"{target}-{Path(data.name).name}", device)
     return network.eval().requires_grad_(False)
+
+
+def usual_recipe(target: str, data: Dataset) -> Recipe:
+    """How the architecture called ``target`` is fitted to ``data``: its own recipe, or that for images of this size."""
+    return networks.TARGETS[target].recipe or recipe_for(data.image_shape)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class FitConfig:
     """errors are injected from the step on at which the loss without them is first below this"""
     gradients: Literal["sum", "mean"] = "sum"
     """how the gradients with and without errors join: their sum, or the mean with the second one clamped to +-0.05"""
+    sharpness: float | None = None
+    """sharpness-aware quantization: how far up the gradient the weights are moved before it is taken; twice the passes"""
     label_smoothing: float = 0.0
     """share of the probability that is asked for all classes alike"""
     optimizer: Literal["adamw", "sgd"] | None = None
@@ -109,7 +116,8 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError(f"--device {config.device} is not there: use cpu")
         hardening = hardening_of(config)
         data = load(config.data)
-        recipe = _recipe(config, recipe_for(data.image_shape), hardening)
+        networks.build(config.target, data.image_shape, data.classes)
+        recipe = _recipe(config, usual_recipe(config.target, data), hardening)
         began = time.perf_counter()
         network = fitted(config.target, data, recipe, config.device)
         accuracy = nominal_accuracy(network, hardening, data.validation)
@@ -134,9 +142,9 @@ def hardening_of(config: FitConfig) -> Hardening | None:
     quantization = replace(preset, bits=config.bits, ranges=config.ranges) if config.quantization else None
     said = Hardening(
         quantization, config.stored or usual, config.clip, config.randbet, config.advbet, config.pattern, config.start,
-        config.gradients,
+        config.gradients, config.sharpness,
     )  # fmt: skip
-    return None if quantization is None and config.clip is None else said
+    return None if quantization is None and config.clip is None and config.sharpness is None else said
 
 
 def _recipe(config: FitConfig, usual: Recipe, hardening: Hardening | None) -> Recipe:

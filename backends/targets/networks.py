@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from backends.fitting import Recipe
 from backends.interface import InputError
+from backends.targets import binary, bireal, shiftadd, smartexchange, sparse, spiking
 from backends.targets.checkpoint import SUFFIX, read
 
 __all__ = ["TARGETS", "Architecture", "Ensemble", "build", "group"]
@@ -137,16 +140,35 @@ class Architecture:
 
     make: Callable[[int], nn.Module]
     image_shape: tuple[int, int, int] = (3, 32, 32)
+    recipe: Recipe | None = None
+    """how it is fitted, where it needs a recipe of its own"""
 
 
+_SMALL = (1, 8, 8)
+_SHORT = Recipe(steps=300)
 TARGETS: dict[str, Architecture] = {
-    "digits": Architecture(_digits(), (1, 8, 8)),
-    "digits-bn": Architecture(_digits(nn.BatchNorm2d), (1, 8, 8)),
-    "digits-gn": Architecture(_digits(group), (1, 8, 8)),
+    "digits": Architecture(_digits(), _SMALL),
+    "digits-bn": Architecture(_digits(nn.BatchNorm2d), _SMALL),
+    "digits-gn": Architecture(_digits(group), _SMALL),
     "resnet8-bn": Architecture(_resnet(_basic, 1, (1, 1, 1), first=16, stride=2)),
     "resnet8-gn": Architecture(_resnet(_basic, 1, (1, 1, 1), first=16, norm=group, stride=2)),
-    "digits-small": Architecture(_digits(width=8), (1, 8, 8)),
-    "digits-residual": Architecture(_resnet(_basic, 1, (1, 1), first=16, channels=1), (1, 8, 8)),
+    "digits-small": Architecture(_digits(width=8), _SMALL),
+    "digits-residual": Architecture(_resnet(_basic, 1, (1, 1), first=16, channels=1), _SMALL),
+    "digits-sparse": Architecture(lambda classes: sparse.network(_digits()(classes)), _SMALL),
+    "binary": Architecture(binary.network, _SMALL),
+    "binary-flip": Architecture(partial(binary.network, flip=0.05), _SMALL),
+    "binary-margin": Architecture(binary.network, _SMALL, Recipe(margin=binary.MARGIN)),
+    "bireal": Architecture(partial(bireal.network, nonlinearity="none"), _SMALL, _SHORT),
+    "bireal-hardtanh": Architecture(partial(bireal.network, nonlinearity="hardtanh"), _SMALL, _SHORT),
+    "bireal-prelu": Architecture(partial(bireal.network, nonlinearity="prelu"), _SMALL, _SHORT),
+    "shiftadd": Architecture(shiftadd.network, _SMALL, _SHORT),
+    "shiftadd-plain": Architecture(partial(shiftadd.network, shift=False), _SMALL, _SHORT),
+    "smartexchange": Architecture(lambda classes: smartexchange.network(_digits()(classes)), _SMALL),
+    "smartexchange-safe": Architecture(lambda classes: smartexchange.network(_digits()(classes), safe=True), _SMALL),
+    "spiking": Architecture(partial(spiking.Spiking, 64), _SMALL),
+    "spiking-bnp1": Architecture(partial(spiking.Spiking, 64, bound="zero"), _SMALL),
+    "spiking-bnp2": Architecture(partial(spiking.Spiking, 64, bound="limit"), _SMALL),
+    "spiking-bnp3": Architecture(partial(spiking.Spiking, 64, bound="usual"), _SMALL),
     "resnet20": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16)),
     "resnet20-gn": Architecture(_resnet(_basic, 1, (3, 3, 3), first=16, norm=group)),
     "resnet18": Architecture(_resnet(_basic, 1, (2, 2, 2, 2))),
