@@ -13,7 +13,7 @@ from hypothesis import given
 
 from backends.memory.protection.cost import Cost
 from bbfuse.seeds import validation_chip
-from experiments import cross_layer_search
+from experiments import cross_layer_cifar10, cross_layer_search
 from experiments.cross_layer import CHIPS, DIGITS, EVALUATIONS, RATES, front
 from experiments.cross_layer_designs import FULL, UNPROTECTED, Design
 from experiments.cross_layer_profiles import QUERIES
@@ -136,15 +136,18 @@ def test_designs_are_chosen_on_validation_chips() -> None:
     assert seen == [validation_chip(index) for index in range(5)]
 
 
-def test_all_layers_together_are_never_larger_than_one_and_far_smaller_than_everything_threefold() -> None:
-    rows = {(row["rate"], row["design"]): row for row in rows_of("cross_layer") if row["wished"] is None}
-    assert set(rows) == {(rate, name) for rate in RATES for name in ("unprotected", "full TMR", *EVALUATIONS)}
-    for rate in RATES:
+@pytest.mark.parametrize(("name", "rates"), [("cross_layer", RATES), ("cross_layer_cifar10", cross_layer_cifar10.RATES)])
+def test_all_layers_together_are_never_larger_than_one_and_far_smaller_than_everything_threefold(
+    name: str, rates: tuple[float, ...]
+) -> None:
+    rows = {(row["rate"], row["design"]): row for row in rows_of(name) if row["wished"] is None}
+    assert set(rows) == {(rate, design) for rate in rates for design in ("unprotected", "full TMR", *EVALUATIONS)}
+    for rate in rates:
         full, together = rows[rate, "full TMR"], rows[rate, "cross-layer"]
         assert together["area"] - 1 <= 0.6 * (full["area"] - 1)
         # chosen within a point on validation; within two on chips and images never chosen on
         assert together["accuracy_mean"] >= full["accuracy_mean"] - 0.02
-        alone = [rows[rate, name]["area"] for name in ("bits only", "neurons only", "quantization only")]
+        alone = [rows[rate, family]["area"] for family in ("bits only", "neurons only", "quantization only")]
         assert together["area"] <= min(area for area in alone if area is not None)
         assert rows[rate, "cross-layer with fuse"]["area"] <= together["area"]
     assert all(row["chips"] == CHIPS >= 10 for row in rows.values())

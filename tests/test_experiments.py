@@ -26,6 +26,7 @@ from experiments import (
     bit_errors,
     cifar10,
     cross_layer,
+    cross_layer_cifar10,
     cross_layer_profiles,
     cross_layer_search,
     energy,
@@ -277,6 +278,11 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     ),
     "cross_layer": (
         cross_layer.main, {"data", "design", "rate", "area", "energy", "accuracy_mean", "accuracy_sd", "chips"}, "neurons only",
+    ),
+    "cross_layer_cifar10": (
+        cross_layer_cifar10.main,
+        {"data", "design", "rate", "area", "energy", "accuracy_mean", "accuracy_sd", "chips"},
+        "bits only",
     ),
     "cross_layer_profiles": (
         cross_layer_profiles.main, {"data", "kind", "site", "place", "value", "expected", "queries"}, "rank correlation",
