@@ -86,7 +86,7 @@ class ProtectedSimulator(Simulator):
         guarded: Errors = Guarded(errors(memory), self.protection.code, masks)
         if bits is not None:
             guarded = Limited(guarded, dict.fromkeys(masks, torch.tensor(bits)))
-        self._reading = Reading(self.stored, guarded)
+        self._readings[0] = Reading(self.stored, guarded)
         self._chip: Chip | None = None
         self._only: Mapping[str, Tensor] | None = None
         for place, (name, module) in enumerate(_weighed(self._network)):
