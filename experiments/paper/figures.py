@@ -121,7 +121,7 @@ def _plane(axes: Axes, rows: Rows) -> None:
     x, y = [100 * r["saving"] for r in controls], [100 * r["clean"] for r in controls]
     axes.plot(x, y, "P", color="#c44e52", label="classifier of a fuse's size instead")
     outside = sum(row["study"] in ("relaxed", "strict") and row["target"] == first and row not in shown for row in rows)
-    axes.set_xlabel(f"weight-read energy saved, % ({outside} fuses that cost over {-100 * _LEAST_SAVING:.0f} % left out)")
+    axes.set_xlabel(f"energy of weight reads saved, % ({outside} dearer fuses left out)")
     axes.set_title(f"energy against accuracy, {first}", fontsize=10)
 
 
