@@ -30,9 +30,8 @@ from rich.table import Table
 
 from backends.data import load
 from backends.fitting import LARGE_RECIPE, RECIPE, Recipe
-from backends.flags import parse, refused
 from backends.hardening import Hardening
-from backends.interface import NOMINAL, Chip, InputError
+from backends.interface import NOMINAL, Chip
 from backends.memory.energy import voltage
 from backends.memory.scheme import PRESETS, Memory
 from backends.simulator import Simulator
@@ -40,7 +39,7 @@ from backends.targets.fit import fitted
 from bbfuse.figures import legend_beside, svg, without_frame
 from bbfuse.seeds import reporting_chips
 from experiments.bit_errors import chips_needed, guarantee
-from experiments.study import RESULTS, Asked, command
+from experiments.study import RESULTS, tiered
 
 __all__ = ["CIFAR", "DIGITS", "TIERS", "Cell", "Tier", "main", "measured", "tolerated"]
 
@@ -165,27 +164,9 @@ SHOWN = {"normal": "#c44e52", "rquant": "#4c72b0", "clip": "#55a868", "randbet":
 SLACK = 0.1
 
 
-@dataclass(frozen=True)
-class Tiered(Asked):
-    """Show a committed result."""
-
-    tier: Literal["cpu", "gpu"] = "cpu"
-    """cpu: digits and CIFAR-10 with small targets; gpu: SimpleNet by the published recipe, hours on a GPU"""
-
-
 def main(arguments: Sequence[str]) -> int:
     """The command line; the exit code."""
-    try:
-        asked = parse(Tiered, "python -m experiments.bit_error_robustness", arguments)
-        name = "bit_error_robustness" + ("" if asked.tier == "cpu" else f"_{asked.tier}")
-        if not asked.run and not (RESULTS / f"{name}.json").exists():
-            raise InputError(f"--tier {asked.tier} has no committed result: add --run, on a machine with a GPU")
-        if asked.run and asked.tier == "gpu" and not torch.cuda.is_available():
-            raise InputError("--tier gpu needs a GPU: run it on a machine that has one")
-    except InputError as error:
-        return refused(error)
-    rest = [flag for flag, there in (("--json", asked.json), ("--run", asked.run)) if there]
-    return command(name, lambda: _compute(asked.tier), _tables, rest)
+    return tiered("bit_error_robustness", _compute, _tables, arguments)
 
 
 def _compute(tier: str) -> tuple[Any, list[dict[str, Any]]]:

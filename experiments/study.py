@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console, RenderableType
@@ -76,6 +76,34 @@ def command(
     ``also`` gives rows of the same keys that another result has; they are shown behind its own.
     """
     return _answered(Asked, name, lambda _: compute(), table, arguments, also)
+
+
+@dataclass(frozen=True)
+class Tiered(Asked):
+    """Show a committed result."""
+
+    tier: Literal["cpu", "gpu"] = "cpu"
+    """cpu: small targets, for two cores; gpu: the paper's own, on a machine with a GPU"""
+
+
+def tiered(
+    name: str,
+    compute: Callable[[str], tuple[Any, list[dict[str, Any]]]],
+    table: Callable[[list[dict[str, Any]]], RenderableType],
+    arguments: Sequence[str],
+) -> int:
+    """The command line of the result ``name``, which ``compute`` gives for a tier; the other tier's is ``NAME_gpu``."""
+    try:
+        asked = flags.parse(Tiered, f"python -m experiments.{name}", arguments)
+        result = name if asked.tier == "cpu" else f"{name}_{asked.tier}"
+        if not asked.run and not (RESULTS / f"{result}.json").exists():
+            raise InputError(f"--tier {asked.tier} has no committed result: add --run, on a machine with a GPU")
+        if asked.run and asked.tier == "gpu" and not torch.cuda.is_available():
+            raise InputError("--tier gpu needs a GPU: run it on a machine that has one")
+    except InputError as error:
+        return flags.refused(error)
+    rest = [flag for flag, there in (("--json", asked.json), ("--run", asked.run)) if there]
+    return command(result, lambda: compute(asked.tier), table, rest)
 
 
 def _answered(

@@ -16,11 +16,9 @@ one large GPU. Settings were chosen on validation images and chips.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from backends.targets import checkpoint
 from experiments.paper.figures import draw
 from experiments.paper.rows import rows
 from experiments.paper.tiers import ROOT, TIERS, file_of, fit_targets, tasks
-from experiments.study import carried_out, command, settings_of
+from experiments.study import carried_out, settings_of, tiered
 
 __all__ = ["main"]
 
@@ -43,21 +41,14 @@ def compute(name: str) -> tuple[Any, list[dict[str, Any]]]:
     trained = tasks(tier)
     summaries, folders = carried_out(ROOT, trained)
     found = rows(tier, list(zip(trained, summaries, folders, strict=True)))
-    draw(found, _result(name))
+    draw(found, "paper" if name == "cpu" else f"paper_{name}")
     held = {target: checkpoint.read(Path(file_of(target))).validation_accuracy for target in (*tier.targets, tier.smaller)}
     return {"tier": name, "recipe": asdict(tier.recipe), "validation": held, **settings_of(trained)}, found
 
 
-def _result(tier: str) -> str:
-    return "paper" if tier == "cpu" else f"paper_{tier}"
-
-
 def main(arguments: Sequence[str]) -> int:
     """The command line; the exit code."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--tier", choices=TIERS, default="cpu")
-    said, others = parser.parse_known_args(arguments)
-    return command(_result(said.tier), partial(compute, said.tier), _table, others)
+    return tiered("paper", compute, _table, arguments)
 
 
 def _table(found: list[dict[str, Any]]) -> Group:
