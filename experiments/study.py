@@ -35,6 +35,7 @@ from experiments.carrying import Outcome, Task, differences, outcomes
 
 __all__ = [
     "RESULTS", "Study", "Task", "all_of", "as_json", "carried_out", "command", "configs_of", "main", "rows_of", "settings_of",
+    "tiered",
 ]  # fmt: skip
 
 RESULTS = Path(__file__).parent / "results"
