@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
@@ -22,8 +21,7 @@ from rich.table import Table
 from backends.data import load
 from backends.fitting import RECIPE
 from backends.memory.scheme import Memory
-from backends.targets.checkpoint import Checkpoint, write
-from backends.targets.fit import fitted, nominal_accuracy
+from backends.targets.fit import fit_to
 from bbfuse.config import RunConfig
 from experiments.bit_error_robustness import DIGITS
 from experiments.study import Study, Task
@@ -46,11 +44,7 @@ def _make() -> None:
     torch.set_num_threads(1)
     data = load("digits")
     for name, cell in HARDENED.items():
-        target, recipe = f"digits-{cell.norm}", cell.recipe(RECIPE)
-        network = fitted(target, data, recipe)
-        accuracy = nominal_accuracy(network, recipe.hardening, data.validation)
-        config = {"data": "digits", "device": "cpu", "recipe": asdict(recipe)}
-        write(Path(_file(name)), Checkpoint(target, data.image_shape, data.classes, config, accuracy, network.state_dict()))
+        fit_to(Path(_file(name)), f"digits-{cell.norm}", data, cell.recipe(RECIPE))
 
 
 def _tasks() -> list[Task]:

@@ -26,7 +26,7 @@ from backends.simulator import Simulator
 from backends.targets import networks
 from backends.targets.checkpoint import SUFFIX, Checkpoint, write
 
-__all__ = ["FitConfig", "fitted", "hardening_of", "main", "nominal_accuracy", "usual_recipe"]
+__all__ = ["FitConfig", "fit_to", "fitted", "hardening_of", "main", "nominal_accuracy", "usual_recipe"]
 
 _AT_ONCE = 500
 
@@ -119,17 +119,25 @@ def main(arguments: Sequence[str]) -> int:
         networks.build(config.target, data.image_shape, data.classes)
         recipe = _recipe(config, usual_recipe(config.target, data), hardening)
         began = time.perf_counter()
-        network = fitted(config.target, data, recipe, config.device)
-        accuracy = nominal_accuracy(network, hardening, data.validation)
-        plain = {"data": config.data, "device": config.device, "recipe": asdict(recipe)}
-        write(config.out, Checkpoint(
-            config.target, data.image_shape, data.classes, plain, accuracy, network.state_dict()
-        ))  # fmt: skip
+        accuracy = fit_to(config.out, config.target, data, recipe, config.device)
     except InputError as error:
         return refused(error)
     seconds = time.perf_counter() - began
     print(f"written: {config.out} ({100 * accuracy:.1f} % of the validation images at nominal voltage, {seconds:.0f} s)")
     return 0
+
+
+def fit_to(path: Path, target: str, data: Dataset, recipe: Recipe, device: str = "cpu") -> float:
+    """Put the fitted ``target`` into a checkpoint at ``path``; its accuracy on the validation images of ``data``, as stored.
+
+    Raises:
+        InputError: see `fitted`; or ``path`` cannot be written.
+    """
+    network = fitted(target, data, recipe, device)
+    accuracy = nominal_accuracy(network, recipe.hardening, data.validation)
+    plain = {"data": data.name, "device": device, "recipe": asdict(recipe)}
+    write(path, Checkpoint(target, data.image_shape, data.classes, plain, accuracy, network.state_dict()))
+    return accuracy
 
 
 def hardening_of(config: FitConfig) -> Hardening | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from backends.fitting import LARGE_RECIPE, RECIPE, Recipe
 from backends.hardening import Hardening
 from backends.memory.scheme import Memory, Quantization
 from backends.targets import checkpoint
-from backends.targets.fit import fitted, nominal_accuracy
+from backends.targets.fit import fit_to
 from bbfuse.config import EopmConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.measure import report_images
 from bbfuse.methods import BackpropConfig
@@ -171,8 +171,4 @@ def fit_targets(tier: Tier) -> None:
     data = load(tier.data)
     for target in (*tier.targets, tier.smaller):
         if not Path(file_of(target)).exists():
-            network = fitted(target, data, tier.recipe, tier.relaxed.device)
-            accuracy = nominal_accuracy(network, AWARE, data.validation)
-            plain = {"data": tier.data, "recipe": asdict(tier.recipe)}
-            held = checkpoint.Checkpoint(target, data.image_shape, data.classes, plain, accuracy, network.state_dict())
-            checkpoint.write(Path(file_of(target)), held)
+            fit_to(Path(file_of(target)), target, data, tier.recipe, tier.relaxed.device)
