@@ -128,7 +128,7 @@ class Searcher(Method):
             step.fuse.assign(self._space([self.best()]).point(0))
 
     def _space(self, points: Sequence[Point]) -> Space:
-        coordinates = torch.from_numpy(np.stack(points).astype(np.float32))
+        coordinates = torch.from_numpy(np.stack(points).astype(np.float32)).to(self._origin.device)
         return Space(self._origin, coordinates, self._subspace)
 
     def state_dict(self) -> dict[str, Any]:
