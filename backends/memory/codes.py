@@ -167,8 +167,9 @@ def _written(bits: int, tensors: Mapping[str, Tensor], codes: Mapping[str, Code]
     slots = {
         name: _Slot(tensor.shape, start, codes[name]) for (name, tensor), start in zip(tensors.items(), starts, strict=False)
     }  # fmt: skip
-    written = torch.cat([codes[name].encode(tensor).flatten().cpu() for name, tensor in tensors.items()])
-    return Stored(bits, written.numpy().astype(np.uint8 if bits <= 8 else np.uint16), slots, first)
+    kind = torch.uint8 if bits <= 8 else torch.uint16  # narrow before it leaves a device
+    written = torch.cat([codes[name].encode(tensor).flatten().to(kind).cpu() for name, tensor in tensors.items()])
+    return Stored(bits, written.numpy(), slots, first)
 
 
 def _ranges(tensors: list[Tensor], quantization: Quantization) -> list[tuple[Tensor, Tensor]]:
