@@ -81,12 +81,13 @@ def run(task: Task, folder: Path) -> dict[str, Any]:
 
 
 def outcomes(tasks: Sequence[Task], folders: Sequence[Path], ray_address: str | None = None) -> list[Outcome]:
-    """What every one of ``tasks`` came to, by the Ray at ``ray_address`` if there is one.
+    """What every one of ``tasks`` came to, by the Ray at ``ray_address`` if there is one; by this machine's cores, or one
+    after the other where one of them computes on a device, if not.
 
     Raises:
         InputError: there is no Ray at that address.
     """
-    with _by_cores() if ray_address is None else _by_ray(ray_address) as begin:
+    with _by_cores(tasks) if ray_address is None else _by_ray(ray_address) as begin:
         return _ended([begin(task, folder) for task, folder in zip(tasks, folders, strict=True)], tasks, folders)
 
 
@@ -94,8 +95,9 @@ Begin = Callable[[Task, Path], "Future[dict[str, Any]]"]
 
 
 @contextmanager
-def _by_cores() -> Iterator[Begin]:
-    cores = os.cpu_count() or 1
+def _by_cores(tasks: Sequence[Task]) -> Iterator[Begin]:
+    # a device has no room for as many runs as there are cores: each keeps the weights of the chips that it has met there
+    cores = (os.cpu_count() or 1) if all(task.config.device == "cpu" for task in tasks) else 1
     free = SimpleQueue[ProcessPoolExecutor]()
 
     def fresh() -> None:
