@@ -16,13 +16,15 @@ from bbfuse.generators import GENERATORS, Shape
 __all__ = ["Fuse"]
 
 _CALIBRATION_BATCH = 256
+_MOMENTUM = 0.1
 
 
 class Fuse(nn.Module):
     """Generators and the clipped sum around them. A new one changes nothing: its last layer starts at zero.
 
-    Batch normalisation always works with its stored statistics, so that an image is treated alike in every batch and no
-    statistics move while probes are scored; `calibrate` sets them once, from images that are owned, before the training.
+    Batch normalisation works with its stored statistics, so that an image is treated alike in every batch and no statistics move
+    while probes are scored; `calibrate` sets them, from images that are owned, before the training. Where a gradient is taken
+    through the fuse, `on_tape`, they go on moving.
     """
 
     def __init__(self, generator: str, image_shape: Shape, rng: torch.Generator) -> None:
@@ -89,7 +91,17 @@ class Fuse(nn.Module):
         with torch.no_grad():
             for part in images.split(_CALIBRATION_BATCH) if norms else ():
                 self(part)
+        for norm in norms:
+            norm.momentum = _MOMENTUM
         self.eval()
+
+    def on_tape(self, images: Tensor) -> Tensor:
+        """``F(images)`` to take a gradient of, never to score: batch normalisation works with the statistics of these images and
+        moves the stored ones a tenth of the way to them, as in NeuralFuse's training."""
+        self.train(len(images) > 1)  # one image may have no spread
+        fused: Tensor = self(images)
+        self.eval()
+        return fused
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, channels, height, width) in [-1, 1], to the same."""

@@ -121,14 +121,14 @@ class Step:
 
     def backward(self) -> None:
         """The true gradient, to the fuse and the heads alike; needs a target that grants it."""
-        fused = self.fuse(self.images)
+        fused = self.fuse.on_tape(self.images)
         losses = self._noted([self.ask_with_tape(fused, term.chip) for term in self.terms])
         losses.sum().backward()
         self._scores += 1
 
     def backward_through(self, model: Ask) -> None:
         """The gradient with ``model``'s answers, which are on the tape, in place of the target's; to the fuse alone."""
-        fused = self.fuse(self.images)
+        fused = self.fuse.on_tape(self.images)
         loss = self._noted([model(fused, term.chip) for term in self.terms]).sum()
         parameters = list(self.fuse.parameters())
         for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):

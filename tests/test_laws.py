@@ -40,6 +40,9 @@ RUNS: dict[str, RunConfig] = {
     "rge, no head": dataclasses.replace(BASE, head="none", sampling="uniform"),
     **{name: dataclasses.replace(BASE, optimizer=name) for name in STRICT if name not in WITH_SURROGATE},
     **{name: dataclasses.replace(BASE, batch=64, optimizer=name, surrogate=SURROGATE) for name in ("follow", "guided")},
+    "follow, statistics that move": dataclasses.replace(
+        BASE, batch=64, optimizer="follow", generator="UNetS", surrogate=SURROGATE
+    ),
     "transfer": dataclasses.replace(
         BASE, optimizer="transfer", surrogate=SURROGATE, transfer=TransferConfig(steps=20, images=100)
     ),
@@ -114,7 +117,7 @@ def run(
             if opened:
                 opened.close()
     head = [] if trainer.heads.trained is None else [p.detach().flatten() for p in trainer.heads.trained.parameters()]
-    state = torch.cat([trainer.fuse.vector(), *head])
+    state = torch.cat([*(tensor.flatten().double() for tensor in trainer.fuse.state_dict().values()), *head])
     return {
         "accuracy": accuracy,
         "images": ledger.images,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -67,6 +69,31 @@ def test_calibration_gives_every_normalisation_the_statistics_of_what_it_sees() 
     seen = first(images)
     assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(norm.running_var, seen.var((0, 2, 3)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_on_the_tape_statistics_are_those_of_the_batch_and_the_stored_ones_follow(name: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    fuse = Fuse(name, SHAPES[name], rng)
+    owned, images = (torch.rand((8, *SHAPES[name]), generator=rng) * scale - 1 for scale in (1, 2))
+    fuse.calibrate(owned)
+    with torch.no_grad():
+        for p in fuse.parameters():
+            p += 0.02 * torch.randn(p.shape, generator=rng)
+    norms = [m for m in fuse.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms]
+    plain = copy.deepcopy(fuse).train()
+    torch.testing.assert_close(fuse.on_tape(images), plain(images))
+    assert not any(m.training for m in fuse.modules())
+    for norm, same, old in zip(norms, (m for m in plain.modules() if isinstance(m, torch.nn.BatchNorm2d)), before, strict=True):
+        torch.testing.assert_close(norm.running_mean, same.running_mean)
+        of_batch = (same.running_mean - 0.9 * old) / 0.1  # a tenth of the way
+        assert not torch.allclose(of_batch, old)
+    for _ in range(40):
+        fuse.on_tape(images)
+    if norms:  # by then the stored ones are the batch's
+        torch.testing.assert_close(fuse(images), plain.train()(images), rtol=0.02, atol=0.02)
+    assert torch.isfinite(fuse.on_tape(images[:1])).all()
 
 
 @pytest.mark.parametrize(
