@@ -22,7 +22,6 @@ from backends.memory.scheme import PRESETS, Memory, Quantization
 __all__ = ["Simulator", "errors", "scales", "stored_tensors"]
 
 _BYTES_KEPT = 256 << 20
-_BYTES_KEPT_BESIDE = 32 << 30  # where memory is the device's own
 _WEIGHED = (nn.modules.conv._ConvNd, nn.Linear)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -65,6 +64,7 @@ class Simulator:
         kind = errors(memory)
         self._readings = [Reading(bank, kind) for bank in self.banks]
         self._bytes = 4 * sum(bank.patterns.size for bank in self.banks)
+        self._room = _BYTES_KEPT if self._device.type == "cpu" else torch.cuda.mem_get_info(self._device)[1] // 2
         self._kept: OrderedDict[Chip, dict[str, Tensor]] = OrderedDict()
 
     @property
@@ -94,12 +94,11 @@ class Simulator:
             return vmap(lambda weights: self.answers(images, weights))(stacked)
 
     def weights(self, chip: Chip) -> dict[str, Tensor]:
-        """The stored tensors as ``chip`` reads them, by name; those of the last chips are kept."""
+        """The stored tensors as ``chip`` reads them, by name; those of the last chips are kept, in half of a device's memory."""
         with self._lock:
             if chip not in self._kept:
                 self._kept[chip] = self.read(*(reading.on(chip) for reading in self._readings))
-                room = _BYTES_KEPT if self._device.type == "cpu" else _BYTES_KEPT_BESIDE
-                if len(self._kept) * self._bytes > room and len(self._kept) > 1:
+                if len(self._kept) * self._bytes > self._room and len(self._kept) > 1:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(chip)
             return self._kept[chip]

@@ -134,7 +134,13 @@ def _by_ray(address: str) -> Iterator[Begin]:
 
     with joined(address):
         remote: Any = ray.remote(run)
-        yield lambda task, folder: remote.options(num_cpus=task.config.threads).remote(task, folder.resolve()).future()
+
+        def begin(task: Task, folder: Path) -> Future[dict[str, Any]]:
+            claimed = remote.options(num_cpus=task.config.threads, num_gpus=int(task.config.device != "cpu"))
+            started: Future[dict[str, Any]] = claimed.remote(task, folder.resolve()).future()
+            return started
+
+        yield begin
 
 
 @contextmanager

@@ -72,6 +72,7 @@ class Pretended(TorchFunctionMode):
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 1 << 30))
     return Pretended()
 
 
