@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console, RenderableType
@@ -83,8 +83,8 @@ def command(
 class Tiered(Asked):
     """Show a committed result."""
 
-    tier: Literal["cpu", "gpu"] = "cpu"
-    """cpu: small targets, for two cores; gpu: the paper's own, on a machine with a GPU"""
+    tier: str = "cpu"
+    """cpu: small targets, for two cores; gpu: the paper's own, on a machine with a GPU; others as the study has them"""
 
 
 def tiered(
@@ -92,13 +92,17 @@ def tiered(
     compute: Callable[[str], tuple[Any, list[dict[str, Any]]]],
     table: Callable[[list[dict[str, Any]]], RenderableType],
     arguments: Sequence[str],
+    tiers: Sequence[str] = ("cpu", "gpu"),
 ) -> int:
-    """The command line of the result ``name``, which ``compute`` gives for a tier; the other tier's is ``NAME_gpu``."""
+    """The command line of the result ``name``, which ``compute`` gives for one of ``tiers``; of others than ``cpu`` it is called
+    ``NAME_TIER``."""
     try:
         asked = flags.parse(Tiered, f"python -m experiments.{name}", arguments)
+        if asked.tier not in tiers:
+            raise InputError(f"--tier must be one of {', '.join(tiers)}, got {asked.tier}")
         result = name if asked.tier == "cpu" else f"{name}_{asked.tier}"
         if not asked.run and not (RESULTS / f"{result}.json").exists():
-            raise InputError(f"--tier {asked.tier} has no committed result: add --run, on a machine with a GPU")
+            raise InputError(f"--tier {asked.tier} has no committed result: add --run")
         if asked.run and asked.tier == "gpu" and not torch.cuda.is_available():
             raise InputError("--tier gpu needs a GPU: run it on a machine that has one")
     except InputError as error:

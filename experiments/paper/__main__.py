@@ -9,9 +9,10 @@ All errors are those of NeuralFuse's code (``--memory.errors neuralfuse-map``: o
 bit); chips are the paper's 50000, 50001, ... ``paper_fused_mean`` is what the paper has for CIFAR-10 behind ``paper_target`` at
 ``paper_rate``; without a fuse it is the paper's without one. Accuracies are fractions.
 
-Two tiers of the same study. `cpu`: digits of 8x8 pixels and two small targets, for two cores; having a five-hundredth of the
-weights, they are hurt at four to five times these rates as the paper's are. `gpu`: CIFAR-10 (JPEG) and the paper's networks, on
-one large GPU. Settings were chosen on validation images and chips.
+Tiers of the same study. `cpu`: digits of 8x8 pixels and two small targets, for two cores; having a five-hundredth of the
+weights, they are hurt at four to five times these rates as the paper's are. `cifar10`: CIFAR-10 (JPEG) at the paper's rates,
+one of its networks (VGG11) and a small residual one, some hours of two cores, few runs of each kind. `gpu`: CIFAR-10 (JPEG) and
+the paper's networks, on one large GPU. Settings were chosen on validation images and chips.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rich.table import Table
 from backends.targets import checkpoint
 from experiments.paper.figures import draw
 from experiments.paper.rows import rows
-from experiments.paper.tiers import ROOT, TIERS, file_of, fit_targets, tasks
+from experiments.paper.tiers import TIERS, fit_targets, tasks
 from experiments.study import carried_out, settings_of, tiered
 
 __all__ = ["main"]
@@ -39,16 +40,16 @@ def compute(name: str) -> tuple[Any, list[dict[str, Any]]]:
     tier = TIERS[name]
     fit_targets(tier)
     trained = tasks(tier)
-    summaries, folders = carried_out(ROOT, trained)
+    summaries, folders = carried_out(tier.root, trained)
     found = rows(tier, list(zip(trained, summaries, folders, strict=True)))
     draw(found, "paper" if name == "cpu" else f"paper_{name}")
-    held = {target: checkpoint.read(Path(file_of(target))).validation_accuracy for target in (*tier.targets, tier.smaller)}
+    held = {target: checkpoint.read(Path(tier.file_of(target))).validation_accuracy for target in (*tier.targets, tier.smaller)}
     return {"tier": name, "recipe": asdict(tier.recipe), "validation": held, **settings_of(trained)}, found
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; the exit code."""
-    return tiered("paper", compute, _table, arguments)
+    return tiered("paper", compute, _table, arguments, tuple(TIERS))
 
 
 def _table(found: list[dict[str, Any]]) -> Group:

@@ -46,6 +46,8 @@ RELAXED: dict[Any, float] = {
 """With the fuse that was trained through that target, by target, generator and rate."""
 
 TRANSFER: dict[Any, float] = {
+    ("resnet18", "vgg11", "ConvL", 0.01): 62.5, ("resnet18", "vgg11", "ConvL", 0.005): 81.0,
+    ("resnet18", "vgg11", "UNetL", 0.01): 61.1, ("resnet18", "vgg11", "UNetL", 0.005): 73.7,
     ("resnet18", "vgg19", "ConvL", 0.01): 50.7, ("resnet18", "vgg19", "ConvL", 0.005): 80.2,
     ("resnet18", "vgg19", "UNetL", 0.01): 51.1, ("resnet18", "vgg19", "UNetL", 0.005): 76.5,
     ("vgg19", "resnet18", "ConvL", 0.01): 61.0, ("vgg19", "resnet18", "ConvL", 0.005): 86.1,

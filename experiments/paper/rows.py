@@ -19,7 +19,7 @@ from bbfuse.measure import Spread
 from experiments.cells import Cell, answered
 from experiments.controls import control, network
 from experiments.paper import published
-from experiments.paper.tiers import CARRIED, MEMORY, ROOT, STANDARDIZED, Tier, file_of
+from experiments.paper.tiers import CARRIED, MEMORY, STANDARDIZED, Tier
 from experiments.study import Task
 
 __all__ = ["KEYS", "rows"]
@@ -36,7 +36,8 @@ KEYS = (
 
 def rows(tier: Tier, records: Trained) -> list[dict[str, Any]]:
     """All that is committed, from what was trained: tasks, their summaries and folders."""
-    runs = {tuple(task.labels.values()): str(folder) for task, _, folder in records if task.labels["study"] == "relaxed"}
+    through = [(task.labels, folder) for task, _, folder in records if "chip" not in task.labels]
+    runs = {tuple(labels.values()): str(folder) for labels, folder in through}
     sent = {str(folder): tier.images for folder in runs.values()}
     high, low = tier.rates
     wanted: list[dict[str, Any]] = []
@@ -53,20 +54,20 @@ def rows(tier: Tier, records: Trained) -> list[dict[str, Any]]:
                 ]
                 continue
             wanted += [{"study": "rates", "target": target, "rate": rate, **common} for rate in (low, *tier.grid)]
-            wanted += [{"study": "precision", "target": target, "rate": low, "bits": bits, **common} for bits in range(8, 1, -1)]
+            wanted += [{"study": "precision", "target": target, "rate": low, "bits": bits, **common} for bits in tier.bits]
     for target in tier.targets:
-        wanted += [{"study": "precision", "target": target, "rate": low, "bits": bits, "run": None} for bits in range(8, 1, -1)]
+        wanted += [{"study": "precision", "target": target, "rate": low, "bits": bits, "run": None} for bits in tier.bits]
     for target in (*tier.targets, tier.smaller):
         wanted += [{"study": "alternatives", "target": target, "rate": rate, "run": None} for rate in (*tier.rates, *tier.grid)]
     cells = [_cell(tier, row["target"], row["rate"], run, row.get("bits", 8)) for row in wanted for run in (None, row["run"])]
-    answers = iter(answered(ROOT / "cells", cells))
+    answers = iter(answered(tier.root / "cells", cells))
     found = [_row(tier, row, next(answers), next(answers), sent.get(row["run"], 0)) for row in wanted]
-    return [*found, *_of_strict(tier, records), *_of_controls(tier)]
+    return [*found, *_of_runs(tier, records), *_of_controls(tier)]
 
 
 def _cell(tier: Tier, target: str, rate: float, run: str | None, bits: int) -> Cell:
     return Cell(
-        tier.data, file_of(target), replace(MEMORY, bits=bits), rate, tier.chips, tier.tested, run, tier.relaxed.device
+        tier.data, tier.file_of(target), replace(MEMORY, bits=bits), rate, tier.chips, tier.tested, run, tier.relaxed.device
     )  # fmt: skip
 
 
@@ -99,24 +100,25 @@ def _record(tier: Tier, target: str, generator: str | None, rate: float, **known
     return {**dict.fromkeys(KEYS), **common, "saving": _saving(tier, target, generator, rate), **paper, **known}
 
 
-def _of_strict(tier: Tier, records: Trained) -> Iterator[dict[str, Any]]:
-    """Runs by answers alone, as they report themselves; those on single chips are put together, with the head alone beside."""
+def _of_runs(tier: Tier, records: Trained) -> Iterator[dict[str, Any]]:
+    """Runs as they report themselves; those on single chips are put together, with the head alone beside what is strict."""
     groups: dict[tuple[Any, ...], list[tuple[RunConfig, dict[str, Any]]]] = {}
     for task, summary, _ in records:
-        if task.labels["study"] == "strict":
-            key = (task.labels["target"], task.labels["method"], task.labels["chip"] is None, task.labels["images"])
+        if "chip" in task.labels:
+            of = task.labels
+            key = (of["study"], of["target"], of["method"], of["chip"] is None, of["images"])
             groups.setdefault(key, []).append((task.config, summary["accuracy"]))
-    for (target, method, population, images), each in groups.items():
+    for (study, target, method, population, images), each in groups.items():
         config = each[0][0]
         for part, name in (("perturbed_fused", method), ("perturbed_head", f"head alone, {config.head_name}")):
-            if part == "perturbed_head" and (config.head_name == "none" or method.startswith("rge")):
+            if part == "perturbed_head" and (config.head_name == "none" or not method.startswith("follow")):
                 continue
             taken = images if part == "perturbed_fused" else min(images, config.affine.images) if not population else STANDARDIZED
             bare, fused = (_spread([accuracy[which] for _, accuracy in each]) for which in ("perturbed", part))
             clean_fused = mean(accuracy["clean_fused"] for _, accuracy in each) if part == "perturbed_fused" else None
             generator = config.generator if part == "perturbed_fused" else None
             yield _record(
-                tier, target, generator, config.bit_error_rate, study="strict", trained_rate=config.bit_error_rate,
+                tier, target, generator, config.bit_error_rate, study=study, trained_rate=config.bit_error_rate,
                 method=name + (" (population)" if population else " (one chip)"), head=config.head_name, images=taken,
                 chips=bare[2], clean=each[0][1]["clean"], clean_fused=clean_fused, perturbed_mean=bare[0], perturbed_sd=bare[1],
                 fused_mean=fused[0], fused_sd=fused[1],
