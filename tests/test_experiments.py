@@ -342,7 +342,14 @@ def test_the_settings_of_a_study_are_kept_by_their_differences(study: Study) -> 
 
 
 def test_every_result_has_its_command() -> None:
-    assert {path.stem for path in RESULTS.glob("*.json")} == set(COMMANDS)
+    assert {path.stem for path in RESULTS.glob("*.json")} == {*COMMANDS, "paper_cifar10"}
+
+
+def test_another_tier_is_shown_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert paper.main(["--tier", "cifar10", "--json"]) == 0
+    assert capsys.readouterr().out.strip() == (RESULTS / "paper_cifar10.json").read_text().strip()
+    assert paper.main(["--tier", "moon"]) == 2
+    assert "must be one of cpu, cifar10, gpu, got moon" in capsys.readouterr().err
 
 
 def test_binary_tensors_were_as_fast_as_they_have_to_be() -> None:

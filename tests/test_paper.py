@@ -53,7 +53,7 @@ def test_an_ensemble_answers_by_its_members_in_turn() -> None:
             torch.testing.assert_close(answers[number::2], member(images[number::2]))
 
 
-COMMITTED = {"cpu": "paper"}
+COMMITTED = {"cpu": "paper", "cifar10": "paper_cifar10"}
 
 
 @pytest.mark.parametrize("name", COMMITTED)

@@ -77,16 +77,20 @@ def _images(axes: Axes, rows: Rows) -> None:
 
 def _rates(axes: Axes, rows: Rows) -> None:
     """Fuses trained at the highest rate, used at all; bare targets dashed."""
+    high = max(row["rate"] for row in rows if row["study"] == "relaxed")
     for target, colour in zip(_targets(rows), _COLOURS, strict=False):
         alone = [row for row in rows if (row["target"], row["method"]) == (target, "no fuse") and row["bits"] == 8]
         bare = {row["rate"]: row["perturbed_mean"] for row in alone}
         axes.plot(*_sorted(bare), "--", color=colour, marker=".", label=f"{target} alone")
-        high = max(row["rate"] for row in rows if row["study"] == "relaxed")
         used = [r for r in rows if r["study"] in ("rates", "relaxed") and r["target"] == target and r["trained_rate"] == high]
         for generator, mark in zip(("ConvL", "UNetL"), _MARKS, strict=False):
             these = {row["rate"]: row["fused_mean"] for row in used if row["generator"] == generator}
-            axes.plot(*_sorted(these), "-", color=colour, marker=mark, markersize=4, label=f"{target} behind {generator}")
+            if these:
+                axes.plot(*_sorted(these), "-", color=colour, marker=mark, markersize=4, label=f"{target} behind {generator}")
+    rates = sorted({100 * row["rate"] for row in rows if row["study"] == "rates"} | {100 * high})
     axes.set_xscale("log")
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
     axes.set_xlabel("bit error rate, % (trained at one of them)")
     axes.set_title("one fuse, all rates", fontsize=10)
 
