@@ -11,7 +11,7 @@ bit); chips are the paper's 50000, 50001, ... ``paper_fused_mean`` is what the p
 
 Tiers of the same study. `cpu`: digits of 8x8 pixels and two small targets, for two cores; having a five-hundredth of the
 weights, they are hurt at four to five times these rates as the paper's are. `cifar10`: CIFAR-10 (JPEG) at the paper's rates,
-one of its networks (VGG11) and a small residual one, some hours of two cores, few runs of each kind. `gpu`: CIFAR-10 (JPEG) and
+one of its networks (VGG11) and a small residual one, two hours of two cores, few runs of each kind. `gpu`: CIFAR-10 (JPEG) and
 the paper's networks, on one large GPU. Settings were chosen on validation images and chips.
 """
 
