@@ -97,7 +97,7 @@ def test_a_quantization_of_ones_own_replaces_the_preset(own: nn.Module) -> None:
 
 def test_old_chips_are_let_go_of(own: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     simulator = Simulator(own)
-    monkeypatch.setattr("backends.simulator._BYTES_KEPT", 3 * 4 * simulator.stored.patterns.size)
+    monkeypatch.setattr(simulator, "_room", 3 * 4 * simulator.stored.patterns.size)
     first = simulator.weights(Chip(0.1, 0))
     assert simulator.weights(Chip(0.1, 0)) is first
     for seed in range(1, 4):
