@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from backends.interface import InputError
 from bbfuse.config import RunConfig, from_dict, to_dict
 from bbfuse.run import execute
 
-__all__ = ["Outcome", "Task", "differences", "joined", "outcomes", "run"]
+__all__ = ["Outcome", "Task", "differences", "joined", "outcomes", "processes", "run"]
 
 _LOOK = 0.5  # seconds between looks at how runs stand
 _TAIL = 4096  # bytes of a run's events that are read
@@ -91,13 +91,20 @@ def outcomes(tasks: Sequence[Task], folders: Sequence[Path], ray_address: str | 
         return _ended([begin(task, folder) for task, folder in zip(tasks, folders, strict=True)], tasks, folders)
 
 
+def processes(devices: Iterable[str]) -> int:
+    """How many may compute at once on ``devices``: as many as there are cores, or one where any is not the processor.
+
+    A device has no room for more: each keeps the weights of the chips that it has met there.
+    """
+    return (os.cpu_count() or 1) if all(device == "cpu" for device in devices) else 1
+
+
 Begin = Callable[[Task, Path], "Future[dict[str, Any]]"]
 
 
 @contextmanager
 def _by_cores(tasks: Sequence[Task]) -> Iterator[Begin]:
-    # a device has no room for as many runs as there are cores: each keeps the weights of the chips that it has met there
-    cores = (os.cpu_count() or 1) if all(task.config.device == "cpu" for task in tasks) else 1
+    cores = processes(task.config.device for task in tasks)
     free = SimpleQueue[ProcessPoolExecutor]()
 
     def fresh() -> None:

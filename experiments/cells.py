@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from backends.targets.fit import fitted
 from bbfuse.fuse import Fuse
 from bbfuse.measure import Spread, accuracy
 from bbfuse.seeds import reporting_chips
+from experiments.carrying import processes
 
 __all__ = ["Cell", "answered"]
 
@@ -58,8 +58,7 @@ def answered(root: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     in ``root`` yet is computed there, on all cores."""
     root.mkdir(parents=True, exist_ok=True)
     missing = [cell for cell in dict.fromkeys(cells) if not (root / f"{cell.name}.json").exists()]
-    workers = os.cpu_count() if all(cell.device == "cpu" for cell in missing) else 1
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes(cell.device for cell in missing), multiprocessing.get_context("spawn")) as pool:
         found = pool.map(_answer, missing)
         for cell, answer in zip(missing, track(found, "cells", len(missing), console=Console(stderr=True)), strict=True):
             (root / f"{cell.name}.json").write_text(json.dumps(answer))

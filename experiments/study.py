@@ -35,7 +35,7 @@ from experiments.carrying import Outcome, Task, differences, outcomes
 
 __all__ = [
     "RESULTS", "Study", "Task", "all_of", "as_json", "carried_out", "command", "configs_of", "main", "rows_of", "settings_of",
-    "tiered",
+    "tier_result", "tiered",
 ]  # fmt: skip
 
 RESULTS = Path(__file__).parent / "results"
@@ -87,6 +87,11 @@ class Tiered(Asked):
     """cpu: small targets, for two cores; gpu: the paper's own, on a machine with a GPU; others as the study has them"""
 
 
+def tier_result(name: str, tier: str) -> str:
+    """What the result ``name`` of ``tier`` is called: ``NAME_TIER``, that of ``cpu`` ``NAME``."""
+    return name if tier == "cpu" else f"{name}_{tier}"
+
+
 def tiered(
     name: str,
     compute: Callable[[str], tuple[Any, list[dict[str, Any]]]],
@@ -94,13 +99,12 @@ def tiered(
     arguments: Sequence[str],
     tiers: Sequence[str] = ("cpu", "gpu"),
 ) -> int:
-    """The command line of the result ``name``, which ``compute`` gives for one of ``tiers``; of others than ``cpu`` it is called
-    ``NAME_TIER``."""
+    """The command line of the result ``name``, which ``compute`` gives for one of ``tiers``."""
     try:
         asked = flags.parse(Tiered, f"python -m experiments.{name}", arguments)
         if asked.tier not in tiers:
             raise InputError(f"--tier must be one of {', '.join(tiers)}, got {asked.tier}")
-        result = name if asked.tier == "cpu" else f"{name}_{asked.tier}"
+        result = tier_result(name, asked.tier)
         if not asked.run and not (RESULTS / f"{result}.json").exists():
             raise InputError(f"--tier {asked.tier} has no committed result: add --run")
         if asked.run and asked.tier == "gpu" and not torch.cuda.is_available():

@@ -17,7 +17,7 @@ from bbfuse.run import execute
 from experiments.paper import __main__ as paper
 from experiments.paper import published, rows, tiers
 from experiments.paper.tiers import GENERATORS, TIERS, Tier, tasks
-from experiments.study import RESULTS, configs_of, rows_of
+from experiments.study import RESULTS, configs_of, rows_of, tier_result
 
 SEEN = set(range(30_000)) | set(range(40_000, 50_000))
 
@@ -53,12 +53,9 @@ def test_an_ensemble_answers_by_its_members_in_turn() -> None:
             torch.testing.assert_close(answers[number::2], member(images[number::2]))
 
 
-COMMITTED = {"cpu": "paper", "cifar10": "paper_cifar10"}
-
-
-@pytest.mark.parametrize("name", COMMITTED)
+@pytest.mark.parametrize("name", ["cpu", "cifar10"])
 def test_the_committed_rows_are_those_of_the_study_as_it_stands(name: str) -> None:
-    result, tier = json.loads((RESULTS / f"{COMMITTED[name]}.json").read_text()), TIERS[name]
+    result, tier = json.loads((RESULTS / f"{tier_result('paper', name)}.json").read_text()), TIERS[name]
     assert configs_of(result["config"]) == [task.config for task in tasks(tier)]
     found = result["rows"]
     assert all(tuple(row) == rows.KEYS for row in found)

@@ -208,11 +208,9 @@ def test_a_run_is_a_job_of_a_cluster_that_knows_its_token(head: Head, alone: dic
 @pytest.mark.xdist_group("head")
 def test_a_run_joins_a_cluster_by_its_client(head: Head, alone: dict[str, Any], tmp_path: Path) -> None:
     words = [*RUN, "--workers", "2", "--ray.address", head.client, "--out", str(tmp_path / "run")]
-    for _ in range(3):
+    for _ in range(3):  # Ray gives a client's server half a minute to start, whatever else runs
         done = subprocess.run(words, env=head.environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        if (
-            "Initialization failure from server" not in done.stderr
-        ):  # Ray gives a client's server half a minute, whatever else runs
+        if "Initialization failure from server" not in done.stderr:
             break
     assert done.returncode == 0, done.stdout + done.stderr
     assert summary_in(tmp_path / "run") == alone

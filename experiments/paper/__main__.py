@@ -30,7 +30,7 @@ from backends.targets import checkpoint
 from experiments.paper.figures import draw
 from experiments.paper.rows import rows
 from experiments.paper.tiers import TIERS, fit_targets, tasks
-from experiments.study import carried_out, settings_of, tiered
+from experiments.study import carried_out, settings_of, tier_result, tiered
 
 __all__ = ["main"]
 
@@ -42,7 +42,7 @@ def compute(name: str) -> tuple[Any, list[dict[str, Any]]]:
     trained = tasks(tier)
     summaries, folders = carried_out(tier.root, trained)
     found = rows(tier, list(zip(trained, summaries, folders, strict=True)))
-    draw(found, "paper" if name == "cpu" else f"paper_{name}")
+    draw(found, tier_result("paper", name))
     held = {target: checkpoint.read(Path(tier.file_of(target))).validation_accuracy for target in (*tier.targets, tier.smaller)}
     return {"tier": name, "recipe": asdict(tier.recipe), "validation": held, **settings_of(trained)}, found
 

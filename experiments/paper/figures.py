@@ -35,13 +35,20 @@ def draw(rows: Rows, name: str) -> None:
 
 def _targets(rows: Rows) -> list[str]:
     """Those in front of which fuses were trained."""
-    return list(dict.fromkeys(row["target"] for row in rows if row["study"] == "relaxed" and row["method"] == "backprop"))
+    return list(dict.fromkeys(row["target"] for row in _population(rows)))
+
+
+def _population(rows: Rows) -> Rows:
+    """Fuses trained through their targets for all chips, at the highest rate."""
+    mine = [row for row in rows if (row["study"], row["method"]) == ("relaxed", "backprop")]
+    high = max(row["rate"] for row in mine)
+    return [row for row in mine if row["rate"] == high]
 
 
 def _generators(axes: Axes, rows: Rows) -> None:
     """White-box fuses at the highest rate, bare targets, and the paper's numbers."""
-    high = max(row["rate"] for row in rows if row["study"] == "relaxed")
-    mine = [row for row in rows if (row["study"], row["method"], row["rate"]) == ("relaxed", "backprop", high)]
+    mine = _population(rows)
+    high = mine[0]["rate"]
     names = list(dict.fromkeys(row["generator"] for row in mine))
     for place, (target, colour) in enumerate(zip(_targets(rows), _COLOURS, strict=False)):
         these = {row["generator"]: row for row in mine if row["target"] == target}
@@ -77,7 +84,7 @@ def _images(axes: Axes, rows: Rows) -> None:
 
 def _rates(axes: Axes, rows: Rows) -> None:
     """Fuses trained at the highest rate, used at all; bare targets dashed."""
-    high = max(row["rate"] for row in rows if row["study"] == "relaxed")
+    high = _population(rows)[0]["rate"]
     for target, colour in zip(_targets(rows), _COLOURS, strict=False):
         alone = [row for row in rows if (row["target"], row["method"]) == (target, "no fuse") and row["bits"] == 8]
         bare = {row["rate"]: row["perturbed_mean"] for row in alone}

@@ -36,8 +36,7 @@ KEYS = (
 
 def rows(tier: Tier, records: Trained) -> list[dict[str, Any]]:
     """All that is committed, from what was trained: tasks, their summaries and folders."""
-    through = [(task.labels, folder) for task, _, folder in records if "chip" not in task.labels]
-    runs = {tuple(labels.values()): str(folder) for labels, folder in through}
+    runs = {tuple(task.labels.values()): str(folder) for task, _, folder in records if "chip" not in task.labels}
     sent = {str(folder): tier.images for folder in runs.values()}
     high, low = tier.rates
     wanted: list[dict[str, Any]] = []
