@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
-from torch import Tensor, nn
+from torch import nn
 
 from backends.data import Dataset, load
-from backends.interface import Access, Backend, BackendInfo, Chip, Sending
+from backends.interface import Backend, Chip
 from backends.local import LocalBackend
 from backends.remote import OwnServer, RemoteBackend
 from backends.targets.fit import fitted
@@ -21,8 +21,7 @@ from bbfuse.fuse import Fuse
 from bbfuse.head import Head
 from bbfuse.ledger import Ledger
 from bbfuse.objective import Step, Term
-
-CHIP = Chip(0.05, 0)
+from tests.helpers.targets import CHIP, SMALL, LinearBackend, StepMaker
 
 torch.set_num_threads(1)  # as runs do
 os.environ.setdefault("RAY_worker_niceness", "0")  # by default workers wait for all else that a busy machine does
@@ -65,35 +64,9 @@ def backend(request: pytest.FixtureRequest, network: nn.Module) -> Iterator[Back
     opened.close()
 
 
-class LinearBackend:
-    """A closed-form target for 8x8 images, so cheap that whole runs take a second; a chip shifts its answers."""
-
-    def __init__(self, data: Dataset) -> None:
-        images, labels = data.train.images.flatten(1), data.train.labels
-        design = torch.cat([images, torch.ones(len(images), 1)], 1).double()
-        wanted = nn.functional.one_hot(labels, 10).double()
-        self._weights = torch.linalg.lstsq(design, 8.0 * wanted, driver="gelsd").solution.float()
-        self.info = BackendInfo("linear", Access.LOGITS, (1, 8, 8), 10)
-        self.received = 0
-
-    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        sending(len(images))
-        self.received += len(images)
-        with torch.no_grad():
-            logits = images.flatten(1) @ self._weights[:-1] + self._weights[-1]
-            wrong = torch.randn(10, generator=torch.Generator().manual_seed(chip.seed))
-            return logits + 100.0 * chip.bit_error_rate * wrong
-
-    def close(self) -> None:
-        pass
-
-
 @pytest.fixture
 def linear(digits: Dataset) -> LinearBackend:
     return LinearBackend(digits)
-
-
-SMALL = (1, 4, 4)
 
 
 @pytest.fixture(scope="session")
@@ -103,9 +76,6 @@ def smooth() -> WhiteboxBackend:
         torch.manual_seed(1)
         net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3))
     return WhiteboxBackend("smooth", net, SMALL, 3)
-
-
-StepMaker = Callable[..., Step]
 
 
 @pytest.fixture

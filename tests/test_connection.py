@@ -17,7 +17,7 @@ import torch
 from backends import connection
 from backends.interface import NOMINAL, Chip, InputError, TargetError
 from backends.remote import Manners, RemoteBackend
-from tests.faults import script
+from tests.helpers.faults import script
 
 METADATA: dict[str, Any] = {
     "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 1, 2, 2]}],

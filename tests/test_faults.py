@@ -13,7 +13,7 @@ import pytest
 from backends.remote import OwnServer
 from bbfuse.config import RemoteConfig, ReportConfig, RunConfig
 from bbfuse.run import execute
-from tests.faults import FAULTS, FaultyProxy, faulty
+from tests.helpers.faults import FAULTS, FaultyProxy, faulty
 
 SMALL = RunConfig(
     backend="remote", chip_seed=1, head="none", budget=5_000, batch=8, report=ReportConfig(images=100),

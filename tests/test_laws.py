@@ -31,7 +31,7 @@ from bbfuse.planning import Queries
 from bbfuse.records import RunFolder, events
 from bbfuse.store import Store
 from bbfuse.train import Trainer
-from tests.conftest import LinearBackend
+from tests.helpers.targets import LinearBackend
 
 BASE = RunConfig(budget=6_000, chip_seed=3, batch=16, validation=ValidationConfig(images=40, times=3))
 SURROGATE = SurrogateConfig("perceptron", steps=20, rounds=1, updates=1, memory=10)

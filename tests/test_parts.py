@@ -16,7 +16,7 @@ from bbfuse.fuse import Fuse
 from bbfuse.generators import GENERATORS
 from bbfuse.head import Affine, Heads, Net, Standardize
 from bbfuse.sampling import Sampler
-from tests.conftest import CHIP, LinearBackend
+from tests.helpers.targets import CHIP, LinearBackend
 
 SHAPES = {name: (1, 8, 8) if name == "MLP" else (3, 32, 32) for name in GENERATORS}
 

@@ -20,8 +20,8 @@ from bbfuse.methods import FollowConfig, SurrogateConfig, TransferConfig
 from bbfuse.planning import Queries
 from bbfuse.run import execute, forecast, main
 from bbfuse.train import Trainer
-from tests.conftest import LinearBackend
-from tests.faults import script
+from tests.helpers.faults import script
+from tests.helpers.targets import LinearBackend
 from tests.test_laws import BASE, run
 
 FEW_CHIPS = ReportConfig(chips=2, images=130)

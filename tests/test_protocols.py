@@ -20,7 +20,7 @@ from backends.simulator import Simulator
 from backends.wire import named_tensor
 from bbfuse.config import RemoteConfig, ReportConfig, RunConfig
 from bbfuse.run import execute
-from tests.faults import script
+from tests.helpers.faults import script
 
 CHIP = Chip(0.05, 7)
 IMAGES = torch.rand((3, 3, 4, 5), generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -22,7 +22,7 @@ from backends.remote import OwnServer
 from bbfuse.config import RayConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig, validate
 from bbfuse.methods import CmaConfig, NesConfig, PgpeConfig, RgeConfig
 from bbfuse.run import execute
-from tests.faults import faulty
+from tests.helpers.faults import faulty
 
 BASE = RunConfig(budget=6_000, chip_seed=3, validation=ValidationConfig(images=20, times=2), report=ReportConfig(images=100))
 RUNS: dict[str, RunConfig] = {

@@ -20,7 +20,7 @@ from backends.memory.scheme import Memory
 from backends.remote import OwnServer, RemoteBackend
 from backends.simulator import Simulator
 from backends.wire import chip_of, request_body, tensor_of
-from tests.faults import Reply, script
+from tests.helpers.faults import Reply, script
 
 METADATA = {
     "name": "m",

@@ -19,7 +19,7 @@ from bbfuse.ledger import Ledger
 from bbfuse.methods import RgeConfig
 from bbfuse.records import RunFolder, events
 from bbfuse.train import Trainer
-from tests.conftest import LinearBackend
+from tests.helpers.targets import LinearBackend
 from tests.test_laws import BASE, RUNS, Killable, KilledError, run, same
 
 

@@ -19,7 +19,7 @@ from bbfuse.ledger import Answered
 from bbfuse.measure import accuracy
 from bbfuse.methods import GuidedConfig, SurrogateConfig
 from bbfuse.surrogate import ARCHITECTURES, Surrogate
-from tests.conftest import StepMaker
+from tests.helpers.targets import StepMaker
 
 SMALL = (1, 8, 8)
 

@@ -23,7 +23,7 @@ from bbfuse.ledger import Ledger
 from bbfuse.measure import accuracy
 from bbfuse.records import RunFolder
 from bbfuse.train import Trainer
-from tests.conftest import LinearBackend
+from tests.helpers.targets import LinearBackend
 from tests.test_laws import BASE, Probabilities
 
 POPULATION = dataclasses.replace(

@@ -18,7 +18,7 @@ from backends.interface import Chip, InputError, Sending
 from bbfuse.config import RemoteConfig, RunConfig, validate
 from bbfuse.planning import Queries
 from bbfuse.records import events
-from tests.conftest import LinearBackend
+from tests.helpers.targets import LinearBackend
 from tests.test_laws import BASE, RUNS, Killable, KilledError, run, same
 
 WATCHED = dataclasses.replace(BASE, backend="remote", remote=RemoteConfig(url="http://somewhere", watch=4))

@@ -25,7 +25,7 @@ from bbfuse.ledger import Ledger
 from bbfuse.methods import METHODS, BackpropConfig, RgeConfig, SpsaConfig
 from bbfuse.objective import Step, Term
 from bbfuse.scoring import Probe, Score
-from tests.conftest import CHIP, SMALL, StepMaker
+from tests.helpers.targets import CHIP, SMALL, StepMaker
 
 PROBLEM = Problem(owned=8, classes=3, population=False, seed=0)
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,127 @@
+"""Runs the tests that guard a mutant, each mutant in a process and a copy of the tree of its own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.mutation.mutants import ROOT, Mutant, Settings
+
+__all__ = ["run"]
+
+_PRELOADED = ("torch", "numpy", "nevergrad", "cma", "scipy.stats", "sklearn.datasets", "matplotlib.figure", "pytest")
+_DEFAULT_TESTS = "not slow and not ray and not peer and not gpu"
+
+
+def run(
+    mutants: Sequence[Mutant], settings: Settings, jobs: int, show: Callable[[Mutant, bool], None] = lambda mutant, killed: None
+) -> list[bool]:
+    """Whether each of ``mutants`` is killed: a test of its module fails, or takes longer than `Settings.timeout` seconds.
+
+    Raises:
+        SystemExit: the tests fail without any mutation.
+    """
+    for name in _PRELOADED:  # libraries once, the project's own modules in every process
+        importlib.import_module(name)
+    tests = settings.files()
+    killed: dict[int, bool] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        trees = [_copy(Path(folder) / str(job)) for job in range(jobs)]
+        for chosen in sorted({tuple(tests[mutant.module]) for mutant in mutants}):
+            if not _passes(_begin(trees[0], chosen), 10 * settings.timeout):
+                said = (trees[0] / "output.txt").read_text()[-2000:]
+                raise SystemExit(f"without a mutation these tests fail: {' '.join(chosen)}\n{said}")
+        waiting, running = list(range(len(mutants))), dict[Path, tuple[int, int, float]]()
+        while waiting or running:
+            for tree in trees:
+                if tree in running:
+                    number, child, began = running[tree]
+                    found = _ended(child, began + settings.timeout)
+                    if found is not None:
+                        module = mutants[number].module
+                        shutil.copyfile(ROOT / module, tree / module)
+                        killed[number] = not found
+                        show(mutants[number], not found)
+                        del running[tree]
+                if tree not in running and waiting:
+                    number = waiting.pop(0)
+                    (tree / mutants[number].module).write_text(mutants[number].code())
+                    running[tree] = number, _begin(tree, tests[mutants[number].module]), time.monotonic()
+            time.sleep(0.02)
+    return [killed[number] for number in range(len(mutants))]
+
+
+def _copy(tree: Path) -> Path:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tree / name)
+    return tree
+
+
+def _begin(tree: Path, tests: Sequence[str]) -> int:
+    """A process that runs ``tests`` in ``tree``; its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 3
+    try:
+        os.setsid()
+        os.chdir(tree)
+        silent = os.open(tree / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        os.environ.update(PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1")
+        sys.dont_write_bytecode = True
+        sys.path[:] = [str(tree), *(place for place in sys.path if place not in ("", str(ROOT)))]
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("bbfuse", "backends", "experiments", "tests")]:
+            del sys.modules[name]
+        import pytest
+
+        options = ["-x", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", _DEFAULT_TESTS]
+        code = int(pytest.main([*options, *tests]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _ended(child: int, limit: float) -> bool | None:
+    """Whether the tests of ``child`` passed; ``None`` if they have not ended and it is not yet the time ``limit``."""
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        if time.monotonic() < limit:
+            return None
+        os.waitpid(child, 0) if _kill(child) else None
+        return False
+    _kill(child)  # what it has started
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def _kill(child: int) -> bool:
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _passes(child: int, seconds: float) -> bool:
+    limit = time.monotonic() + seconds
+    while (found := _ended(child, limit)) is None:
+        time.sleep(0.02)
+    return found
