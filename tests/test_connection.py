@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email.utils
 import gzip
-import json
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,26 +17,7 @@ from backends import connection
 from backends.interface import NOMINAL, Chip, InputError, TargetError
 from backends.remote import Manners, RemoteBackend
 from tests.helpers.faults import script
-
-METADATA: dict[str, Any] = {
-    "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 1, 2, 2]}],
-    "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 2]}],
-}
-
-
-def sums(request: Any) -> tuple[int, bytes]:
-    """The right answer: two sums of each image's pixels."""
-    rows = torch.tensor(request["inputs"][0]["data"]).reshape(-1, 4).sum(1, keepdim=True).repeat(1, 2)
-    output = {"name": "scores", "datatype": "FP32", "shape": list(rows.shape), "data": rows.flatten().tolist()}
-    return 200, json.dumps({"outputs": [output]}).encode()
-
-
-def images(count: int) -> torch.Tensor:
-    return torch.rand((count, 1, 2, 2), generator=torch.Generator().manual_seed(count)) * 2 - 1
-
-
-def right(asked: torch.Tensor) -> torch.Tensor:
-    return asked.flatten(1).sum(1, keepdim=True).repeat(1, 2)
+from tests.helpers.servers import METADATA, images, right, sums
 
 
 def sizes(got: list[Any]) -> list[int]:

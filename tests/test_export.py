@@ -18,7 +18,7 @@ from bbfuse.export import main, onnx_of
 from bbfuse.fuse import Fuse
 from bbfuse.generators import GENERATORS
 from bbfuse.head import LEARNT, Standardize
-from tests.test_serve import run_folder
+from tests.helpers.runs import run_folder
 
 SPREAD = {"mean": 0.5, "sd": 0.02, "chips": 1}
 SUMMARY = {

@@ -21,7 +21,7 @@ from backends.simulator import Simulator
 from backends.targets import binary, networks, shiftadd, smartexchange, sparse, spiking
 from backends.targets.fit import usual_recipe
 from backends.whitebox import WhiteboxBackend
-from tests.contracts import test_backends as contract
+from tests.helpers import contract
 
 DENSE = {"digits", "digits-bn", "digits-gn"}
 FAMILIES = [name for name, made in networks.TARGETS.items() if made.image_shape == (1, 8, 8) and name not in DENSE]
@@ -61,17 +61,17 @@ def test_a_family_is_a_backend_like_any_other(name: str, digits: Dataset, monkey
     # with more of them wrong nothing passes the last layer that adds, on any chip
     monkeypatch.setattr(contract, "CHIPS", [NOMINAL, Chip(1e-3, 0), Chip(1e-3, 1), Chip(1.0, 2)])
     strict = LocalBackend("digits", begun(name), (1, 8, 8), 10)
-    contract.test_says_what_it_takes_and_gives(strict, digits)
+    contract.says_what_it_takes_and_gives(strict, digits)
     for chip in contract.CHIPS:
-        contract.test_answers_are_those_of_the_simulator_number_for_number(strict, begun(name), digits, chip)
-    contract.test_the_same_question_has_the_same_answer_in_any_order(strict, digits)
-    contract.test_tells_before_every_attempt(strict, digits)
-    contract.test_images_are_left_alone(strict, digits)
-    contract.test_may_be_closed_twice(strict)
-    contract.test_nothing_that_a_strict_backend_hands_out_leads_to_a_weight(begun(name), digits)
+        contract.answers_are_those_of_the_simulator_number_for_number(strict, begun(name), digits, chip)
+    contract.the_same_question_has_the_same_answer_in_any_order(strict, digits)
+    contract.tells_before_every_attempt(strict, digits)
+    contract.images_are_left_alone(strict, digits)
+    contract.may_be_closed_twice(strict)
+    contract.nothing_that_a_strict_backend_hands_out_leads_to_a_weight(begun(name), digits)
     relaxed = WhiteboxBackend("digits", begun(name), (1, 8, 8), 10)
     for backend in (strict, relaxed):
-        contract.test_gradients_come_exactly_where_they_are_granted(backend, digits)
+        contract.gradients_come_exactly_where_they_are_granted(backend, digits)
     images = digits.test.images[:20].clone().requires_grad_()
     relaxed.query(images, NOMINAL, contract.ignore).square().sum().backward()
     assert relaxed.info.access == Access.GRADIENTS

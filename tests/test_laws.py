@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,124 +14,17 @@ from torch import Tensor
 from backends.data import Dataset
 from backends.interface import NOMINAL, Access, BackendInfo, Chip, InputError, Sending, TargetError
 from bbfuse.config import (
-    WITH_SURROGATE,
     AffineConfig,
-    EopmConfig,
-    ReportConfig,
-    RunConfig,
-    StandardizeConfig,
-    ValidationConfig,
     validate,
 )
-from bbfuse.journal import Journal
 from bbfuse.ledger import Ledger
-from bbfuse.methods import METHODS, FollowConfig, RgeConfig, SurrogateConfig, TransferConfig
+from bbfuse.methods import RgeConfig
 from bbfuse.planning import Queries
 from bbfuse.records import RunFolder, events
-from bbfuse.store import Store
 from bbfuse.train import Trainer
+from tests.helpers.answering import Killable, KilledError, Probabilities
+from tests.helpers.runs import BASE, RUNS, STRICT, run, same
 from tests.helpers.targets import LinearBackend
-
-BASE = RunConfig(budget=6_000, chip_seed=3, batch=16, validation=ValidationConfig(images=40, times=3))
-SURROGATE = SurrogateConfig("perceptron", steps=20, rounds=1, updates=1, memory=10)
-STRICT = [name for name, method in METHODS.items() if method.needs == Access.LOGITS]
-RUNS: dict[str, RunConfig] = {
-    "rge, no head": dataclasses.replace(BASE, head="none", sampling="uniform"),
-    **{name: dataclasses.replace(BASE, optimizer=name) for name in STRICT if name not in WITH_SURROGATE},
-    **{name: dataclasses.replace(BASE, batch=64, optimizer=name, surrogate=SURROGATE) for name in ("follow", "guided")},
-    "follow, statistics that move": dataclasses.replace(
-        BASE, batch=64, optimizer="follow", generator="UNetS", surrogate=SURROGATE
-    ),
-    "transfer": dataclasses.replace(
-        BASE, optimizer="transfer", surrogate=SURROGATE, transfer=TransferConfig(steps=20, images=100)
-    ),
-    "follow, population": dataclasses.replace(
-        BASE,
-        chip_seed=None,
-        batch=64,
-        optimizer="follow",
-        surrogate=SURROGATE,
-        follow=FollowConfig(every=2),
-        report=ReportConfig(chips=3),
-        standardize=StandardizeConfig(images=20),
-    ),
-    "rge, plain": dataclasses.replace(BASE, rge=RgeConfig(broyden=False, directions=2)),
-    "rge, parameters": dataclasses.replace(BASE, rge=RgeConfig(space="parameters")),
-    "spsa, standardize": dataclasses.replace(BASE, optimizer="spsa", head="standardize"),
-    "growing": dataclasses.replace(BASE, grow="Filter"),
-    "warm-up and growing, cma": dataclasses.replace(BASE, optimizer="cma", head="none", warm_up=500, grow="Filter"),
-    "augmented": dataclasses.replace(BASE, optimizer="spsa", augment=True),
-    "net head": dataclasses.replace(BASE, head="net"),
-    "clean term": dataclasses.replace(BASE, eopm=EopmConfig(clean_weight=1.0)),
-    "labels of the target": dataclasses.replace(BASE, labels="target", images=300),
-    "population": dataclasses.replace(
-        BASE, chip_seed=None, report=ReportConfig(chips=3), standardize=StandardizeConfig(images=20)
-    ),
-    "population, all terms, two chips a step": dataclasses.replace(
-        BASE,
-        chip_seed=None,
-        eopm=EopmConfig(chips=2, terms="all"),
-        report=ReportConfig(chips=3),
-        standardize=StandardizeConfig(images=20),
-    ),
-}
-
-
-class KilledError(Exception): ...
-
-
-class Killable:
-    """Passes questions on, and dies with the answer to number ``at`` under way."""
-
-    def __init__(self, inner: LinearBackend, at: int) -> None:
-        self.info = inner.info
-        self._inner, self._left = inner, at
-
-    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        answer = self._inner.query(images, chip, sending)
-        self._left -= 1
-        if self._left < 0:
-            raise KilledError
-        return answer
-
-    def close(self) -> None: ...
-
-
-def run(
-    config: RunConfig, folder: Path, backend: Any, data: Dataset, paid: bool = True, seconds: float = 1e9,
-    store: Path | None = None, in_flight: int = 1, say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
-    validate(config)
-    records = RunFolder.open(folder)[0] if (folder / "config.json").exists() else RunFolder.create(folder, config)
-    journal = Journal(folder / "answers.jsonl") if paid else None
-    kept = Store(store, "somebody") if store else None
-    ledger = Ledger(backend, config.budget, journal, kept, in_flight)
-    try:
-        trainer = Trainer(config, backend.info, data.owned(config.images), ledger, records)
-        accuracy = trainer.run(lambda _: None, checkpoint_seconds=seconds, say=say)
-        trainer.save()
-    finally:
-        records.close()
-        for opened in (journal, kept):
-            if opened:
-                opened.close()
-    head = [] if trainer.heads.trained is None else [p.detach().flatten() for p in trainer.heads.trained.parameters()]
-    state = torch.cat([*(tensor.flatten().double() for tensor in trainer.fuse.state_dict().values()), *head])
-    return {
-        "accuracy": accuracy,
-        "images": ledger.images,
-        "requests": ledger.requests,
-        "state": state,
-        "lost": ledger.lost,
-        "kept": ledger.kept,
-        "target": trainer.watch.found(ledger.kind),
-        "planned": sum(trainer.plan.sent(config).values(), Queries()),
-        "exact": trainer.plan.exact,
-    }
-
-
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return all(a[name] == b[name] for name in ("accuracy", "images", "requests")) and torch.equal(a["state"], b["state"])
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -339,13 +231,6 @@ def test_probes_rounded_to_256_levels_still_teach(tmp_path: Path, linear: Linear
         config = dataclasses.replace(BASE, head="none", budget=20_000, rge=settings)
         accuracy = run(config, tmp_path / str(number), linear, digits)["accuracy"]
         assert accuracy["perturbed_fused"]["mean"] > accuracy["perturbed"]["mean"] + 0.05
-
-
-class Probabilities(LinearBackend):
-    """Answers with the softmax of its logits, in float16 as an API might round them."""
-
-    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        return super().query(images, chip, sending).softmax(1).half().float()
 
 
 @pytest.mark.parametrize("head", ["none", "affine", "standardize"])

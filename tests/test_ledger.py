@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import threading
-import time
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -14,32 +12,12 @@ import torch
 from hypothesis import assume, given, settings
 from torch import Tensor
 
-from backends.interface import Access, BackendInfo, Chip, Sending, TargetError
+from backends.interface import Chip, Sending, TargetError
 from bbfuse.journal import Journal
 from bbfuse.ledger import BudgetSpentError, Ledger
+from tests.helpers.answering import Crowd, KilledError, Scripted
 
 CHIP = Chip(0.1, 1)
-
-
-class Scripted:
-    """Sums each image's pixels; sends a request ``attempts`` times before it answers."""
-
-    def __init__(self, attempts: int = 1, classes: int = 2) -> None:
-        self.info = BackendInfo("scripted", Access.LOGITS, (1, 1, 2), classes)
-        self.attempts = attempts
-        self.received = 0
-        self.fail: Exception | None = None
-        self.answer: Tensor | None = None
-
-    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        for _ in range(self.attempts):
-            sending(len(images))
-            self.received += len(images)
-        if self.fail is not None:
-            raise self.fail
-        return self.answer if self.answer is not None else images.flatten(1).sum(1, keepdim=True).repeat(1, 2)
-
-    def close(self) -> None: ...
 
 
 def images(count: int, value: float = 0.0) -> Tensor:
@@ -75,9 +53,6 @@ def test_what_is_no_answer_is_refused(answer: Tensor, words: str) -> None:
     backend.answer = answer
     with pytest.raises(TargetError, match=words):
         Ledger(backend, 100).ask(images(3), CHIP)
-
-
-class KilledError(Exception): ...
 
 
 @given(st.data())
@@ -140,37 +115,6 @@ def test_the_top_few_classes_are_recognised() -> None:
     with pytest.raises(TargetError, match=r"where \(3, 10\) was due: the top 5 of 10 classes, it seems") as error:
         Ledger(backend, 100).ask(images(3), CHIP)
     assert "\n" not in str(error.value)
-
-
-class Crowd(Scripted):
-    """Answers several requests at once, each when it pleases, and fails for images of the values ``wrong``."""
-
-    def __init__(self, attempts: int = 1, seed: int = 0, wrong: tuple[float, ...] = ()) -> None:
-        super().__init__(attempts)
-        self._random, self._lock = random.Random(seed), threading.Lock()
-        self.wrong = wrong
-        self.now: list[int] = []
-        self.most = (0, 0)
-
-    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        assert not images.requires_grad
-        assert not torch.is_grad_enabled()
-        with self._lock:
-            self.now.append(len(images))
-            self.most = (max(self.most[0], len(self.now)), max(self.most[1], sum(self.now)))
-            pause = self._random.random() / 1000
-        try:
-            for _ in range(self.attempts):
-                sending(len(images))
-                with self._lock:
-                    self.received += len(images)
-            time.sleep(pause)
-            if images[0, 0, 0, 0].item() in self.wrong:
-                raise KilledError(images[0, 0, 0, 0].item())
-            return images.flatten(1).sum(1, keepdim=True).repeat(1, 2) + chip.seed
-        finally:
-            with self._lock:
-                self.now.remove(len(images))
 
 
 sizes_of_questions = st.lists(st.integers(1, 300), min_size=1, max_size=6)

@@ -26,7 +26,7 @@ from backends.data import Dataset
 from backends.interface import Chip
 from backends.remote import RemoteBackend
 from backends.simulator import Simulator
-from tests.test_serve import command
+from tests.helpers.servers import command
 
 pytestmark = [pytest.mark.peer, pytest.mark.xdist_group("mlserver")]
 

@@ -21,8 +21,8 @@ from bbfuse.planning import Queries
 from bbfuse.run import execute, forecast, main
 from bbfuse.train import Trainer
 from tests.helpers.faults import script
+from tests.helpers.runs import BASE, run
 from tests.helpers.targets import LinearBackend
-from tests.test_laws import BASE, run
 
 FEW_CHIPS = ReportConfig(chips=2, images=130)
 QUICK = SurrogateConfig(arch="perceptron", steps=5, updates=1)

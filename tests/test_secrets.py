@@ -18,7 +18,7 @@ from backends.remote import Manners, OwnServer, RemoteBackend
 from bbfuse.config import validate
 from bbfuse.run import main, parse
 from tests.helpers.faults import Handler, faulty, script
-from tests.test_connection import METADATA, images, right, sums
+from tests.helpers.servers import METADATA, images, right, sums
 
 KEY = "s3cr3t/Key+of=the~paid-API"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,32 +27,15 @@ from backends.simulator import Simulator
 from backends.wire import named_tensor, request_body, tensor_of
 from bbfuse.config import RemoteConfig, RunConfig
 from bbfuse.fuse import Fuse
-from bbfuse.head import LEARNT, Head
-from bbfuse.records import RunFolder
+from bbfuse.head import Head
 from bbfuse.serve import application, fused, main
 from bbfuse.trained import Trained
+from tests.helpers.runs import run_folder
+from tests.helpers.servers import command
 
 SHAPE = (1, 8, 8)
 INFER = "/v2/models/digits/infer"
 CHIP = Chip(0.05, 3)
-
-
-def run_folder(path: Path, head: str = "affine", chip_seed: int | None = 3, answers: str = "logits") -> Path:
-    """A run's folder with a fuse, and a head, that do something."""
-    config = RunConfig(chip_seed=chip_seed, head=head)  # type: ignore[arg-type]
-    rng = torch.Generator().manual_seed(7)
-    fuse = Fuse("MLP", SHAPE, rng)
-    learnt = LEARNT[head](10, 0.0) if head in LEARNT else None
-    with torch.no_grad():
-        for parameter in [*fuse.parameters(), *(learnt.parameters() if learnt else ())]:
-            parameter += 0.1 * torch.randn(parameter.shape, generator=rng)
-    kept = learnt.state_dict() if learnt else {} if head == "none" else None
-    heads = {"reference": torch.randn(0 if learnt else 20, 10, generator=rng), "kept": kept, "first": None}
-    with contextlib.closing(RunFolder.create(path, config)) as folder:
-        folder.write_fuse({
-            "generator": fuse.name, "image_shape": list(SHAPE), "fuse": fuse.state_dict(), "heads": heads, "answers": answers,
-        })  # fmt: skip
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -430,17 +411,6 @@ def test_bad_input_is_one_line(words: str, told: str, folder: Path, tmp_path: Pa
     assert told in err
     assert "hush" not in err
     assert (out, err.count("\n")) == ("", 1)
-
-
-@contextlib.contextmanager
-def command(*words: str) -> Iterator[str]:
-    """The address of ``python -m bbfuse.serve`` with ``words``."""
-    with subprocess.Popen([sys.executable, "-m", "bbfuse.serve", *words], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 def test_the_command_serves_a_population_calibrated_for_the_chip_behind_the_server(

@@ -21,8 +21,8 @@ from bbfuse.fuse import Fuse
 from bbfuse.records import events
 from bbfuse.seeds import stream
 from bbfuse.stages import Stages, stages, stopped_paying
+from tests.helpers.runs import BASE, run
 from tests.helpers.targets import LinearBackend
-from tests.test_laws import BASE, run
 
 LADDER = ("Mix", "Filter", "Filters", "UNetXS", "ConvS", "UNetS", "DeConvS", "UNetL", "DeConvL", "ConvL")
 SHAPE = (3, 8, 8)

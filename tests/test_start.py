@@ -19,8 +19,9 @@ from bbfuse.ledger import Ledger
 from bbfuse.methods import RgeConfig
 from bbfuse.records import RunFolder, events
 from bbfuse.train import Trainer
+from tests.helpers.answering import Killable, KilledError
+from tests.helpers.runs import BASE, RUNS, run, same
 from tests.helpers.targets import LinearBackend
-from tests.test_laws import BASE, RUNS, Killable, KilledError, run, same
 
 
 @pytest.fixture(scope="module")

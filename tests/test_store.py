@@ -17,7 +17,7 @@ from backends.interface import NOMINAL, Chip, InputError, TargetError
 from bbfuse.journal import Journal
 from bbfuse.ledger import Ledger
 from bbfuse.store import Store
-from tests.test_ledger import Crowd, KilledError
+from tests.helpers.answering import Crowd, KilledError
 
 CHIP = Chip(0.1, 1)
 ROOT = Path(__file__).parent.parent

@@ -23,8 +23,9 @@ from bbfuse.ledger import Ledger
 from bbfuse.measure import accuracy
 from bbfuse.records import RunFolder
 from bbfuse.train import Trainer
+from tests.helpers.answering import Probabilities
+from tests.helpers.runs import BASE
 from tests.helpers.targets import LinearBackend
-from tests.test_laws import BASE, Probabilities
 
 POPULATION = dataclasses.replace(
     BASE, chip_seed=None, budget=12_000, report=ReportConfig(chips=2), standardize=StandardizeConfig(images=20)

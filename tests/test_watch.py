@@ -18,8 +18,9 @@ from backends.interface import Chip, InputError, Sending
 from bbfuse.config import RemoteConfig, RunConfig, validate
 from bbfuse.planning import Queries
 from bbfuse.records import events
+from tests.helpers.answering import Killable, KilledError
+from tests.helpers.runs import BASE, RUNS, run, same
 from tests.helpers.targets import LinearBackend
-from tests.test_laws import BASE, RUNS, Killable, KilledError, run, same
 
 WATCHED = dataclasses.replace(BASE, backend="remote", remote=RemoteConfig(url="http://somewhere", watch=4))
 CASES = {

@@ -1,89 +1,45 @@
-"""What every backend must do, whoever answers."""
+"""Our backends keep the contract of backends."""
 
 from __future__ import annotations
 
-import gc
-
 import pytest
-import torch
 from torch import nn
 
 from backends.data import Dataset
-from backends.interface import NOMINAL, Access, Backend, Chip
-from backends.local import LocalBackend
-from backends.simulator import Simulator
-
-CHIPS = [NOMINAL, Chip(0.05, 0), Chip(0.05, 1), Chip(1.0, 2)]
-
-
-def ignore(_: int) -> None: ...
+from backends.interface import Backend, Chip
+from tests.helpers import contract
 
 
 def test_says_what_it_takes_and_gives(backend: Backend, digits: Dataset) -> None:
-    assert backend.info.image_shape == (1, 8, 8)
-    assert backend.info.classes == 10
-    logits = backend.query(digits.test.images[:3], NOMINAL, ignore)
-    assert logits.shape == (3, 10)
-    assert logits.dtype == torch.float32
+    contract.says_what_it_takes_and_gives(backend, digits)
 
 
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("chip", contract.CHIPS)
 def test_answers_are_those_of_the_simulator_number_for_number(
     backend: Backend, network: nn.Module, digits: Dataset, chip: Chip
 ) -> None:
-    images = digits.test.images[:40]
-    assert torch.equal(backend.query(images, chip, ignore), Simulator(network).logits(images, chip))
+    contract.answers_are_those_of_the_simulator_number_for_number(backend, network, digits, chip)
 
 
 def test_the_same_question_has_the_same_answer_in_any_order(backend: Backend, digits: Dataset) -> None:
-    images = digits.test.images[:8]
-    first = [backend.query(images, chip, ignore) for chip in CHIPS]
-    again = [backend.query(images, chip, ignore) for chip in reversed(CHIPS)][::-1]
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[1], first[2])
+    contract.the_same_question_has_the_same_answer_in_any_order(backend, digits)
 
 
 def test_tells_before_every_attempt(backend: Backend, digits: Dataset) -> None:
-    told: list[int] = []
-    backend.query(digits.test.images[:5], NOMINAL, told.append)
-    assert told == [5]
-
-    class ForbiddenError(Exception): ...
-
-    def forbid(_: int) -> None:
-        raise ForbiddenError
-
-    with pytest.raises(ForbiddenError):
-        backend.query(digits.test.images[:5], NOMINAL, forbid)
+    contract.tells_before_every_attempt(backend, digits)
 
 
 def test_images_are_left_alone(backend: Backend, digits: Dataset) -> None:
-    images = digits.test.images[:5].clone()
-    backend.query(images, CHIPS[1], ignore)
-    assert torch.equal(images, digits.test.images[:5])
+    contract.images_are_left_alone(backend, digits)
 
 
 def test_gradients_come_exactly_where_they_are_granted(backend: Backend, digits: Dataset) -> None:
-    images = digits.test.images[:5].clone().requires_grad_()
-    logits = backend.query(images, CHIPS[1], ignore)
-    assert logits.requires_grad == (backend.info.access == Access.GRADIENTS)
+    contract.gradients_come_exactly_where_they_are_granted(backend, digits)
 
 
 def test_may_be_closed_twice(backend: Backend) -> None:
-    backend.close()
-    backend.close()
+    contract.may_be_closed_twice(backend)
 
 
 def test_nothing_that_a_strict_backend_hands_out_leads_to_a_weight(network: nn.Module, digits: Dataset) -> None:
-    strict = LocalBackend("digits", network, (1, 8, 8), 10)
-    images = digits.test.images[:5].clone().requires_grad_()
-    logits = strict.query(images, CHIPS[1], ignore)
-    weights = {p.data_ptr() for p in network.parameters()}
-    public = [getattr(strict, name) for name in dir(strict) if not name.startswith("_")]
-    for handed in [logits, *public]:
-        assert not isinstance(handed, nn.Module)
-        tensors = [x for x in [handed, *gc.get_referents(handed)] if isinstance(x, torch.Tensor)]
-        for tensor in tensors:
-            assert tensor.grad_fn is None
-            assert not tensor.requires_grad
-            assert tensor.data_ptr() not in weights
+    contract.nothing_that_a_strict_backend_hands_out_leads_to_a_weight(network, digits)
