@@ -346,7 +346,7 @@ def validate(config: RunConfig) -> None:
         InputError: a value outside its range, a section that the choices leave without effect, or a method that needs more
             than the backend grants.
     """
-    Chip(config.bit_error_rate, config.chip_seed or 0)
+    Chip(config.bit_error_rate)
     for name in _POSITIVE + _NOT_NEGATIVE:
         value = _get(config, name)
         lowest = "above 0" if name in _POSITIVE else "0 or more"
