@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from statistics import mean
 from typing import Any
 
@@ -208,7 +209,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         areas = [row["area"] for row in mine if row["area"] is not None]
         table.add_row(
             sampler, f"{mean(areas):.3f}", f"{min(areas):.3f}", f"{max(areas):.3f}", str(len(mine) - len(areas)),
-            f"{sum((row['area'] or 1e9) < (random[row['seed']] or 1e9) for row in mine)} of {len(mine)}",
+            f"{sum((row['area'] or inf) < (random[row['seed']] or inf) for row in mine)} of {len(mine)}",
             f"{mean(row['feasible'] for row in mine):.1f} of {EVALUATIONS}",
         )  # fmt: skip
     return table
