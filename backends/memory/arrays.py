@@ -171,9 +171,8 @@ def _packed(cells: Cells, bits: int) -> Patterns:
 
 
 def _laid_over(read: Patterns, ones: Patterns, zeros: Patterns) -> None:
-    """Set and clear the bits of ``read`` in place, the two masks repeated from its first weight to its last."""
+    """Turn 0s in ``ones`` and 1s in ``zeros``, in place, the masks repeated from the first weight of ``read`` to its last."""
     whole = len(read) // len(ones) * len(ones)
     rows, rest = read[:whole].reshape(-1, len(ones)), read[whole:]
     for part, one, zero in ((rows, ones, zeros), (rest, ones[: len(rest)], zeros[: len(rest)])):
-        np.bitwise_and(part, ~zero, out=part)
-        np.bitwise_or(part, one, out=part)
+        np.bitwise_xor(part, (part & zero) | (~part & one), out=part)

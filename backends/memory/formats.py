@@ -143,9 +143,8 @@ class PowersOfTwo:
         lowest = self.highest - self._fields + 2
         size = tensor.detach().double().abs()
         # the nearest power by distance, not by ratio: from 3/4 of one on it is the one itself
-        exponent = torch.log2(size.clamp(min=2.0 ** (lowest - 2)) * (4.0 / 3.0)).floor()
-        field = (exponent - lowest + 1).clamp(0, self._fields - 1).long()
-        field = torch.where(size < 2.0 ** (lowest - 1), torch.zeros_like(field), field.clamp(min=1))
+        exponent = torch.log2(size * (4.0 / 3.0)).floor()
+        field = (exponent - lowest + 1).clamp(1, self._fields - 1).long() * (size >= 2.0 ** (lowest - 1))
         return field + self._fields * ((tensor < 0) & (field > 0)).long()
 
     def decode(self, patterns: Tensor) -> Tensor:
