@@ -1,6 +1,7 @@
 """The run folder: one config in, everything else out.
 
-``config.json`` (settings), ``events.jsonl`` (a line a step, flushed), ``checkpoint`` (written, synced, renamed),
+``config.json`` (settings), ``versions.json`` (the library versions it was computed with, one entry for each change),
+``events.jsonl`` (a line a step, flushed), ``checkpoint`` (written, synced, renamed),
 ``answers.jsonl`` (remote: paid answers since the checkpoint), ``start.pt`` (what was taken over from another run), ``fuse.pt``
 (what was trained), ``summary.json``, ``report.html``.
 """
@@ -101,6 +102,17 @@ class RunFolder:
         """
         return _loaded(self.path / "start.pt")
 
+    def versions(self) -> list[dict[str, str]]:
+        """The library versions that the run was computed with, as `bbfuse.versions` gives them, the newest last; none if it has
+        not begun."""
+        path = self.path / "versions.json"
+        found: list[dict[str, str]] = json.loads(path.read_text()) if path.exists() else []
+        return found
+
+    def write_versions(self, found: list[dict[str, str]]) -> None:
+        """Replace what `versions` gives."""
+        _write(self.path / "versions.json", json.dumps(found, indent=2) + "\n")
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """``summary.json``, whole or not at all."""
         _write(self.path / "summary.json", _json(summary))
@@ -116,7 +128,7 @@ class RunFolder:
         if self._created:
             shutil.rmtree(self.path)
         else:
-            for name in ("config.json", "events.jsonl", "answers.jsonl", "start.pt"):
+            for name in ("config.json", "versions.json", "events.jsonl", "answers.jsonl", "start.pt"):
                 (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from backends import flags
 from backends.interface import Backend, InputError, TargetError
 from bbfuse.config import RayConfig, RunConfig, to_dict, validate
+from bbfuse.versions import changed, versions
 
 if TYPE_CHECKING:
     from backends.data import Dataset
@@ -87,9 +88,21 @@ def execute(config: RunConfig) -> dict[str, Any]:
         validate(config)
         folder = RunFolder.create(config.out or _fresh_path(config), config)
     with contextlib.closing(folder):
-        summary = folder.summary() or _train(config, folder, show)
+        summary = folder.summary()
+        if summary is None:
+            _note_versions(folder, show)
+            summary = _train(config, folder, show)
     show.say(f"run folder: {folder.path}")
     return summary
+
+
+def _note_versions(folder: RunFolder, show: Show) -> None:
+    """Say it where a run goes on with other libraries than it was begun with, and record these."""
+    earlier, now = folder.versions(), versions()
+    if earlier and (difference := changed(earlier[-1], now)):
+        show.say(f"other versions than this run was begun with: {difference}; it may end with other numbers than uninterrupted")
+    if not earlier or earlier[-1] != now:
+        folder.write_versions([*earlier, now])
 
 
 def forecast(config: RunConfig) -> dict[str, Any]:
@@ -192,6 +205,8 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
             "energy": energy(config, trainer.fuse, backend.info.image_shape),
             "seconds": time.monotonic() - began,
             "stopped": "budget",
+            "versions": folder.versions()[-1],
+            "earlier_versions": folder.versions()[:-1],
         }
         folder.write_fuse(trainer.trained())
         write_report(folder.path, summary, LABELS, images, fused)

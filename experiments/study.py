@@ -31,6 +31,7 @@ from backends import flags
 from backends.interface import InputError, TargetError
 from bbfuse.config import RunConfig, from_dict, to_dict, validate
 from bbfuse.run import SCHEMA
+from bbfuse.versions import versions
 from experiments.carrying import Outcome, Task, differences, outcomes
 
 __all__ = [
@@ -221,8 +222,7 @@ def as_json(config: Any, rows: list[dict[str, Any]]) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"processor": platform.machine(), "cores": os.cpu_count(), **versions}
+    return {"processor": platform.machine(), "cores": os.cpu_count(), **versions()}
 
 
 def _commit() -> str | None:

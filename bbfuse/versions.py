@@ -1,0 +1,28 @@
+"""Versions of the libraries that enter a run's numbers; the same seeds give the same numbers only with the same versions."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+__all__ = ["LIBRARIES", "changed", "versions"]
+
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "nevergrad", "cma", "snntorch", "datasets", "pillow")
+"""Distributions that compute, draw or read what a run works with."""
+
+
+def versions() -> dict[str, str]:
+    """The version of Python and of each of `LIBRARIES` that is installed, by name."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # an extra that is not installed
+            continue
+    return found
+
+
+def changed(before: dict[str, str], now: dict[str, str]) -> str:
+    """What differs between two answers of `versions`, such as ``torch 2.12.0 -> 2.13.0``; empty if nothing does."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}" for name in names)
