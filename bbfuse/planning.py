@@ -154,7 +154,8 @@ def plan(
     free = config.budget - before - config.validation.times * validation.images - kept - reserve - IMAGES_PER_REQUEST
     if free < step.whole.images:
         taken = config.budget - free
-        least = math.ceil((taken - reserve + step.whole.images) / (1.0 - config.remote.reserve))
+        # the smallest budget that, less its reserve rounded down, has room for the others
+        least = math.floor((taken - reserve + step.whole.images - 1) / (1.0 - config.remote.reserve)) + 1
         retries = f", {reserve} of them kept by --remote.reserve" if reserve else ""
         raise InputError(
             f"--budget {config.budget} does not allow one step: {taken} images go to all but the training"
