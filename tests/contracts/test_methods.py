@@ -333,10 +333,14 @@ TUNED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
-@pytest.mark.parametrize("name", ASKING)
+@pytest.mark.parametrize("name", [name for name in ASKING if not name.startswith(("cma", "nevergrad"))])
 def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, noise: float, linear: WhiteboxBackend) -> None:
     """A fuse of two parameters before logits linear in the image: the cross-entropy is convex in them but for the clipping, and
-    its least value is found by Newton's method. With noise every answer is off by normal numbers of sd 0.1."""
+    its least value is found by Newton's method. With noise every answer is off by normal numbers of sd 0.1.
+
+    Optimizers of other libraries are left out: how far they get is theirs, and changes with their releases. What is ours of them
+    is promised elsewhere: the same points, losses and fuse as the library driven directly (`tests/golden`), what they send, and
+    that they go on identically once restored."""
     rng = torch.Generator().manual_seed(4)
     images = torch.rand((64, *SMALL), generator=rng) * 0.6 - 0.3
     ledger = Ledger(linear, 10**9)
