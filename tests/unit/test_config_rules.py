@@ -50,9 +50,9 @@ REFUSED: list[tuple[Settings, str]] = [
     ],
     ({"optimizer": "spsa", "rge.lr": 0.7}, f"--rge.lr has no effect without --optimizer rge: {DROP}"),
     ({"optimizer": "spsa", **NO_BROYDEN}, f"--rge.broyden has no effect without --optimizer rge: {DROP}"),
-    ({"surrogate.rounds": 3},
+    ({"surrogate.rounds": 3, "surrogate.memory": 7},
      "--surrogate.rounds has no effect without --optimizer transfer, follow or guided: drop it or choose one"),
-    ({"affine.lr": 0.7}, "--affine.lr has no effect without --head affine or net: drop it or choose one"),
+    ({"affine.lr": 0.7, "affine.decay": 0.3}, "--affine.lr has no effect without --head affine or net: drop it or choose one"),
     ({"chip_seed": 0, "head": "standardize", "affine.lr": 0.7},
      "--affine.lr has no effect without --head affine or net: drop it or choose one"),
     # the server
@@ -62,7 +62,7 @@ REFUSED: list[tuple[Settings, str]] = [
      "--remote.store has no effect without --remote.url, since a server of our own costs nothing: drop it"),
     ({**URL, "remote.store": "kept", "remote.watch": 0},
      "--remote.store needs to know whether the target repeats itself: drop --remote.watch 0"),
-    ({**URL, "memory.bits": 4}, "--memory.bits has no effect with --remote.url, whose server has its own: drop it"),
+    ({**URL, "memory.bits": 4, "memory.stored": "weights"}, "--memory.bits has no effect with --remote.url, whose server has its own: drop it"),
     *[
         ({**REMOTE, f"remote.{name}": value}, f"--remote.{name.replace('_', '-')} has no effect without --remote.url: {ADDRESS}")
         for name, value in [
@@ -89,6 +89,7 @@ REFUSED: list[tuple[Settings, str]] = [
     ({**URL, "remote.response": "outputs"}, BOTH),
     ({**URL, "remote.protocol": "json"}, BOTH),
     ({**URL, "remote.protocol": "json", "remote.request": "{images}"}, BOTH),
+    ({**REMOTE, "remote.layout": "nhwc", "remote.ca": "ca.pem"}, f"--remote.layout has no effect without --remote.url: {ADDRESS}"),
     # devices and workers
     *[
         ({"optimizer": "transfer", "device": device}, f"--device must be cpu, cuda or cuda:NUMBER, got {device}")
@@ -97,7 +98,7 @@ REFUSED: list[tuple[Settings, str]] = [
     ({"device": "cuda"}, "--device cuda goes with --optimizer backprop, transfer or follow, got rge: drop it"),
     ({**REMOTE, "device": "cuda:1", "optimizer": "follow"},
      "--device cuda:1 goes with --backend local or whitebox, got remote: drop it"),
-    ({"ray.address": "auto"}, "--ray.address has no effect without --workers: drop it or say how many"),
+    ({"ray.address": "auto", "ray.cpus": 0.3}, "--ray.address has no effect without --workers: drop it or say how many"),
     *[
         ({"workers": 3, "ray.address": address},
          f"--ray.address must be local, auto, HOST:PORT or ray://HOST:PORT, got {address}")

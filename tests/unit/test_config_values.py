@@ -18,9 +18,9 @@ from tests.helpers.settings import made
 DEFAULTS: dict[str, dict[str, Any]] = {
     "RunConfig": {
         "backend": "local", "optimizer": "rge", "data": "digits", "target": "digits", "generator": "MLP", "grow": None,
-        "warm_up": 0, "bit_error_rate": 0.05, "chip_seed": None, "head": None, "images": None, "labels": "given", "budget": 20_000,
-        "batch": None, "sampling": "hard", "augment": False, "seed": 0, "threads": 1, "device": "cpu", "precision": "float32", "workers": 0,
-        "out": None, "init": None, "plan": False, "json": False, "resume": None,
+        "warm_up": 0, "bit_error_rate": 0.05, "chip_seed": None, "head": None, "images": None, "labels": "given",
+        "budget": 20_000, "batch": None, "sampling": "hard", "augment": False, "seed": 0, "threads": 1, "device": "cpu",
+        "precision": "float32", "workers": 0, "out": None, "init": None, "plan": False, "json": False, "resume": None,
     },
     "RemoteConfig": {
         "url": None, "model": None, "protocol": None, "layout": None, "range": None, "request": None, "response": None,
