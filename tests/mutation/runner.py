@@ -18,7 +18,17 @@ from tests.mutation.mutants import ROOT, Mutant, Settings
 
 __all__ = ["run"]
 
-_PRELOADED = ("torch", "numpy", "nevergrad", "cma", "scipy.stats", "sklearn.datasets", "matplotlib.figure", "pytest")
+_PRELOADED = (
+    "torch",
+    "torch._dynamo",
+    "numpy",
+    "nevergrad",
+    "cma",
+    "scipy.stats",
+    "sklearn.datasets",
+    "matplotlib.figure",
+    "pytest",
+)
 _DEFAULT_TESTS = "not slow and not ray and not peer and not gpu"
 
 
