@@ -62,7 +62,8 @@ REFUSED: list[tuple[Settings, str]] = [
      "--remote.store has no effect without --remote.url, since a server of our own costs nothing: drop it"),
     ({**URL, "remote.store": "kept", "remote.watch": 0},
      "--remote.store needs to know whether the target repeats itself: drop --remote.watch 0"),
-    ({**URL, "memory.bits": 4, "memory.stored": "weights"}, "--memory.bits has no effect with --remote.url, whose server has its own: drop it"),
+    ({**URL, "memory.bits": 4, "memory.stored": "weights"},
+     "--memory.bits has no effect with --remote.url, whose server has its own: drop it"),
     *[
         ({**REMOTE, f"remote.{name}": value}, f"--remote.{name.replace('_', '-')} has no effect without --remote.url: {ADDRESS}")
         for name, value in [
@@ -89,7 +90,8 @@ REFUSED: list[tuple[Settings, str]] = [
     ({**URL, "remote.response": "outputs"}, BOTH),
     ({**URL, "remote.protocol": "json"}, BOTH),
     ({**URL, "remote.protocol": "json", "remote.request": "{images}"}, BOTH),
-    ({**REMOTE, "remote.layout": "nhwc", "remote.ca": "ca.pem"}, f"--remote.layout has no effect without --remote.url: {ADDRESS}"),
+    ({**REMOTE, "remote.layout": "nhwc", "remote.ca": "ca.pem"},
+     f"--remote.layout has no effect without --remote.url: {ADDRESS}"),
     # devices and workers
     *[
         ({"optimizer": "transfer", "device": device}, f"--device must be cpu, cuda or cuda:NUMBER, got {device}")
