@@ -107,7 +107,9 @@ def test_the_figure_shows_published_points_over_computed_savings(tmp_path: Path,
 def test_the_tables_show_costs_and_both_savings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     energy._show(TOY)
-    text = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
+    printed = capsys.readouterr().out
+    assert "│ vgg11    │      1,236 │        5,678 │ 9.88 M │" in printed  # names to the left, numbers to the right
+    text = [line.split() for line in printed.replace("│", " ").splitlines()]
     assert ["resnet18", "1,234", "5,678", "9.88", "M"] in text
     assert ["UNetS", "1,244", "5,678", "9.88", "M"] in text
     assert ["vgg11", "2.5", "2.6", "2.7", "2.8", "2.9", "3.0"] in text
