@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from backends.interface import Chip, InputError
-from backends.memory.formats import Binary, PowersOfTwo
+from backends.memory.formats import Binary, FixedPoint, PowersOfTwo
 from backends.memory.scheme import BITS, PRESETS, Memory, Quantization
 
 
@@ -80,6 +81,19 @@ def test_the_defaults_are_those_of_neuralfuse() -> None:
         "normal": (Quantization(8, True, True, False, "tensor"), "parameters"),
         "rquant": (Quantization(8, False, False, True, "tensor"), "parameters"),
     } == PRESETS
+
+
+@pytest.mark.parametrize("one", [Quantization(), Memory(), Binary(), PowersOfTwo(5), FixedPoint.spacious(torch.ones(1))])
+def test_settings_cannot_be_changed_and_can_be_keys(one: Any) -> None:
+    with pytest.raises(FrozenInstanceError):
+        one.bits = 7
+    assert {one: 3}[one] == 3
+
+
+def test_fixed_point_codes_with_tensors_are_equal_to_themselves_alone() -> None:
+    one, other = (FixedPoint.spacious(torch.ones(3)) for _ in range(2))
+    assert [one] == [one]
+    assert one != other
 
 
 @pytest.mark.parametrize(
