@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def settings(path: Path, flag: str) -> RunConfig:
     """
     try:
         return from_dict(json.loads((path / "config.json").read_text()))
-    except (OSError, json.JSONDecodeError, AttributeError, TypeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise InputError(f"{flag} {path} holds no run that can be read: {error}") from error
 
 
@@ -177,11 +178,17 @@ def events(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+_SPOILT = (
+    OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, struct.error, pickle.UnpicklingError,
+)  # fmt: skip
+"""What reading a file of torch may raise that holds something else, or only a part."""
+
+
 def _loaded(path: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
         return state
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except _SPOILT as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
 
 

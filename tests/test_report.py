@@ -192,3 +192,8 @@ def test_a_figure_is_the_same_at_every_call() -> None:
     assert once.startswith("<svg ")
     assert once.rstrip().endswith("</svg>")
     assert once == drawn()
+
+
+def test_images_before_and_after_the_fuse_are_as_many(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        written(tmp_path, made_summary(), pictures=(torch.zeros(2, 1, 3, 4), torch.zeros(1, 1, 3, 4)))
