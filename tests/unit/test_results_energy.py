@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,47 +35,12 @@ POINTS = {  # Table 12
 FUSES = ("ConvL", "ConvS", "DeConvL", "DeConvS", "UNetL", "UNetS")
 
 
-@pytest.fixture(scope="module")
-def records() -> list[dict[str, Any]]:
-    return energy.rows()
-
-
 def test_the_papers_constants_are_as_printed() -> None:
     assert energy.SHAPE == (3, 32, 32)
     assert energy.FUSES == FUSES
     assert list(energy.TARGETS) == list(POINTS)
     assert energy.PUBLISHED_POINTS == POINTS
     assert energy.ACCESS_ENERGY == {"reads": 0.69394, "macs": 0.694}
-
-
-def test_parameters_reads_and_macs_are_the_papers(records: list[dict[str, Any]]) -> None:
-    alone = {row["network"]: row for row in records if "generator" not in row}
-    assert list(alone) == [*POINTS, *FUSES]
-    assert {name: alone[name]["reads"] for name in READS} == READS
-    for name, millions in MACS.items():
-        assert round(alone[name]["macs"] / 1e6, 1 if millions in (153.5, 80.5) else 2) == millions
-    assert (alone["ConvL"]["parameters"], alone["ConvS"]["parameters"]) == (723_273, 113_187)
-
-
-@pytest.mark.parametrize(("key", "table"), [("saving", TABLE_2), ("saving_macs", TABLE_8)])
-def test_savings_are_the_papers_to_the_printed_digit(
-    key: str, table: dict[str, tuple[float, ...]], records: list[dict[str, Any]]
-) -> None:
-    pairs = [(row["network"], row["generator"]) for row in records if "generator" in row]
-    assert pairs == [(target, fuse) for target in POINTS for fuse in FUSES]
-    for target, printed in table.items():
-        found = [row[key] for row in records if row["network"] == target and "generator" in row]
-        assert found == pytest.approx(printed, abs=1e-9), target
-
-
-def test_every_saving_is_what_is_left_of_one_access_less_the_fuses_share(records: list[dict[str, Any]]) -> None:
-    alone = {row["network"]: row for row in records if "generator" not in row}
-    for row in records:
-        if "generator" in row:
-            target, fuse = alone[row["network"]], alone[row["generator"]]
-            for key, cost, access in (("saving", "reads", 0.69394), ("saving_macs", "macs", 0.694)):
-                assert row[key] == pytest.approx(100 * (1 - access - fuse[cost] / target[cost]), abs=0.0501)
-                assert round(row[key], 1) == row[key]
 
 
 TOY = [
@@ -136,6 +103,51 @@ def test_the_command_draws_only_if_asked_and_prints_records_or_tables(
         assert "{" not in text
 
 
+def test_as_a_script_it_takes_its_flags_from_behind_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["its own name", "--nonsense", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(energy.__file__), run_name="__main__")
+    assert ended.value.code == 2
+    assert "--nonsense" in capsys.readouterr().err
+
+
 def test_a_flag_that_is_not_there_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert energy.main(["--nonsense"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def records() -> list[dict[str, Any]]:
+    return energy.rows()
+
+
+def test_parameters_reads_and_macs_are_the_papers(records: list[dict[str, Any]]) -> None:
+    alone = {row["network"]: row for row in records if "generator" not in row}
+    assert list(alone) == [*POINTS, *FUSES]
+    assert {name: alone[name]["reads"] for name in READS} == READS
+    for name, millions in MACS.items():
+        assert round(alone[name]["macs"] / 1e6, 1 if millions in (153.5, 80.5) else 2) == millions
+    assert (alone["ConvL"]["parameters"], alone["ConvS"]["parameters"]) == (723_273, 113_187)
+
+
+@pytest.mark.parametrize(("key", "table"), [("saving", TABLE_2), ("saving_macs", TABLE_8)])
+def test_savings_are_the_papers_to_the_printed_digit(
+    key: str, table: dict[str, tuple[float, ...]], records: list[dict[str, Any]]
+) -> None:
+    pairs = [(row["network"], row["generator"]) for row in records if "generator" in row]
+    assert pairs == [(target, fuse) for target in POINTS for fuse in FUSES]
+    for target, printed in table.items():
+        found = [row[key] for row in records if row["network"] == target and "generator" in row]
+        assert found == pytest.approx(printed, abs=1e-9), target
+
+
+def test_every_saving_is_what_is_left_of_one_access_less_the_fuses_share(records: list[dict[str, Any]]) -> None:
+    alone = {row["network"]: row for row in records if "generator" not in row}
+    for row in records:
+        if "generator" in row:
+            target, fuse = alone[row["network"]], alone[row["generator"]]
+            for key, cost, access in (("saving", "reads", 0.69394), ("saving_macs", "macs", 0.694)):
+                assert row[key] == pytest.approx(100 * (1 - access - fuse[cost] / target[cost]), abs=0.0501)
+                assert round(row[key], 1) == row[key]
