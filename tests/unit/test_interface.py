@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,3 +73,8 @@ def test_a_target_of_eight_bits_sees_the_nearest_level_and_others_what_was_sent(
     seen = BackendInfo("a", Access.LOGITS, (3, 4, 5), 7, eight_bits=True).seen(images)
     torch.testing.assert_close(seen, torch.tensor([0.0, 34.0, 140.0, 204.0, 255.0]) / 255 * 2 - 1)
     assert BackendInfo("a", Access.LOGITS, (3, 4, 5), 7).seen(images) is images
+
+
+def test_what_a_backend_is_is_known_without_torch() -> None:
+    code = "import sys, backends.interface; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -275,3 +277,8 @@ def test_what_ends_a_run_has_its_exit_code(
         assert main(["--chip-seed", "3"]) == code
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", words)
+
+
+def test_the_command_line_is_known_without_torch() -> None:
+    code = "import sys, bbfuse.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
