@@ -44,7 +44,7 @@ class Stored:
     patterns: Patterns
     """What was written, for all tensors (weights,); what a chip reads back has the same form."""
     slots: Mapping[str, _Slot]
-    first: int = 0
+    first: int
     """The cell in which it begins."""
 
     @property

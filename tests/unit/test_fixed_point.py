@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,8 @@ def test_spacious_codes_are_symmetric_with_room_of_a_factor_of_two_for_each_spar
 
 
 TENSORS = {
-    "a": torch.tensor([[[1.0, -0.5]], [[-8.0, 6.0]], [[0.25, 0.75]]]), "b": torch.tensor([-16.0, 3.0]), "c": torch.tensor(0.4)
+    "a": torch.tensor([[[1.0], [-0.5]], [[-8.0], [6.0]], [[0.25], [0.75]]]),
+    "b": torch.tensor([-16.0, 3.0]), "c": torch.tensor(0.4)
 }  # fmt: skip
 STEPS: dict[str, dict[str, list[float]]] = {
     "tensor": {"a": [8.0] * 6, "b": [16.0] * 2, "c": [0.4]},
@@ -224,6 +225,13 @@ def test_only_fixed_point_codes_of_one_kind_have_steps() -> None:
         for ask in (lambda bank: bank.steps, lambda bank: bank.quantization, Stored.integers):
             with pytest.raises(InputError, match="a, b must be stored as fixed-point codes of one kind, and are not"):
                 ask(mixed)
+
+
+def test_what_is_stored_cannot_be_exchanged() -> None:
+    stored = store(TENSORS, Quantization())
+    for one in (stored, stored.slots["a"]):
+        with pytest.raises(FrozenInstanceError):
+            one.start = 3  # type: ignore[union-attr, misc]
 
 
 def test_nothing_and_what_is_not_finite_cannot_be_stored() -> None:
