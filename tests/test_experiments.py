@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +28,6 @@ from experiments import (
     cross_layer_cifar10,
     cross_layer_profiles,
     cross_layer_search,
-    energy,
     families,
     fleet,
     hardened_fuse,
@@ -55,19 +53,6 @@ def test_the_committed_result_is_that_of_the_study_as_it_stands() -> None:
     for row in result["rows"]:
         assert row["images"] <= row["budget"]
         assert abs(row["share"] - row["recovered_points"] / row["lost_points"]) < 1e-9
-
-
-def test_the_committed_robustness_is_that_of_the_cells_as_they_stand() -> None:
-    result = json.loads((RESULTS / "bit_error_robustness.json").read_text())
-    tiers = bit_error_robustness.TIERS["cpu"]
-    assert result["config"] == json.loads(json.dumps([asdict(tier) for tier in tiers]))
-    for tier in tiers:
-        for cell in tier.cells:
-            mine = [row for row in result["rows"] if (row["data"], row["hardening"]) == (tier.shown, cell.name)]
-            assert [row["rate"] for row in mine if row["chips_are"] == "unseen"] == list(tier.rates)
-            for row in mine:
-                assert (row["bits"], row["scheme"]) == (cell.bits, cell.scheme)
-                assert row["chips"] == (tier.chips if row["chips_are"] == "unseen" else 1)
 
 
 def test_of_digits_the_published_order_holds_at_high_rates() -> None:
@@ -202,13 +187,6 @@ def test_every_verdict_on_a_family_follows_from_its_rows() -> None:
         if row["fused_mean"] is not None:
             assert row["fused_mean"] > row["perturbed_mean"]
     assert {row["family"] for row in result["rows"] if row["fused_mean"] is not None} == {arm.family for arm in families.ARMS}
-
-
-def test_a_difference_is_one_only_outside_of_the_noise() -> None:
-    assert families.compared([3.0, 3.1, 3.2], [1.0, 1.0, 1.0]) is True
-    assert families.compared([1.0, 1.0, 1.0], [3.0, 3.1, 3.2]) is False
-    assert families.compared([1.0, 3.0, 2.0], [1.5, 1.5, 1.5]) is None
-    assert families.compared([2.0, 2.0], [2.0, 2.0]) is None
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
@@ -375,79 +353,6 @@ def test_the_peers_in_the_injection_benchmark_do_the_same_work() -> None:
         wrong = int(np.unpackbits(read ^ stored.patterns).sum())
         assert abs(wrong - trials * expected) < 6 * (trials * expected * repeats) ** 0.5
     assert np.array_equal(*(injection.METHODS[name](stored)(rate, 3) for name in ("map", "our map")))
-
-
-# NeuralFuse, Tables 2 (by reads) and 8 (by MACs), in the order of `energy.FUSES`
-TABLE_2 = {
-    "resnet18": (19.0, 29.1, 21.2, 27.5, 24.0, 28.9),
-    "vgg11": (6.6, 27.5, 11.2, 24.1, 17.1, 27.2),
-    "vgg16": (17.1, 28.9, 19.7, 27.0, 23.0, 28.7),
-}
-TABLE_8 = {
-    "resnet18": (16.2, 28.7, 19.0, 26.6, 23.2, 28.7),
-    "vgg11": (-21.8, 23.9, -11.5, 16.0, 3.6, 23.7),
-    "vgg19": (10.4, 28.0, 14.4, 25.0, 20.2, 28.0),
-}
-READS = {"resnet18": 2_755_968, "vgg11": 1_334_656, "vgg16": 2_366_848, "ConvL": 320_256, "DeConvL": 259_264, "UNetL": 180_894}
-MACS = {  # Table 7, in millions
-    "vgg11": 153.5, "vgg16": 314.43, "vgg19": 399.47,
-    "ConvL": 80.5, "ConvS": 10.34, "DeConvL": 64.69, "DeConvS": 22.44, "UNetL": 41.41, "UNetS": 10.58,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def records() -> list[dict[str, Any]]:
-    return energy.rows()
-
-
-def test_reads_and_macs_are_the_papers(records: list[dict[str, Any]]) -> None:
-    alone = {row["network"]: row for row in records if "generator" not in row}
-    assert len(alone) == 11
-    assert {name: alone[name]["reads"] for name in READS} == READS
-    for name, millions in MACS.items():
-        digits = 1 if millions in (153.5, 80.5) else 2
-        assert round(alone[name]["macs"] / 1e6, digits) == millions
-
-
-@pytest.mark.parametrize(("key", "table"), [("saving", TABLE_2), ("saving_macs", TABLE_8)])
-def test_savings_are_the_papers_to_the_printed_digit(
-    key: str, table: dict[str, tuple[float, ...]], records: list[dict[str, Any]]
-) -> None:
-    for target, printed in table.items():
-        found = [row[key] for row in records if row["network"] == target and "generator" in row]
-        assert found == pytest.approx(printed, abs=1e-9), target
-
-
-def test_the_energy_command_prints_records_and_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    assert energy.main(["--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"schema", "config", "commit", "machine", "rows"}
-    assert energy.main([]) == 0
-    assert "DeConvL" in capsys.readouterr().out
-    assert energy.main(["--nonsense"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize(("images", "chips", "points"), [(10**4, 10**6, 4.09), (10**5, 10**6, 1.67), (10**4, 50, 56)])
-def test_the_guarantee_has_the_values_of_the_proposition(images: int, chips: int, points: float) -> None:
-    assert 100 * bit_errors.guarantee(images, chips) == pytest.approx(points, rel=0.01)
-
-
-@pytest.mark.parametrize(("images", "slack"), [(10_000, 0.1), (10_000, 0.05), (9000, 0.5)])
-def test_the_chips_needed_for_a_slack_are_the_fewest(images: int, slack: float) -> None:
-    chips = bit_errors.chips_needed(images, slack)
-    assert chips is not None
-    assert bit_errors.guarantee(images, chips) <= slack < bit_errors.guarantee(images, chips - 1)
-
-
-def test_no_number_of_chips_makes_up_for_too_few_images() -> None:
-    assert bit_errors.chips_needed(360, 0.1) is None
-
-
-def test_a_rate_is_tolerated_only_with_all_below_it() -> None:
-    rows = [{"rate": r, "error": 5.0, "robust_error_mean": e} for r, e in ((0.1, 6.0), (0.01, 6.5), (0.02, 9.0))]
-    assert bit_error_robustness.tolerated(rows, 2.0) == 0.01
-    assert bit_error_robustness.tolerated(rows, 1.0) == 0.0
-    assert bit_error_robustness.tolerated(rows, 4.0) == 0.1
 
 
 def test_the_tier_for_a_gpu_runs_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,11 @@ def test_the_chips_needed_are_the_first_number_that_keeps_the_slack(images: int,
     assert bit_errors.chips_needed(images, slack, delta) == next(kept)
 
 
+@pytest.mark.parametrize(("images", "chips", "points"), [(10**4, 10**6, 4.09), (10**5, 10**6, 1.67), (10**4, 50, 56)])
+def test_the_guarantee_has_the_printed_values(images: int, chips: int, points: float) -> None:
+    assert 100 * bit_errors.guarantee(images, chips) == pytest.approx(points, rel=0.01)
+
+
 def test_a_slack_of_just_the_images_share_needs_endless_chips() -> None:
     images = 1000
     root = math.sqrt(math.log((images + 1) / 0.01) / images)

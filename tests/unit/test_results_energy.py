@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from backends.targets import networks
+from bbfuse.generators import GENERATORS
 from experiments import energy
 from tests.helpers.toys import kept_figures, lines
 
@@ -106,11 +109,14 @@ def test_the_command_draws_only_if_asked_and_prints_records_or_tables(
 def test_as_a_script_it_takes_its_flags_from_behind_its_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["its own name", "--nonsense", "--json"])
+    monkeypatch.setattr(sys, "argv", ["its own name", "--json"])
+    monkeypatch.setattr(networks, "build", lambda name, shape: torch.nn.Linear(32, 7))
+    for name in FUSES:
+        monkeypatch.setitem(GENERATORS, name, lambda shape: torch.nn.Linear(32, 3))
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(energy.__file__), run_name="__main__")
-    assert ended.value.code == 2
-    assert "--nonsense" in capsys.readouterr().err
+    assert ended.value.code == 0
+    assert [row["parameters"] for row in json.loads(capsys.readouterr().out)["rows"][:11]] == [231] * 5 + [99] * 6
 
 
 def test_a_flag_that_is_not_there_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
