@@ -60,7 +60,7 @@ def test_events_before_the_first_checkpoint_are_dropped(tmp_path: Path) -> None:
     folder.event({"step": 3})
     assert folder.load() is None
     folder.close()
-    assert events(folder.path) == []
+    assert (folder.path / "events.jsonl").read_bytes() == b""
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -69,6 +69,10 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         start = folder.start()
         assert start is not None
         assert start["fuse"].tolist() == [0, 1, 2]
+        assert folder.versions() == []
+        folder.write_versions([{"a": "1.2"}, {"a": "1.3"}])
+        assert folder.versions() == [{"a": "1.2"}, {"a": "1.3"}]
+        assert (folder.path / "versions.json").read_text() == json.dumps([{"a": "1.2"}, {"a": "1.3"}], indent=2) + "\n"
         folder.write_summary({"a": 0.3})
         assert folder.summary() == {"a": 0.3}
         assert (folder.path / "summary.json").read_text() == '{\n  "a": 0.3\n}\n'
@@ -142,3 +146,20 @@ def test_only_plain_tensors_are_unpickled(tmp_path: Path) -> None:
         folder.save({"path": Path("a")})
         with pytest.raises(InputError, match=r"checkpoint cannot be read: "):
             folder.load()
+
+
+@pytest.mark.parametrize(("error", "reason"), [(OSError(13, "Permission denied"), "Permission denied"), (OSError("odd"), "odd")])
+def test_a_folder_that_cannot_be_written_is_refused_with_the_reason(
+    error: OSError, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    RunFolder.create(tmp_path / "run", CONFIG).close()
+    monkeypatch.setattr(RunFolder, "__init__", refuse)
+    with pytest.raises(InputError) as begun:
+        RunFolder.create(tmp_path / "new", CONFIG)
+    assert str(begun.value) == f"--out {tmp_path / 'new'} cannot be written: {reason}"
+    with pytest.raises(InputError) as resumed:
+        RunFolder.open(tmp_path / "run")
+    assert str(resumed.value) == f"--resume {tmp_path / 'run'} cannot be written: {reason}"
