@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -14,10 +12,10 @@ import torch
 from hypothesis import given, settings
 
 from backends.interface import NOMINAL, Chip, InputError
-from backends.memory.arrays import COLUMNS, ROWS, Columns, Profile, neuralfuse_map
+from backends.memory.arrays import Columns, neuralfuse_map
 from backends.memory.chips import faulty_cells, random_flips, stuck_cells
 from backends.memory.codes import Errors, Reading, Stored, store
-from backends.memory.scheme import Memory, Quantization
+from backends.memory.scheme import Quantization
 
 KINDS: dict[str, Errors] = {
     "random": random_flips, "stuck": stuck_cells, "column": Columns(), "column, offset": Columns(777),
@@ -210,18 +208,6 @@ def test_stuck_cells_are_stuck_at_zero_and_at_one_alike(rate: float) -> None:
 # the map of NeuralFuse's code
 
 
-def test_the_map_is_that_of_the_code_cell_by_cell() -> None:
-    stored, seed, rate = written(1000, 3), 50_000, 0.3
-    faulty = np.random.RandomState(seed).rand(ROWS, COLUMNS) < rate
-    high = np.random.RandomState(seed + 1).rand(ROWS, COLUMNS) < 0.5
-    for pattern, side in ((0, faulty & high), (255, faulty & ~high)):
-        found = wrong_bits(holding(stored, pattern), neuralfuse_map, Chip(rate, seed))
-        for start, weights in ((0, 1000), (1000, 3)):
-            for i in range(weights):
-                cells = side[i // 256, i % 16 * 8 : i % 16 * 8 + 8]
-                assert np.array_equal(found[start + i], cells)
-
-
 def test_the_map_varies_four_times_as_much_as_independent_cells() -> None:
     # faulty top bits in a first layer of 1,728 weights at 1 %: sd 16.1 against 4.0 (measured on the code; here 16.3 and 4.1 from
     # p (1 - p) (96 * 16^2 + 16 * 12^2) and 1728 p (1 - p)). Sample variances of 100 chips, which lie within a factor of two of
@@ -235,15 +221,6 @@ def test_the_map_varies_four_times_as_much_as_independent_cells() -> None:
 # chips with lines
 
 
-@pytest.mark.parametrize("rate", [1e-4, 0.0386, 0.2, 0.9])
-def test_a_chip_with_lines_has_exactly_the_rate_and_four_faults_in_five_read_one(rate: float) -> None:
-    for seed in range(3):
-        to_one, to_zero = Columns.faults(Chip(rate, seed))
-        assert not (to_one & to_zero).any()
-        assert_binomial(int(to_one.sum() + to_zero.sum()), to_one.size, rate)
-        assert_binomial(int(to_one.sum()), int(to_one.sum() + to_zero.sum()), 0.8)
-
-
 def test_lines_are_as_on_the_profiled_chip() -> None:
     # decoded from the published picture of chip 2, 256 rows at 3.86 %: the worst 4, 8 and 13 columns hold 41, 64 and 80 %, 87
     # have none; independent cells would give about 5, 9 and 14 %, and no column without
@@ -255,93 +232,3 @@ def test_lines_are_as_on_the_profiled_chip() -> None:
         clean.append((counts == 0).sum())
     assert np.mean(shares, axis=0) == pytest.approx([0.41, 0.64, 0.80], abs=0.05)
     assert np.mean(clean) == pytest.approx(87, abs=15)
-
-
-# measured chips
-
-Save = Callable[..., Path]
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Save:
-    def made(**changed: object) -> Path:
-        rng = np.random.default_rng(0)
-        first = rng.random((2, 3, 5)).cumsum(0) / 2
-        arrays = {"rate": [0.01, 0.2], "to_one": first, "to_zero": 1 - first[::-1], **changed}
-        path = tmp_path / "chip.npz"
-        np.savez(path, **{name: np.asarray(value) for name, value in arrays.items() if value is not None})
-        return path
-
-    return made
-
-
-@pytest.mark.parametrize("bits", [2, 3, 7, 8, 16])
-@pytest.mark.parametrize("offset", [0, 4, 23])
-def test_a_profile_is_laid_out_row_by_row_from_its_offset_and_wraps(save: Save, bits: int, offset: int) -> None:
-    rng = np.random.default_rng(1)
-    to_one, to_zero = rng.random((2, 1, 3, 5)) < 0.3  # persistent: the same for every seed
-    profile = Profile(save(rate=[0.2], to_one=to_one.astype(float), to_zero=to_zero.astype(float)), offset)
-    stored = written(41, 9, bits=bits)
-    cells = (offset + np.arange(50 * bits)) % 15
-    held = bits_of(stored, stored.patterns).reshape(-1)
-    expected = np.where(held, to_zero.reshape(-1)[cells], to_one.reshape(-1)[cells]).reshape(50, bits)
-    for seed in (0, 1):
-        assert np.array_equal(wrong_bits(stored, profile, Chip(0.2, seed)), expected)
-
-
-def test_a_transient_fault_comes_as_often_as_its_probability_says_and_a_persistent_one_always(save: Save) -> None:
-    probability = np.array([[[0.0, 1.0, 0.3, 0.9, 0.5, 0.1, 0.7, 1.0]]])
-    profile = Profile(save(rate=[0.5], to_one=probability, to_zero=0 * probability))
-    stored = holding(written(1), 0)
-    seen = np.mean([wrong_bits(stored, profile, Chip(0.5, seed))[0] for seed in range(2000)], axis=0)
-    for share, wanted in zip(seen, probability.reshape(-1), strict=True):
-        assert_binomial(round(2000 * share), 2000, wanted)
-
-
-def test_a_profile_answers_for_its_own_operating_points_only(save: Save) -> None:
-    profile, stored = Profile(save()), written(30)
-    assert not wrong_bits(stored, profile, NOMINAL).any()
-    assert (faults(stored, profile, Chip(0.01, 2)) != faults(stored, profile, Chip(0.2, 2))).any()
-    with pytest.raises(InputError, match=r"bit_error_rate must be one of .*chip.npz's 0.01, 0.2, got 0.05"):
-        wrong_bits(stored, profile, Chip(0.05, 2))
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"to_one": np.full((2, 3, 5), 1.5)}, r"to_one must lie in \[0, 1\], got 1.5"),
-        ({"to_zero": np.full((2, 3, 5), np.nan)}, r"to_zero must lie in \[0, 1\], got nan"),
-        ({"to_zero": np.zeros((2, 5, 3))}, r"to_zero must have the shape \(2, rows, columns\) of to_one, got \(2, 5, 3\)"),
-        ({"to_one": np.zeros((3, 5))}, r"to_one must have the shape \(2, rows, columns\) of to_one, got \(3, 5\)"),
-        ({"rate": [0.2, 0.1]}, r"ascending rates above 0, got \[0.2, 0.1\]"),
-        ({"rate": 0.2}, r"ascending rates above 0, got 0.2"),
-        ({"to_one": [["a"]]}, "to_one must be numbers, got <U1"),
-        ({"to_zero": None}, "no chip profile .*to_zero"),
-    ],
-)
-def test_a_profile_that_cannot_be_is_refused_by_value(save: Save, changed: dict[str, object], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        Profile(save(**changed))
-
-
-def test_a_file_that_is_no_profile_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "text.npz").write_text("nonsense")
-    np.save(tmp_path / "one.npy", np.zeros(3))
-    for name in ("text.npz", "one.npy", "missing.npz"):
-        with pytest.raises(InputError, match=f"{name} is no chip profile"):
-            Profile(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"errors": "profile"}, "go together"),
-        ({"profile": "chip.npz"}, "go together"),
-        ({"offset": 5}, "no effect with --memory.errors random"),
-        ({"offset": -1, "errors": "column"}, "must be 0 or more, got -1"),
-        ({"errors": "neuralfuse-map", "bits": 16}, "at most 8 bits, got --memory.bits 16"),
-    ],
-)
-def test_a_memory_that_cannot_be_is_refused(settings: dict[str, object], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        Memory(**settings)  # type: ignore[arg-type]

@@ -63,10 +63,10 @@ def weight_reads(network: nn.Module, image_shape: tuple[int, int, int], padding:
         if isinstance(layer, nn.Linear):
             pixels = 1
         elif isinstance(layer, nn.Conv2d):
-            pad = assumed.get(name, int(layer.padding[0]))
+            pads: Any = (assumed[name],) * 2 if name in assumed else layer.padding
             pixels = math.prod(
                 math.ceil((h + 2 * pad - k) / s + 1)
-                for h, k, s in zip(image.shape[2:], layer.kernel_size, layer.stride, strict=True)
+                for h, pad, k, s in zip(image.shape[2:], pads, layer.kernel_size, layer.stride, strict=True)
             )
         elif isinstance(layer, nn.ConvTranspose2d):
             pixels = math.prod(2 * h + 2 - k + 1 for h, k in zip(image.shape[2:], layer.kernel_size, strict=True))

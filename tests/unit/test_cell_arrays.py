@@ -195,5 +195,11 @@ def test_a_profile_at_the_ends_of_every_range_is_accepted(tmp_path: Path) -> Non
     whole = np.array([[[0, 1]], [[1, 0]]], np.uint8)
     profile = Profile(save(tmp_path, rate=[1e-9, 1.0], to_one=whole, to_zero=whole.astype(np.int64)))
     assert [profile.point(1e-9), profile.point(1.0)] == [0, 1]
-    with pytest.raises(InputError, match=r"text\.npz is no chip profile"):
-        Profile(Path(tmp_path / "text.npz"))
+
+
+def test_a_file_that_is_no_profile_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "text.npz").write_text("nonsense")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for name in ("text.npz", "one.npy", "missing.npz"):
+        with pytest.raises(InputError, match=f"{name} is no chip profile with arrays rate, to_one and to_zero"):
+            Profile(tmp_path / name)

@@ -72,6 +72,9 @@ def test_linear_layers_are_read_once_transposed_convolutions_as_plain_ones_on_tw
     # sides 2 * 5 + 2 - 4 + 1 = 9 and 2 * 7 + 2 - 3 + 1 = 14: 126 pixels, 4 times 2 * 6 * 4 * 3 weights
     up = nn.ConvTranspose2d(2, 6, (4, 3), stride=2, padding=1)
     assert weight_reads(up, (2, 5, 7)) == 4 * 144 / 8
+    # 5 * 13 = 65 pixels just take three passes, 8 * 8 = 64 still two
+    assert weight_reads(nn.ConvTranspose2d(2, 6, (4, 2)), (2, 3, 6)) == 3 * 96 / 8
+    assert weight_reads(nn.ConvTranspose2d(2, 6, (3, 5)), (2, 4, 5)) == 2 * 180 / 8
 
 
 def test_the_reads_of_all_layers_are_added_and_biases_norms_and_pools_are_free() -> None:
@@ -81,6 +84,15 @@ def test_the_reads_of_all_layers_are_added_and_biases_norms_and_pools_are_free()
     )  # fmt: skip
     # (4, 10, 12): 120 pixels read 6 * 2 * 9 four times; (6, 5, 4): 5 * 2 pixels read 90 once
     assert weight_reads(net, (4, 10, 12)) == (108 * 4 + 90 + 50 * 13) / 8
+
+
+@pytest.mark.parametrize("padding", [(0, 2), (2, 0)])
+def test_each_side_has_its_own_padding(padding: tuple[int, int]) -> None:
+    net = nn.Conv2d(3, 5, 3, padding=padding)
+    pixels = places(6, 3, 1, padding[0]) * places(11, 3, 1, padding[1])
+    assert pixels == {(0, 2): 4 * 13, (2, 0): 8 * 9}[padding]
+    assert weight_reads(net, (3, 6, 11)) == 135 * -(-pixels // 32) / 8
+    assert weight_reads(net, (3, 6, 11), {"": 1}) == 135 * -(-6 * 11 // 32) / 8
 
 
 def test_padding_by_name_overrides_the_layers_own() -> None:
