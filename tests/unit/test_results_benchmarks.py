@@ -65,7 +65,8 @@ def test_a_peer_is_asked_for_so_many_points_a_step(
 def test_a_bare_fuse_gives_images_back_and_uses_its_vector() -> None:
     fuse = overhead._Bare(7)
     images = torch.rand(2, 1, 1, 1)
-    vector = torch.arange(7.0).requires_grad_()
+    vector = torch.arange(3.0, 10.0).requires_grad_()
+    fuse.weights.data += 5.0
     assert torch.equal(fuse.at(vector, images), images)
     assert torch.equal(fuse(images), images)
     assert (len(fuse.vector()), fuse.image_shape) == (7, (1, 1, 1))
