@@ -135,7 +135,8 @@ class StandardizeConfig:
     """The label-free head."""
 
     images: int = 50
-    """raw answers that calibrate it, on every chip it meets and once at nominal voltage"""
+    """raw answers that calibrate it, on every chip it meets and once at nominal voltage, to owned images drawn as those of the
+    report are"""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class AffineConfig:
     """The heads that are learnt, affine and net."""
 
     images: int = 2000
-    """raw answers that it is fitted to at most, before the fuse is trained"""
+    """raw answers that it is fitted to at most, before the fuse is trained, to owned images drawn as those of the report are"""
     lr: float = 6e-3
     """learning rate of its steps beside the fuse's"""
     decay: float = 1e-3
@@ -155,7 +156,7 @@ class ValidationConfig:
     """How often the run looks at itself; these images count like all others."""
 
     images: int = 100
-    """owned images that are kept for it and asked each time"""
+    """owned images that are kept for it and asked each time, drawn as those of the report are"""
     times: int = 8
     """how often"""
 
@@ -167,7 +168,8 @@ class ReportConfig:
     chips: int = 10
     """unseen chips, for the population"""
     images: int | None = None
-    """held-out images that are asked, the first ones; all of them if not given"""
+    """held-out images that are asked, drawn at random by a fixed seed and by class in the classes' proportions (digits: not by
+    class); all of them if not given"""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class RunConfig:
     head: HeadName | None = None
     """correction of the answers; if not given affine for one chip, standardize for the population"""
     images: int | None = None
-    """images owned; all of the data set's pool if not given"""
+    """images owned, drawn as those of the report are, a fifth of them for validation; all of the data set's pool if not given"""
     labels: Literal["given", "target"] = "given"
     """labels to learn from: the data's, or the target's own answers at nominal voltage"""
     budget: int = 20_000

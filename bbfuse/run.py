@@ -160,8 +160,9 @@ def _train(config: RunConfig, folder: RunFolder, show: Show) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     with contextlib.ExitStack() as stack:
         try:
+            data = owned_data(config)  # a data set that cannot be used is refused before any server is started or asked
             at = served(config, show.say, stack)
-            backend, data = open_backend(at, show.say, stack), owned_data(config)
+            backend = open_backend(at, show.say, stack)
             ledger = _ledger(config, backend, folder.path, stack)
             trainer = Trainer(config, backend.info, data, ledger, folder, _scorer(at, ledger, data, stack))
             if config.remote.store is not None:

@@ -1,16 +1,26 @@
-"""Data sets: the one that scikit-learn carries, and folders that the library `datasets` reads."""
+"""Data sets that the library `datasets` reads: the same draw from any form of the same images, and one line for what is none."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from backends.data import load
 from backends.interface import InputError
+from backends.local import LocalBackend
+from bbfuse.run import main
+from tests.helpers.pictures import NAMES, Rows, class_folders, drawings, encoded, in_memory, parquet, png, shuffled_folder
+
+TRAIN, TEST = drawings((30, 17, 13), 0), drawings((12, 8, 5), 1)
+FORMS = (class_folders, shuffled_folder, parquet)
+Content = tuple[bytes, Any]
 
 
 @pytest.fixture(autouse=True)
@@ -19,49 +29,161 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
 
-def folder(path: Path, shapes: list[tuple[int, ...]], splits: tuple[str, ...] = ("train", "test"), column: str = "label") -> Path:
-    for split in splits:
-        rng = np.random.default_rng(0)
-        pictures = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
-        columns = {"image": pictures, column: [j % 3 for j in range(len(pictures))]}
-        features = datasets.Features({"image": datasets.Image(), column: datasets.ClassLabel(names=["a", "b", "c"])})
-        made = datasets.Dataset.from_dict(columns, features=features)
-        path.mkdir(exist_ok=True)
-        made.to_parquet(str(path / f"{split}.parquet"))
+def test_a_class_sorted_folder_a_shuffled_one_and_a_parquet_file_give_the_same_draw(tmp_path: Path) -> None:
+    found = [load(str(form(tmp_path / form.__name__, train=TRAIN, test=TEST))) for form in FORMS]
+    for data in found:
+        assert (data.image_shape, data.classes) == ((1, 8, 8), 3)
+        reported, validation, calibration = data.test[:10], data.validation[:4], data.train[:20]
+        # of 12, 8 and 5 in 25 ten are 4.8, 3.2 and 2; of 3, 2 and 1 in 6 four are 2, 1.33 and 0.67; of 27, 15 and 12 in 54 ...
+        counts = [torch.bincount(part.labels, minlength=3).tolist() for part in (reported, validation, calibration)]
+        assert counts[0] in ([5, 3, 2], [4, 4, 2])
+        assert torch.bincount(data.validation.labels, minlength=3).tolist() in ([3, 2, 1], [3, 1, 2])
+        assert counts[1] in ([2, 1, 1], [2, 2, 0])
+        assert counts[2] in ([10, 6, 4], [10, 5, 5])
+        assert counts == [torch.bincount(found[0].test.labels[:10], minlength=3).tolist(), *counts[1:]]
+        for name in ("train", "validation", "test"):
+            assert torch.equal(getattr(data, name).images, getattr(found[0], name).images)
+            assert torch.equal(getattr(data, name).labels, getattr(found[0], name).labels)
+
+
+def test_pixels_lie_in_minus_one_to_one_and_belong_to_their_labels(tmp_path: Path) -> None:
+    data = load(str(parquet(tmp_path / "mine", train=TRAIN, test=TEST)))
+    expected = {np.asarray(picture).tobytes(): label for picture, label in TEST}
+    levels = ((data.test.images + 1.0) * 127.5).round().to(torch.uint8)
+    assert [expected.pop(image.numpy().tobytes()) for image in levels] == data.test.labels.tolist()
+    assert torch.allclose(levels.float() / 127.5 - 1.0, data.test.images, atol=1e-6)
+    assert data.test.images.dtype == torch.float32
+    assert not expected
+
+
+def test_colour_comes_as_channels_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pixels = np.zeros((6, 9, 3), dtype=np.uint8)
+    pixels[1, 2] = (51, 102, 255)
+    rows = [(png(Image.fromarray(pixels)), number % 2) for number in range(12)]
+    monkeypatch.setattr("backends.data._opened", lambda _: {"train": in_memory(rows), "test": in_memory(rows)})
+    data = load(str(tmp_path))
+    assert data.image_shape == (3, 6, 9)
+    assert data.test.images[0, :, 1, 2].tolist() == pytest.approx([-0.6, -0.2, 1.0])
+    assert data.test.images[0, :, 2, 1].tolist() == [-1.0] * 3
+
+
+def grey(seed: int, size: tuple[int, int] = (8, 8)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+
+
+def contents(rows: Rows) -> list[Content]:
+    return [(png(picture), label) for picture, label in rows]
+
+
+def one_more(rows: Rows, content: bytes, label: Any = 1) -> list[Content]:
+    """``rows`` with another image in the place of number 3."""
+    found = contents(rows)
+    found[3] = (content, label)
+    return found
+
+
+NOISE = png(Image.fromarray(grey(5)))
+TRUNCATED = NOISE[: len(NOISE) // 2]
+SMALL = png(Image.fromarray(grey(5, (7, 8))))
+COLOURED = png(Image.fromarray(np.stack([grey(seed) for seed in range(3)], 2)))
+CLEAR = png(Image.fromarray(np.stack([grey(seed) for seed in range(4)], 2)))
+FLOATS = encoded(Image.fromarray(grey(5).astype(np.float32) * np.float32("nan")), "TIFF")
+BRIGHT = encoded(Image.fromarray(grey(5).astype(np.float32) + 20), "TIFF")
+PRINTED = encoded(Image.fromarray(np.stack([grey(seed) for seed in range(4)], 2), mode=None).convert("CMYK"), "TIFF")
+WIDE = encoded(Image.fromarray(grey(5).astype(np.int32)), "TIFF")
+INTEGERS, FRACTIONS, WORDS = datasets.Value("int64"), datasets.Value("float32"), datasets.Value("string")
+GOOD = contents(TRAIN), contents(TEST)
+DARK = [(png(Image.fromarray(grey(number) // 128)), number % 2) for number in range(12)]
+BAD: dict[str, tuple[list[Content], list[Content], Any, str]] = {
+    "truncated": (GOOD[0], one_more(TEST, TRUNCATED), None, "test image 3 (3.png) must be a whole image file, got image"),
+    "no image": (one_more(TRAIN, b"hello"), GOOD[1], None, "train image 3 (3.png) must be a whole image file, got cannot"),
+    "transparent": (one_more(TRAIN, CLEAR), GOOD[1], None, "train image 3 (3.png) must be opaque, got mode RGBA with"),
+    "CMYK": (GOOD[0], one_more(TEST, PRINTED), None, "or with a palette, got mode CMYK: convert it to L or RGB"),
+    "32 bits": (one_more(TRAIN, WIDE), GOOD[1], None, "or with a palette, got mode I: convert it to L or RGB"),
+    "NaN": (one_more(TRAIN, FLOATS), GOOD[1], None, "must be of finite pixels, got 64 that are not: replace them"),
+    "floats out of range": (GOOD[0], one_more(TEST, BRIGHT), None, "must be of pixels in [0, 255], got 22 to 270: rescale it"),
+    "sizes": (one_more(TRAIN, SMALL), GOOD[1], None, "must be 8x8 as train image 0 is, got 8x7: crop or scale all"),
+    "sizes in test": (GOOD[0], one_more(TEST, SMALL), None, "test image 3 (3.png) must be 8x8 as train image 0 is, got"),
+    "modes": (one_more(TRAIN, COLOURED), GOOD[1], None, "must be grey as train image 0 is, got colour: convert all"),
+    "modes in test": (GOOD[0], [(COLOURED, 1)], None, "test image 0 (0.png) must be grey as train image 0 is, got"),
+    "all but black": (DARK, DARK[:3], None, "from 0 to 255 (65,535 where they have 16 bits), the brightest is at 1 of"),
+    "label missing": (one_more(TRAIN, NOISE, None), GOOD[1], None, "from 0 on, train image 3 has None: give it its class"),
+    "label negative": (GOOD[0], one_more(TEST, NOISE, -1), INTEGERS, "from 0 on, test image 3 has -1: give it its class"),
+    "label a fraction": (one_more(TRAIN, NOISE, 0.5), GOOD[1], FRACTIONS, "labels must be whole numbers from 0 on, train"),
+    "label a word": ([(NOISE, "ant")] * 12, [(NOISE, "ant")], WORDS, "from 0 on, train image 0 has 'ant': give it its class"),
+    "label unknown": (GOOD[0], [(NOISE, 1), (NOISE, 5)], INTEGERS, "must be in train, got 5, which is not: add images"),
+    "test empty": (GOOD[0], [], None, "the split test must hold images, got none: move some of train there"),
+    "train empty": ([], GOOD[1], None, "10 images or more, and one for each class, got 0 with labels up to 0: add"),
+    "few": (contents(TRAIN[-9:]), GOOD[1], None, "10 images or more, and one for each class, got 9 with labels up to 2: add"),
+    "fewer than classes": (one_more(TRAIN[:20], NOISE, 20), GOOD[1][:5], INTEGERS, "got 20 with labels up to 20: add images"),
+    "one class": (GOOD[0][:20], GOOD[1][:5], None, "must hold two classes or more, got 0 alone: add images of others"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_cannot_be_used_is_one_line_and_exit_code_2_before_the_first_query(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, test, label, words = BAD[kind]
+    monkeypatch.setattr("backends.data._opened", lambda _: {"train": in_memory(train, label), "test": in_memory(test, label)})
+    monkeypatch.setattr(LocalBackend, "query", lambda *_: pytest.fail("the target was asked"))
+    monkeypatch.setattr("backends.targets.fit.fitted", lambda *_: pytest.fail("a target was fitted"))
+    monkeypatch.setattr("backends.remote.OwnServer.__init__", lambda *_: pytest.fail("a server was started"))
+    (tmp_path / "mine").mkdir()
+    for backend in ("local", "remote"):
+        flags = ["--data", str(tmp_path / "mine"), "--backend", backend, "--out", str(tmp_path / "run"), "--budget", "3000"]
+        assert main([*flags, "--chip-seed", "0"]) == 2
+        out, told = capsys.readouterr()
+        assert (out, told.count("\n")) == ("", 1)
+        assert told.startswith(f"error: --data {tmp_path / 'mine'}: ")
+        assert words in told
+        assert not (tmp_path / "run").exists()
+
+
+def test_one_image_a_class_and_one_to_report_on_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [(png(picture), number) for number, (picture, _) in enumerate(TRAIN[:10])]
+    label = datasets.Value("int64")
+    monkeypatch.setattr("backends.data._opened", lambda _: {"train": in_memory(rows, label), "test": in_memory(rows[:1], label)})
+    data = load(str(tmp_path))
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [9, 1, 1]
+    assert data.classes == 10
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path / "nowhere", "error: --data must be digits, a folder, or a hub id, and {} cannot be read: "),
+        (lambda path: path, "error: --data must be digits, a folder, or a hub id, and {} cannot be read: "),
+        (lambda path: class_folders(path / "one", train=TRAIN), "error: --data {} must have the splits train and test, got "),
+        (lambda path: named(path / "named"), "error: --data {} must have the columns image and label, got image, colour"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_by_name(
+    make: Callable[[Path], Path], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    name = make(tmp_path / "empty")
+    assert main(["--data", str(name), "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(words.format(name))
+    assert told.count("\n") == 1
+
+
+def named(path: Path) -> Path:
+    path.mkdir()
+    for part in ("train", "test"):
+        in_memory(contents(TEST)).rename_column("label", "colour").to_parquet(str(path / f"{part}.parquet"))
     return path
 
 
-def test_the_digits_are_split_once_and_for_all() -> None:
-    data = load("digits")
-    assert [len(part) for part in (data.train, data.validation, data.test)] == [1150, 287, 360]
-    assert data.image_shape == (1, 8, 8)
-    assert load("digits") is data
+def test_a_name_that_is_neither_folder_nor_hub_id_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.data._opened", lambda _: pytest.fail("it was looked for"))
+    with pytest.raises(InputError, match=r"^--data must be digits, a folder, or a hub id OWNER/NAME, got digit$"):
+        load("digit")
 
 
-@pytest.mark.parametrize(("shape", "channels"), [((6, 8, 3), 3), ((6, 8), 1)])
-def test_a_folder_of_images_becomes_a_data_set(shape: tuple[int, ...], channels: int, tmp_path: Path) -> None:
-    data = load(str(folder(tmp_path / "mine", [shape] * 40)))
-    assert [len(part) for part in (data.train, data.validation, data.test)] == [36, 4, 40]
-    assert data.image_shape == (channels, 6, 8)
+def test_classes_of_a_folder_are_numbered_by_name(tmp_path: Path) -> None:
+    data = load(str(class_folders(tmp_path / "mine", train=TRAIN, test=TEST[:14])))
+    assert sorted(NAMES) == NAMES
+    assert torch.bincount(data.test.labels).tolist() == [12, 2]
     assert data.classes == 3
-    everything = torch.cat([data.train.images, data.validation.images])
-    assert everything.min() >= -1.0
-    assert everything.max() <= 1.0
-    first = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)  # the same picture in both splits
-    expected = torch.from_numpy(first).view(6, 8, channels).permute(2, 0, 1).float() / 127.5 - 1.0
-    assert torch.allclose(data.test.images[0], expected, atol=1e-6)
-    assert data.test.labels[:4].tolist() == [0, 1, 2, 0]
-
-
-def test_what_is_no_data_set_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for name, words in (
-        (str(tmp_path / "nowhere"), "nowhere cannot be read"),
-        (str(tmp_path / "empty"), "empty cannot be read"),
-        (str(folder(tmp_path / "one", [(8, 8, 3)] * 3, splits=("train",))), "splits train and test, got train"),
-        (str(folder(tmp_path / "named", [(8, 8, 3)] * 3, column="colour")), "columns image and label, got image, colour"),
-        (str(folder(tmp_path / "sizes", [(8, 8, 3), (9, 8, 3)])), r"images of one size and mode, got \(8, 8, 3\), \(9, 8, 3\)"),
-    ):
-        with pytest.raises(InputError, match=words) as refused:
-            load(name)
-        assert "\n" not in str(refused.value)
