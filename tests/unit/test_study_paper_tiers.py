@@ -22,7 +22,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "cpu": {
         "targets": {"digits-residual": "resnet18", "digits": "vgg19"}, "smaller": "digits-small",
         "rates": {0.05: 0.01, 0.02: 0.005}, "grid": (0.005, 0.01, 0.03, 0.1), "chips": 50, "tested": None,
-        "generators": {0.05: ALL, 0.02: ALL}, "images": 360_000, "fixed": 5, "few": (200,), "bits": (8, 7, 6, 5, 4, 3, 2), "both": True,
+        "generators": {0.05: ALL, 0.02: ALL}, "images": 360_000, "fixed": 5, "few": (200,),
+        "bits": (8, 7, 6, 5, 4, 3, 2), "both": True,
     },
     "cifar10": {
         "targets": {"resnet20": "resnet18", "vgg11": "vgg11"}, "smaller": "resnet8-bn", "rates": {0.01: 0.01, 0.005: 0.005},
