@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -211,6 +212,7 @@ def test_what_several_probes_share_is_made_once_in_a_step() -> None:
     images = torch.full((1, 1, 1, 1), 0.3)
     assert case.step.seen(images) is images
     assert Given(images).by_image is True
+    assert Given(images) != Given(images)  # two probes are two, whatever they send
     assert Given(images).images(case.step) is images
     assert case.step.heads() == [case.step.terms[0].head, case.affine, case.net]
 
@@ -228,3 +230,10 @@ def test_a_score_of_another_number_of_heads_or_answers_of_another_number_of_term
         foreign.step.score(foreign.images)
     with pytest.raises(ValueError, match="shorter"):
         whole.step.scored([target(whole.images, chip) for chip in CHIPS[:-1]])
+
+
+def test_terms_probes_and_scores_cannot_be_changed() -> None:
+    case = Case()
+    for made, name in ((case.step.terms[0], "weight"), (Given(case.images), "pixels"), (Score(0.3, torch.empty(0), ()), "loss")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, 0.5)

@@ -1,0 +1,168 @@
+"""What the settings of a run change in its steps: images, labels, sampling, chips, heads; and what is kept of it on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from backends.interface import NOMINAL, BackendInfo, Chip, InputError
+from bbfuse.config import AffineConfig, EopmConfig, ReportConfig, StandardizeConfig, ValidationConfig
+from bbfuse.ledger import Ledger
+from bbfuse.records import RunFolder, events
+from bbfuse.train import Trainer
+from tests.helpers.open_target import CLASSES, CONFIG, DATA, ONE, POPULATION, STRICT, Open, answers, steps_of, trained
+from tests.helpers.points import named
+
+
+def shifted(image: Tensor, down: int, right: int) -> Tensor:
+    """``image`` with a black frame, seen through a window that begins ``down`` and ``right`` in the frame."""
+    frame = torch.full((1, 10, 10), -1.0)
+    frame[:, 1:9, 1:9] = image
+    return frame[:, down : down + 8, right : right + 8]
+
+
+def test_augmented_images_are_shifted_each_by_its_own_draw(tmp_path: Path) -> None:
+    _, seen = steps_of(dataclasses.replace(STRICT, augment=True, budget=900), tmp_path / "a")
+    assert len(seen) > 3
+    for number, step in enumerate(seen):
+        down, right = torch.randint(0, 3, (2, 7), generator=named(5, "augment", number)).tolist()
+        expected = [shifted(DATA.train.images[i], d, r) for i, d, r in zip(step.index.tolist(), down, right, strict=True)]
+        assert torch.equal(step.images, torch.stack(expected))
+    _, plain = steps_of(dataclasses.replace(STRICT, budget=900), tmp_path / "b")
+    assert all(torch.equal(step.images, DATA.train.images[step.index]) for step in plain)
+    assert all(torch.equal(step.labels, DATA.train.labels[step.index]) for step in plain)
+    assert [step.number for step in plain] == list(range(len(plain)))
+    assert {step.seed for step in plain} == {5}
+
+
+def test_labels_of_the_target_are_its_classes_at_nominal_voltage_for_training_and_validation(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, labels="target")
+    flipped = dataclasses.replace(
+        DATA, train=dataclasses.replace(DATA.train, labels=3 - DATA.train.labels),
+        validation=dataclasses.replace(DATA.validation, labels=3 - DATA.validation.labels),
+    )  # fmt: skip
+    trainer, target, _, _ = trained(config, tmp_path / "a", data=flipped)
+    assert torch.equal(trainer.labels, answers(DATA.train.images, NOMINAL).argmax(1))
+    assert torch.equal(trainer.validation_labels, answers(DATA.validation.images[:23], NOMINAL).argmax(1))
+    assert [(len(images), chip) for images, chip in target.asked[:3]] == [(60, NOMINAL), (23, NOMINAL), (40, ONE)]
+    lines = [line["validation"] for line in events(tmp_path / "a") if "validation" in line]
+    first = trainer.heads.state_dict()["first"]
+    logits = answers(DATA.validation.images[:23], ONE) / first["spread"] @ first["matrix"].T + first["bias"]
+    assert lines[0] == np.mean(logits.argmax(1).numpy() == trainer.validation_labels.numpy())
+
+
+def test_uniform_sampling_needs_no_difficulty_and_weighs_all_alike(tmp_path: Path) -> None:
+    _, seen = steps_of(dataclasses.replace(STRICT, sampling="uniform"), tmp_path / "a")
+    for number, step in enumerate(seen):
+        rng = named(5, "batch", number)
+        order, start = torch.randperm(60, generator=rng).numpy(), torch.rand((), generator=rng, dtype=torch.float64).item()
+        assert step.index.tolist() == [order[int((start + place) * 60 / 7)] for place in range(7)]
+        assert step.weights.tolist() == pytest.approx([1.0] * 7)
+        assert step.hard is False
+    _, hard = steps_of(STRICT, tmp_path / "b")
+    assert hard[0].hard is True
+
+
+def test_a_head_is_calibrated_on_the_first_images_that_are_owned_as_many_as_it_wants() -> None:
+    def raw(**changed: Any) -> int:
+        trainer = Trainer(
+            dataclasses.replace(POPULATION, budget=9_000, **changed), Open().info, DATA, Ledger(Open(), 9_000), None
+        )
+        return int(trainer.heads.asked_first[0])
+
+    assert raw(head="standardize", standardize=StandardizeConfig(images=11)) == 11
+    assert raw(head="standardize") == 50
+    for head in ("affine", "net"):
+        assert raw(head=head, chip_seed=3, affine=AffineConfig(images=13)) == 13
+        assert raw(head=head, chip_seed=3, affine=AffineConfig()) == 60
+
+
+def test_the_population_is_validated_and_reported_on_chips_of_their_own(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        POPULATION, validation=ValidationConfig(images=9, times=2), report=ReportConfig(chips=3, images=19)
+    )
+    trainer, target, reported, _ = trained(config, tmp_path / "a")
+    steps = trainer.plan.steps
+    validated = [chip.seed for images, chip in target.asked if len(images) == 9]
+    assert validated == [40_000, 40_000 + steps]
+    assert {chip for images, chip in target.asked if len(images) == 19} == {
+        NOMINAL, *(Chip(0.05, 50_000 + place) for place in range(3))
+    }  # fmt: skip
+    assert torch.equal(target.asked[-2][0], DATA.test.images[:19])
+    assert reported["perturbed"]["chips"] == 3
+    assert reported["clean"] == np.mean(
+        answers(DATA.test.images[:19], NOMINAL).argmax(1).numpy() == DATA.test.labels[:19].numpy()
+    )
+
+
+def test_with_a_model_in_place_of_the_target_chips_are_drawn_for_one_chip_too(tmp_path: Path) -> None:
+    trainer = Trainer(CONFIG, Open().info, DATA, Ledger(Open(), 500), None)
+    trainer.stages.method.model = answers
+    (term,) = trainer._terms()
+    assert term.chip == Chip(0.05, int(torch.randint(30_000, (1,), generator=named(5, "training chips", 0))))
+    assert term.weight == 5.0
+    assert trainer.config.eopm == EopmConfig()
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((1, 8, 9), CLASSES), ((1, 8, 8), CLASSES + 1)])
+def test_data_that_the_target_does_not_take_are_refused_before_it_is_asked(shape: tuple[int, int, int], classes: int) -> None:
+    info = BackendInfo("other", Open().info.access, shape, classes)
+    with pytest.raises(InputError, match=r"other takes images \(1, 8, .*classes, but --data some has \(1, 8, 8\) and 4"):
+        Trainer(CONFIG, info, DATA, Ledger(Open(), 500), None)
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_with_everything_that_changes(tmp_path: Path) -> None:
+    whole, _, accuracy, _ = trained(CONFIG, tmp_path / "a")
+    stop = RuntimeError("stopped")
+
+    def at_ten(status: Any) -> None:
+        if status.step == 10:
+            raise stop
+
+    target = Open()
+    records = RunFolder.create(tmp_path / "b", CONFIG)
+    first = Trainer(CONFIG, target.info, DATA, Ledger(target, 500), records)
+    with pytest.raises(RuntimeError, match="stopped"):
+        first.run(at_ten, checkpoint_seconds=-1.0)
+    second = Trainer(CONFIG, target.info, DATA, Ledger(target, 500), records)
+    assert second.run(lambda _: None) == accuracy
+    records.close()
+    assert second.step == whole.step
+    # the tenth step was made twice, as its checkpoint was not written yet
+    assert second.ledger.images == whole.ledger.images
+    assert sum(len(images) for images, _ in target.asked) == whole.ledger.images + 7
+    for one, other in zip(whole.fuse.parameters(), second.fuse.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(whole.sampler.difficulty, second.sampler.difficulty)
+    for name, value in whole.heads.state_dict()["kept"].items():
+        assert torch.equal(second.heads.state_dict()["kept"][name], value)
+    assert second.validation == whole.validation
+    assert second.loss == whole.loss
+
+
+@pytest.mark.parametrize(
+    ("tick", "wanted", "every"),
+    [(10.0, {"checkpoint_seconds": 0.0}, 1), (10.0, {"checkpoint_seconds": 25.0}, 3), (10.0, {"checkpoint_seconds": 30.0}, 4),
+     (10.5, {}, 1), (9.5, {}, 2)],
+)  # fmt: skip
+def test_a_checkpoint_is_written_after_the_warm_up_and_when_the_last_one_is_older_than_wanted_or_ten_seconds(
+    tick: float, wanted: dict[str, float], every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count(0.0, tick)  # the clock is read once a step, and again when a checkpoint was written
+    with contextlib.closing(RunFolder.create(tmp_path / "a", CONFIG)) as records:
+        trainer = Trainer(CONFIG, Open().info, DATA, Ledger(Open(), 500), records)
+        written: list[int] = []
+        monkeypatch.setattr(trainer, "save", lambda: written.append(trainer.step))
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: next(now))
+            trainer.run(lambda _: None, **wanted)
+    assert written == list(range(0, 26, every))
