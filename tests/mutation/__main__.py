@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", choices=["sample", "score"])
     parser.add_argument("--mutants", type=int, default=450, help="size of the sample")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minimum", type=int, help="mutants of each module, as far as it has so many")
     parser.add_argument("--only", help="beginning of a module's path, such as bbfuse/estimators")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--least", type=float, default=90.0, help="per cent that must be killed")
@@ -33,6 +35,8 @@ def main(arguments: list[str]) -> int:
         _print(json.loads(SCORE.read_text()))
         return 0
     settings, began = Settings.read(), time.monotonic()
+    if chosen.minimum is not None:
+        settings = replace(settings, minimum=chosen.minimum)
     mutants = sample(settings, chosen.mutants, chosen.seed, chosen.only)
     done = 0
 
@@ -74,6 +78,8 @@ def _score(mutants: list[Mutant], killed: list[bool], seed: int) -> dict[str, An
 def _print(score: dict[str, Any]) -> None:
     for module, found in score["modules"].items():
         print(f"{module:48} {found['killed']:4} of {found['mutants']:4}  {100 * found['killed'] / found['mutants']:5.1f} %")
+    for found in score["survivors"]:
+        print(f"survived: {found['module']}: {found['after']}  ({found['reason']})")
     print(f"{score['killed']} of {score['mutants']} mutants killed, {score['percent']} % (seed {score['seed']})")
 
 

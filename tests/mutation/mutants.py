@@ -74,11 +74,11 @@ class Mutant:
 def mutants_of(module: str, settings: Settings) -> list[Mutant]:
     """All mutants of ``module`` but those in type annotations and in cosmetic arguments of drawing calls."""
     source = (ROOT / module).read_text()
-    tree, left_out = get_ast(source), list(_left_out(ast.parse(source), set(settings.cosmetic)))
+    nodes, left_out = list(_nodes(get_ast(source))), list(_left_out(ast.parse(source), set(settings.cosmetic)))
     found = []
     for name in settings.operators:
         operator = get_operator(name)()
-        positions = (position for node in _nodes(tree) for position in operator.mutation_positions(node))
+        positions = (position for node in nodes for position in operator.mutation_positions(node))
         for occurrence, (start, _) in enumerate(positions):
             if not any(first <= start < last for first, last in left_out):
                 found.append(Mutant(module, name, occurrence, start[0]))
@@ -86,18 +86,18 @@ def mutants_of(module: str, settings: Settings) -> list[Mutant]:
 
 
 def sample(settings: Settings, count: int, seed: int, only: str | None = None) -> list[Mutant]:
-    """About ``count`` mutants of all modules (of those whose path begins with ``only``): `Settings.minimum` of each, the rest in
-    proportion to how many a module has. The same ``seed`` and code give the same mutants."""
+    """``count`` mutants of all modules (of those whose path begins with ``only``): first `Settings.minimum` of each, as far as
+    it has so many, then any of the others. The same ``seed`` and code give the same mutants."""
     rng = random.Random(seed)
-    by_module = {module: mutants_of(module, settings) for module in settings.files() if module.startswith(only or "")}
-    total = sum(map(len, by_module.values()))
-    spare = max(0, count - sum(min(settings.minimum, len(found)) for found in by_module.values()))
-    chosen = []
-    for found in by_module.values():
-        rng.shuffle(found)
-        chosen += found[: settings.minimum + round(spare * len(found) / total)]
+    chosen, rest = [], []
+    for module in settings.files():
+        if module.startswith(only or ""):
+            found = mutants_of(module, settings)
+            rng.shuffle(found)
+            chosen += found[: settings.minimum]
+            rest += found[settings.minimum :]
     rng.shuffle(chosen)
-    return chosen[:count]
+    return (chosen + rng.sample(rest, len(rest)))[:count]
 
 
 def _nodes(node: Any) -> Iterator[Any]:
