@@ -105,7 +105,7 @@ class Plan:
         first, rest = range(self.warm_up_steps), range(self.warm_up_steps, self.steps, self.every)
         watched = sum(self.watches_at(step) for step in range(self.steps + 1))
         return {
-            "watch": self.watch * (2 + watched if self.watches else 0),
+            "watch": self.watch * (2 + watched),
             "warm_up": self.warm_up,
             "training": self.warm_up_step.of(config, first) + self.step.of(config, rest),
             "validation": self.validation * sum(self.validates(step) for step in range(self.steps + 1)),

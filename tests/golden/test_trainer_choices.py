@@ -164,5 +164,5 @@ def test_a_checkpoint_is_written_after_the_warm_up_and_when_the_last_one_is_olde
         monkeypatch.setattr(trainer, "save", lambda: written.append(trainer.step))
         with monkeypatch.context() as patch:
             patch.setattr(time, "monotonic", lambda: next(now))
-            trainer.run(lambda _: None, **wanted)
+            trainer.run(lambda _: None, **wanted)  # type: ignore[arg-type]
     assert written == list(range(0, 26, every))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ def test_a_spread_is_the_mean_and_the_population_sd() -> None:
     assert found.mean == pytest.approx(0.5, abs=1e-15)
     assert found.sd == pytest.approx((0.245 / 4) ** 0.5, abs=1e-15)
     assert found.chips == 4
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.mean = 0.3  # type: ignore[misc]
     assert vars(Spread.of([0.3])) == {"mean": 0.3, "sd": 0.0, "chips": 1}
 
 

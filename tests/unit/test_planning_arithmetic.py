@@ -138,6 +138,11 @@ def test_one_chip_by_hand() -> None:
         "watch": Queries(96, 12), "warm_up": Queries(105, 2), "training": Queries(106 * 78, 106 * 6),
         "validation": Queries(90, 3), "report": Queries(600, 8),
     }  # fmt: skip
+    for budget, steps in ((9_986, 106), (9_985, 105)):  # 78 times 106 are left, to the last image
+        assert (
+            plan(dataclasses.replace(ONE_CHIP, budget=budget), DATA, heads((70,)), [method(6, images_first=35)], watch(4)).steps
+            == steps
+        )
     bare = plan(ONE_CHIP, DATA, heads(()), [method(6)], watch(0))
     assert (bare.watch, bare.watches, bare.sent(ONE_CHIP)["watch"]) == (Queries(), 0, Queries())
     assert bare.steps == (8_281 + 105 + 96) // 78
@@ -194,6 +199,8 @@ def test_a_method_that_asks_every_few_steps_has_so_many_times_the_steps_and_asks
     asking = (10_000 - 90 - 600 - 700 - 128) // 13
     assert (made.steps, made.every) == (4 * asking, 4)
     assert made.sent(ONE_CHIP)["training"] == Queries(13 * asking, asking)
+    mixed = plan(dataclasses.replace(ONE_CHIP, warm_up=40), DATA, heads(()), [method(3, every=2), method(1, every=4)], watch(0))
+    assert (mixed.steps, mixed.every) == (1 + 4 * ((10_000 - 90 - 600 - 700 - 128 - 39) // 13), 4)
 
 
 def test_a_method_with_a_model_asks_one_term_at_nominal_voltage_and_calibrates_no_chip() -> None:
@@ -226,3 +233,9 @@ def test_the_budget_that_is_named_as_the_least_allows_one_step_and_one_less_does
             f"step; give at least {least}"
         )
     assert plan(dataclasses.replace(config, budget=least), DATA, heads(()), [method(6)], watch(0)).steps == 1
+
+
+def test_what_is_planned_cannot_be_changed() -> None:
+    for made, name in ((Queries(3, 2), "images"), (NOTHING, "whole"), (timetable(9), "steps")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, 5)
