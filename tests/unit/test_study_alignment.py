@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import mean, pstdev
 from types import SimpleNamespace
 from typing import Any
@@ -112,7 +113,7 @@ def test_the_fuse_follows_the_true_gradient_and_the_sampler_sees_every_loss(monk
     for one, other in zip(first, second, strict=True):
         for mine, theirs in zip(one, other, strict=True):
             torch.testing.assert_close(mine, theirs)
-    moved = [(later[0] - now[0]).norm().item() for now, later in zip(first, first[1:], strict=False)]
+    moved = [(later[0] - now[0]).norm().item() for now, later in pairwise(first)]
     assert min(moved) > 1e-3
     assert len({tuple(images.flatten().tolist()) for _, images, _ in first}) == 7
 
@@ -136,8 +137,9 @@ def test_cases_and_windows_are_those_that_are_committed() -> None:
 def test_the_table_has_a_column_for_each_window() -> None:
     rows = [
         {
-            "method": name, "steps_before": first, "answers_per_image": place + 3, "cosine_mean": 0.1234 + 0.01 * place + first / 2000,
-            "cosine_sd": 0.0567, "scale_mean": None if place % 2 else 1.234 + first / 1000,
+            "method": name, "steps_before": first, "answers_per_image": place + 3,
+            "cosine_mean": 0.1234 + 0.01 * place + first / 2000, "cosine_sd": 0.0567,
+            "scale_mean": None if place % 2 else 1.234 + first / 1000,
         }
         for place, name in enumerate(alignment.CASES) for first in (0, 200, 1000)
     ]  # fmt: skip
