@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bbfuse.train import Status
@@ -22,8 +22,7 @@ class Show:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._bar: Progress | None = None
-        self._task = None
+        self._bar: tuple[Progress, TaskID] | None = None
         self._printed = 0
         self._began: tuple[float, int] | None = None
 
@@ -37,14 +36,14 @@ class Show:
                 TextColumn("{task.fields[spent]} images"), BarColumn(), TextColumn("loss {task.fields[loss]}"),
                 TextColumn("validation {task.fields[validation]}"), TimeRemainingColumn(compact=True),
             )  # fmt: skip
-            self._bar = Progress(*columns, console=self._console)
-            self._bar.start()
-            self._task = self._bar.add_task("", total=None, spent="0", loss="-", validation="-")  # type: ignore[assignment]
+            bar = Progress(*columns, console=self._console)
+            bar.start()
+            self._bar = bar, bar.add_task("", total=None, spent="0", loss="-", validation="-")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar[0].stop()
 
     def watch(self, status: Status) -> None:
         """Take note of where the run stands."""
@@ -53,10 +52,11 @@ class Show:
         loss = "-" if status.loss is None else f"{status.loss:.3f}"
         validation = "-" if status.validation is None else f"{100 * status.validation:.1f} %"
         spent = f"{status.images:,} of {status.budget:,}"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=status.step, total=status.steps, spent=spent, loss=loss, validation=validation)
-        elif status.step * _PLAIN_LINES // status.steps > self._printed:
-            self._printed = status.step * _PLAIN_LINES // status.steps
+        if self._bar is not None:
+            bar, task = self._bar
+            bar.update(task, completed=status.step, total=status.steps, spent=spent, loss=loss, validation=validation)
+        elif (tenth := status.step * _PLAIN_LINES // status.steps) > self._printed:
+            self._printed = tenth
             left = (now - began) * (status.steps - status.step) / max(status.step - first, 1)
             self.say(f"{spent} images, loss {loss}, validation {validation}, about {left:.0f} s left")
 

@@ -54,9 +54,11 @@ def test_one_chip_has_a_number_and_no_spread(capsys: pytest.CaptureFixture[str])
 
 
 def test_two_chips_have_a_spread(capsys: pytest.CaptureFixture[str]) -> None:
-    closing_table(made_summary(chips=2))
+    summary = made_summary(chips=2)
+    summary["accuracy"]["perturbed"]["sd"] = 0.231
+    closing_table(summary)
     cells, lines = printed(capsys)
-    assert cells[2][1] == "41.2 ± 3.1 %"
+    assert cells[2][1] == "41.2 ± 23.1 %"
     assert lines[0] == "Held-out accuracy, 3.75 % bit errors, 2 unseen chips"
 
 
@@ -95,8 +97,11 @@ def test_a_surrogate_is_trusted_from_a_fifth_of_the_variance_on(
         ({"deterministic": None, "honours_chip": None, "noise": None, "drift": None}, []),
         ({"deterministic": False, "noise": 0.0347},
          ["the target does not repeat itself: asked twice, it changed a logit by 3.5 % of their spread"]),
+        ({"deterministic": False, "noise": 0.0344},
+         ["the target does not repeat itself: asked twice, it changed a logit by 3.4 % of their spread"]),
         ({"honours_chip": False}, ["the target answered alike at nominal voltage and on a chip"]),
         ({"drift": 0.0}, ["asked again on the way, the target had changed a logit by at most 0 % of their spread"]),
+        ({"drift": 0.00276}, ["asked again on the way, the target had changed a logit by at most 0.28 % of their spread"]),
         ({"drift": 0.00273}, ["asked again on the way, the target had changed a logit by at most 0.27 % of their spread"]),
     ],
 )  # fmt: skip
@@ -171,13 +176,13 @@ def test_the_plan_gives_what_each_purpose_sends(capsys: pytest.CaptureFixture[st
 
 
 def test_a_plan_names_cost_and_size_and_leaves_out_what_is_not_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = {**made_plan(watched=0), "exact": False, "bytes": {"up": 1_234_560_000, "down": 781_000}}
+    plan = {**made_plan(watched=0), "exact": False, "bytes": {"up": 123_456_000_000, "down": 781_000}}
     plan["queries"] |= {"cost": 17.5}
     plan_table(plan)
     cells, lines = printed(capsys)
     assert [row[0] for row in cells[1:3]] == ["warm-up: labels and head", "training, 1,692 steps"]
     assert lines == [
-        "16,850 images in 877 requests that cost 17.50 (budget 20,000); about 1,234.6 MB up and 0.8 MB down, without HTTP "
+        "16,850 images in 877 requests that cost 17.50 (budget 20,000); about 123,456.0 MB up and 0.8 MB down, without HTTP "
         "headers; at most that, since a smaller fuse may ask less, if no request has to be sent again: retries take what is kept "
         "back, then training"
     ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +19,7 @@ from bbfuse import run
 from bbfuse.config import RayConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.ledger import BudgetSpentError
 from bbfuse.records import RunFolder
-from bbfuse.run import execute, forecast, main
+from bbfuse.run import execute, forecast
 from bbfuse.train import Status, Trainer
 from tests.helpers.targets import LinearBackend
 
@@ -63,12 +61,13 @@ def opened(linear: LinearBackend, monkeypatch: pytest.MonkeyPatch) -> LinearBack
 
 
 def test_points_and_costs_of_the_summary_are_those_of_the_run(
-    opened: LinearBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: LinearBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = iter([1_000.0, 1_083.5])
     monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(times)))
     folder = tmp_path / "run"
     summary = execute(dataclasses.replace(CONFIG, out=folder))
+    assert capsys.readouterr().err == f"run folder: {folder}\n"
     assert summary["accuracy"] == ACCURACY
     assert summary["recovered_points"] == pytest.approx(38.7)
     assert summary["lost_points"] == pytest.approx(51.9)
@@ -99,6 +98,27 @@ def test_a_finished_run_is_not_done_again(opened: LinearBackend, tmp_path: Path)
     summary = execute(dataclasses.replace(CONFIG, out=folder))
     assert execute(RunConfig(resume=folder, json=True)) == summary
     assert opened.received == 177
+
+
+@pytest.mark.parametrize(("latest", "said"), [("1.5", False), ("1.4", True)])
+def test_other_versions_than_the_latest_are_recorded_and_said(
+    latest: str,
+    said: bool,
+    opened: LinearBackend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run, "versions", lambda: {"torch": "1.5"})
+    monkeypatch.setattr(run, "changed", lambda before, now: "" if before == now else f"torch {before['torch']}")
+    earlier = [{"torch": "1.1"}, {"torch": "1.2"}, {"torch": latest}]
+    with contextlib.closing(RunFolder.create(tmp_path / "run", CONFIG)) as folder:
+        folder.write_versions(earlier)
+    summary = execute(RunConfig(resume=tmp_path / "run"))
+    *others, last = earlier if latest == "1.5" else [*earlier, {"torch": "1.5"}]
+    assert (summary["earlier_versions"], summary["versions"]) == (others, last)
+    first = "other versions than this run was begun with: torch 1.4; it may end with other numbers than uninterrupted\n"
+    assert capsys.readouterr().err == (first if said else "") + f"run folder: {tmp_path / 'run'}\n"
 
 
 @pytest.mark.parametrize("change", [{"budget": 5_300}, {"out": Path("x")}, {"plan": True}, {"seed": 1}])
@@ -211,74 +231,3 @@ def test_a_run_without_a_folder_gets_a_name_that_is_free(
     with pytest.raises(MadeError) as made:
         execute(RunConfig(chip_seed=chip_seed))
     assert str(made.value) == f"runs/{name}"
-
-
-@contextlib.contextmanager
-def doing(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, Any] | BaseException, seen: list[Any]) -> Any:
-    """`main` whose work has this ``outcome``; what it was called with is ``seen``."""
-
-    def done(name: str) -> Callable[[Any], Any]:
-        def do(given: Any) -> Any:
-            seen.append((name, given))
-            if isinstance(outcome, BaseException):
-                raise outcome
-            return outcome
-
-        return do
-
-    with monkeypatch.context() as patch:
-        for name in ("execute", "forecast"):
-            patch.setattr(run, name, done(name))
-        for name in ("closing_table", "plan_table"):
-            patch.setattr(f"bbfuse.console.{name}", lambda result, name=name: seen.append((name, result)))
-        yield
-
-
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        (["--chip-seed", "3"], ["execute", "closing_table"]), (["--plan"], ["forecast", "plan_table"]), (["--json"], ["execute"]),
-        (["--plan", "--json"], ["forecast"]),
-    ],
-)  # fmt: skip
-def test_a_table_or_json_of_the_run_or_of_the_plan_is_printed(
-    arguments: list[str], names: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen: list[Any] = []
-    with doing(monkeypatch, {"a": {"b": 3}}, seen):
-        assert main(arguments) == 0
-    assert [name for name, _ in seen] == names
-    told = capsys.readouterr()
-    assert told.out == ('{\n  "a": {\n    "b": 3\n  }\n}\n' if "--json" in arguments else "")
-    assert told.err == ""
-
-
-def test_without_arguments_it_runs_for_chip_0_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen: list[Any] = []
-    with doing(monkeypatch, {}, seen):
-        assert main([]) == 0
-    assert seen == [("execute", RunConfig(chip_seed=0)), ("closing_table", {})]
-    assert capsys.readouterr().err == "no arguments: running python -m bbfuse.run --chip-seed 0\n"
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "words"),
-    [
-        (InputError("bad"), 2, "error: bad\n"), (TargetError("gone"), 1, "error: gone\n"),
-        (KeyboardInterrupt(), 130, "interrupted; go on with --resume and the run folder\n"),
-    ],
-)  # fmt: skip
-def test_what_ends_a_run_has_its_exit_code(
-    error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with doing(monkeypatch, error, []):
-        assert main(["--chip-seed", "3"]) == code
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("", words)
-
-
-def test_the_command_line_is_known_without_torch() -> None:
-    code = "import sys, bbfuse.run; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
