@@ -106,3 +106,10 @@ def test_what_takes_one_point_at_a_time_is_refused_from_two_workers_on() -> None
     assert Nevergrad(NevergradConfig("TBPSA", workers=2), problem, small_fuse()).answers_per_image == 2
     with pytest.raises(InputError, match=f"{one_at_a_time} takes one point at a time: give --nevergrad.workers 1"):
         Nevergrad(NevergradConfig(one_at_a_time, workers=2), problem, small_fuse())
+
+
+def test_a_loss_for_each_point_is_told_or_none() -> None:
+    method = Nevergrad(NevergradConfig("DiagonalCMA", SIGMA, 4), Problem(7, 3, False, SEED), small_fuse())
+    points = method.ask()
+    with pytest.raises(ValueError, match="shorter"):
+        method.tell(points, [0.3, 0.2, 0.1])
