@@ -40,7 +40,7 @@ from experiments import (
 from experiments.benchmarks import hardening, injection, overhead, proxy, remote, scaling, training
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.paper import __main__ as paper
-from experiments.study import RESULTS, Study, configs_of, rows_of, settings_of
+from experiments.study import RESULTS, Study, configs_of, rows_of
 
 
 def test_the_committed_result_is_that_of_the_study_as_it_stands() -> None:
@@ -309,16 +309,6 @@ def test_a_command_shows_its_committed_result(name: str, capsys: pytest.CaptureF
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "study", [main_job.STUDY, tuning.STUDY, access_gap.STUDY, fleet.STUDY, misled.STUDY], ids=lambda study: str(study.name)
-)
-def test_the_settings_of_a_study_are_kept_by_their_differences(study: Study) -> None:
-    tasks = study.tasks()
-    kept = json.loads(json.dumps(settings_of(tasks)))
-    assert configs_of(kept) == [task.config for task in tasks]
-    assert len(json.dumps(kept)) < 300 * len(tasks) + 5000
-
-
 def test_every_result_has_its_command() -> None:
     assert {path.stem for path in RESULTS.glob("*.json")} == {*COMMANDS, "paper_cifar10"}
 
@@ -336,12 +326,6 @@ def test_binary_tensors_were_as_fast_as_they_have_to_be() -> None:
     for shape in ("1x8x8", "3x32x32"):
         assert speeds[shape, 20, "binary"] >= 0.7 * speeds[shape, 20, "local"]
     assert speeds["3x32x32", 0, "binary"] >= 5 * speeds["3x32x32", 0, "json"]
-
-
-def test_the_tuned_values_are_the_best_of_their_grids() -> None:
-    for setting in tuning.SETTINGS:
-        for name, arm in tuning.ARMS.items():
-            assert tuning.tuned(setting, name) in arm.grid
 
 
 def test_the_peers_in_the_injection_benchmark_do_the_same_work() -> None:
@@ -385,41 +369,3 @@ def test_what_travels_to_workers_is_small_beside_what_it_replaces() -> None:
         assert row["bytes_per_probe"] < 100
         if row["case"] in scaling.PEERS:
             assert row["peer_bytes_per_probe"] > 5 * row["bytes_per_probe_in_all"]
-
-
-COSTS = saturation.Costs(1000, step=8.0, probe=0.5, compute=3.0)
-
-
-def test_a_simulated_step_is_what_it_has_to_be_at_both_ends() -> None:
-    alone = saturation.simulated(COSTS, 7.0, workers=1, probes=6)
-    assert alone.milliseconds == pytest.approx(8.0 + 0.5 + 6 * (3.0 + 7.0))  # the probes follow one another
-    many = saturation.simulated(COSTS, 7.0, workers=1000, probes=4000)
-    assert many.milliseconds == pytest.approx(8.0 + 4000 * 0.5)  # the driver never waits
-    assert many.busy == pytest.approx(1.0)
-    one_core = saturation.simulated(COSTS, 0.0, workers=4, probes=40, cores=1)
-    assert one_core.milliseconds == pytest.approx(8.0 + 0.5 + 40 * 3.0)  # four workers on one core are as one
-    assert saturation.simulated(COSTS, 7.0, 2, 40, cores=2) == saturation.simulated(COSTS, 7.0, 2, 40)
-
-
-@pytest.mark.parametrize("answer", [0.0, 7.0, 90.0])
-def test_no_simulated_step_is_shorter_than_the_drivers_work_or_its_workers(answer: float) -> None:
-    for workers in (1, 2, 5, 16, 61):
-        for probes in (1, 7, 64, 500):
-            step = saturation.simulated(COSTS, answer, workers, probes)
-            assert step.milliseconds >= COSTS.step + probes * COSTS.probe - 1e-9
-            assert step.milliseconds >= COSTS.step + -(-probes // workers) * (COSTS.compute + answer)
-            assert 0.0 < step.busy <= 1.0 + 1e-9
-
-
-def test_the_driver_saturates_where_the_simulation_says() -> None:
-    """The rows follow from the measured costs; below half of the limit more workers are more probes a second, above twice it they
-    are not; what was measured is met to a half."""
-    result = json.loads((RESULTS / "saturation.json").read_text())
-    assert saturation.rows_from(result["config"]["measured"]) == result["rows"]
-    for row in result["rows"]:
-        if row["measured"] is not None:
-            assert abs(row["relative_error"]) < 0.5
-        elif row["workers"] > 2 * row["saturates_at"]:
-            assert row["driver_busy"] > 0.99
-        elif row["workers"] < row["saturates_at"] / 2:
-            assert row["driver_busy"] < 0.8

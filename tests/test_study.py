@@ -78,16 +78,6 @@ def test_a_run_that_fails_is_told_and_loses_no_other(
     assert "Traceback" not in told.err
 
 
-def test_a_row_of_the_progress_says_how_a_run_stands(tmp_path: Path) -> None:
-    task = Task({"name": "mine"}, SMALL)
-    future: Any = carrying.Future()
-    assert carrying._row(future, task, tmp_path, 0) == ("mine", "waiting", "0 of 1,500", "")
-    (tmp_path / "events.jsonl").write_text('{"step": 1, "images": 640}\n{"step": 2, "images": 1280}\n{"st')
-    assert carrying._row(future, task, tmp_path, 0) == ("mine", "running", "1,280 of 1,500", "")
-    future.set_result({"queries": {"images": 1450}, "accuracy": {"perturbed_fused": {"mean": 0.5}}})
-    assert carrying._row(future, task, tmp_path, 0) == ("mine", "done", "1,450 of 1,500", "50.0")
-
-
 def _die(task: Task, folder: Path) -> dict[str, Any]:
     import os
 
@@ -132,18 +122,3 @@ def test_trials_of_ray_tune_come_to_the_rows_of_runs(
     assert rows(*tuning.by_tune(tmp_path / "there", tasks, "local")) == alone
     assert alone[0]["accuracy"] != alone[1]["accuracy"]
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "words"), [("", "must have CONFIGS"), ("CONFIGS = [3]", "must have CONFIGS"), (None, "is no file")]
-)
-def test_what_is_no_list_of_runs_is_refused_in_one_line(
-    text: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "mine.py"
-    if text is not None:
-        file.write_text(text)
-    assert study.main([str(file)]) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert told.count("\n") == 1
