@@ -16,5 +16,5 @@ def centred_ranks(losses: Sequence[float]) -> Tensor:
     if len(values) < 2:
         return torch.zeros(len(values))
     below = (values[None, :] < values[:, None]).sum(1)
-    equal = (values[None, :] == values[:, None]).sum(1)
-    return ((below + (equal - 1) / 2) / (len(values) - 1) - 0.5).float()
+    not_above = (values[None, :] <= values[:, None]).sum(1)
+    return ((below + not_above - 1) / 2 / (len(values) - 1) - 0.5).float()

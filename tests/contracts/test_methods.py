@@ -22,7 +22,7 @@ from bbfuse.estimators.rge import InputRge
 from bbfuse.fuse import Fuse
 from bbfuse.head import Affine, Head
 from bbfuse.ledger import Ledger
-from bbfuse.methods import METHODS, BackpropConfig, RgeConfig, SpsaConfig
+from bbfuse.methods import METHODS, BackpropConfig, RgeConfig
 from bbfuse.objective import Step, Term
 from bbfuse.scoring import Probe, Score
 from tests.helpers.targets import CHIP, SMALL, StepMaker
@@ -81,9 +81,6 @@ def truth_of(step: Step) -> Tensor:
 
 def test_every_method_of_the_table_is_tested_here() -> None:
     assert {name.split(",")[0] for name in VARIANTS} == set(METHODS)
-    for name, method in METHODS.items():
-        assert hasattr(RunConfig(), section_of(name))
-        assert callable(method.load())
 
 
 @pytest.mark.parametrize("name", UNBIASED)
@@ -193,11 +190,22 @@ def test_saved_and_loaded_it_goes_on_identically(name: str, step_of: StepMaker) 
     assert not torch.equal(fuse.vector(), step_of().fuse.vector())
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two states are equal, tensors number for number."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_its_state_can_be_kept_in_a_checkpoint_of_plain_values(name: str, step_of: StepMaker, tmp_path: Any) -> None:
     method, _ = trained(name, step_of, range(2))
     torch.save(method.state_dict(), tmp_path / "state")
-    torch.load(tmp_path / "state", weights_only=True)
+    assert same(torch.load(tmp_path / "state", weights_only=True), method.state_dict())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -221,17 +229,27 @@ def test_sends_as_often_as_it_says_and_leaves_its_probes_no_trace(name: str, ste
 
 @pytest.mark.parametrize("name", ASKING)
 def test_heads_get_their_exact_gradient(name: str, step_of: StepMaker) -> None:
+    """The mean over all that was sent of the gradient of the weighted cross-entropy, and that of the penalty once."""
     head = Affine(3, decay=1e-2)
-    step = step_of(head=head)
-    before = copy.deepcopy(step.fuse)
+    with torch.no_grad():
+        head.matrix += torch.tensor([[0.3, -0.2, 0.1], [0.05, -0.4, 0.2], [-0.1, 0.15, 0.25]])
+    step, sent = step_of(head=head), []
+    ask, ask_with_tape = step.ask, step.ask_with_tape
+
+    def noting(images: Tensor, chip: Any) -> Tensor:
+        answers = (ask_with_tape if images.requires_grad else ask)(images, chip)
+        sent.append(answers.detach().clone())
+        return answers
+
+    step.ask = step.ask_with_tape = noting
     make(name, step.fuse).update(step, 10)
     step.finish()
-    assert head.matrix.grad is not None
-    if name == "backprop":
-        answers = step.ask(before(step.images), CHIP)
-        losses = torch.nn.functional.cross_entropy(head(answers), step.labels, reduction="none")
-        (expected,) = torch.autograd.grad((losses * step.weights).mean() + head.penalty(), head.matrix)
-        assert torch.allclose(head.matrix.grad, expected, atol=1e-6)
+    losses = [nn.functional.cross_entropy(head(answers), step.labels, reduction="none") * step.weights for answers in sent]
+    parameters = [head.matrix, head.bias]
+    away = (head.matrix - torch.eye(3)).square().sum()
+    expected = torch.autograd.grad(torch.stack(losses).mean() + 1e-2 * away, parameters)
+    for p, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", STRICT)
@@ -384,12 +402,6 @@ def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, 
 
 def test_the_first_spsa_update_has_the_wanted_size(step_of: StepMaker) -> None:
     step = step_of()
-    estimator = make("spsa", step.fuse, **vars(SpsaConfig(step=0.01)))
-    assert isinstance(estimator, Descent)
-    assert estimator.learning_rate(0, 100) == 0.0
-    size = gradient(estimator, step).abs().mean().item()
-    assert estimator.learning_rate(0, 100) * size == pytest.approx(0.01)
-    rates = [estimator.learning_rate(k, 100) for k in range(100)]
-    assert rates == sorted(rates, reverse=True)
-    # Spall 1998: a_k = a / (A + k + 1)^alpha with A = 10
-    assert rates[50] / rates[0] == pytest.approx((11 / 61) ** 0.602)
+    start = step.fuse.vector().clone()
+    make("spsa", step.fuse, step=0.01, pairs=3).update(step, 100)
+    assert (step.fuse.vector() - start).abs().mean().item() == pytest.approx(0.01, rel=1e-4)

@@ -52,4 +52,6 @@ def test_where_all_losses_are_equal_the_fuse_stays() -> None:
 
 
 def test_it_asks_for_the_centre_beside_its_directions() -> None:
-    assert Fzoo(CONFIG, PROBLEM, small_fuse()).answers_per_image == 5
+    method = Fzoo(CONFIG, PROBLEM, small_fuse())
+    assert method.answers_per_image == 5
+    assert method.optimizer.param_groups[0]["lr"] == 0.0  # `update` sets it

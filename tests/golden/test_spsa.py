@@ -42,7 +42,7 @@ def estimate(theta: Array, number: int, c: float, pairs: int, lost: Collection[i
 
 
 def spall(numbers: range, steps: int, lost: dict[int, Collection[int]], flat: Collection[int] = ()) -> list[Array]:
-    theta, sizes, path = START.copy(), [], []
+    theta, sizes, path = START.copy(), list[float](), []
     for k in numbers:
         g = estimate(theta, k, 0.07 / (k + 1) ** 0.3, 3, lost.get(k, ()))
         if g is not None and k not in flat:
@@ -69,6 +69,7 @@ def test_spsa_has_no_rate_before_it_has_an_estimate_and_then_that_of_the_first_u
     for k in (0, 25, 50):  # A = 5
         assert method.learning_rate(k, 50) == pytest.approx(0.013 / size * (6 / (6 + k)) ** 0.9)
     assert method.state_dict()["sizes"] == pytest.approx([size])
+    assert method.optimizer.param_groups[0]["lr"] == 0.0  # `update` sets it
     assert method.answers_per_image == 6
 
 
@@ -93,6 +94,7 @@ def test_spsa_gc_takes_blackvips_steps_with_nesterovs_momentum(momentum: float) 
 
 def test_the_gain_of_spsa_gc_falls_with_the_step_alone() -> None:
     method = SpsaGc(CORRECTED, PROBLEM, small_fuse())
+    assert method.optimizer.param_groups[0]["lr"] == 0.0  # `update` sets it
     for k in (0, 25, 50):
         assert method.learning_rate(k, 50) == method.learning_rate(k, 7) == pytest.approx(0.4 / (k + 3.5) ** 0.7)
     assert method.answers_per_image == 6
