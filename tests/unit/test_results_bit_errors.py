@@ -142,6 +142,16 @@ def test_the_tables_show_per_cent_and_the_guarantees(monkeypatch: pytest.MonkeyP
     assert f"allows {fifty:.0f} points less,\n{million:.0f} with a million" in said
 
 
+@pytest.mark.parametrize("images", [311, 314])
+def test_the_guarantee_with_a_million_chips_is_rounded_to_a_point(images: int) -> None:
+    """Of these images it lies next to where it is rounded the other way."""
+    rows = [{**one, "images": images + 77 * place} for place, one in enumerate(ROWS)]
+    said = str(bit_errors._tables(rows).renderables[-1])
+    million = 100 * math.sqrt(math.log((images + 1) / 0.01)) * (images**-0.5 + 1e-3)
+    assert f"{images} held-out" in said
+    assert f"\n{million:.0f} with a million" in said
+
+
 def test_the_figure_shows_each_scheme_as_its_authors_store_with_bands_that_end_at_100(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,11 @@ def test_a_difference_counts_outside_of_the_95_per_cent_interval_of_its_mean(apa
     assert compared(better, worse) is ((sum(apart) > 0) if verdict else None)
 
 
+def test_only_pairs_are_compared() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        compared([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
 HIGH, LOW, SAME = [0.8, 0.81, 0.82], [0.5, 0.51, 0.53], [0.8, 0.1, 0.9]
 
 
