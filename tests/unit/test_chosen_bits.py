@@ -28,7 +28,7 @@ class Problem:
         weights = {name: torch.tensor(rng.standard_normal(shape) * 1.7**n) for n, (name, shape) in enumerate(sizes.items())}
         self.stored = store(weights, scheme)
         self.a, self.b = rng.standard_normal(13), curved * rng.standard_normal(13)
-        self.gradients, self.seen = 0, list[Patterns]()
+        self.gradients, self.seen, self.met = 0, list[Patterns](), list[Patterns]()
 
     def weights(self, patterns: Patterns) -> NDArray[np.float64]:
         return np.concatenate([tensor.double().flatten().numpy() for tensor in self.stored.tensors(patterns).values()])
@@ -46,6 +46,7 @@ class Problem:
 
     def gradient(self, patterns: Patterns) -> tuple[float, NDArray[np.float32]]:
         self.gradients += 1
+        self.met.append(patterns.copy())
         return self.value(patterns), self.slope(patterns)
 
 
@@ -115,11 +116,11 @@ def test_progressive_ends_where_nothing_promises_to_rise() -> None:
     assert (problem.gradients, len(problem.seen)) == (1, 1)
 
 
-def ascended(problem: Problem, flips: int, steps: int, strides: tuple[float, ...]) -> Patterns:
-    """Projected gradient ascent in codes, weight by weight."""
+def ascended(problem: Problem, flips: int, steps: int, strides: tuple[float, ...]) -> list[Patterns]:
+    """What projected gradient ascent in codes meets, weight by weight."""
     stored, bits = problem.stored, problem.stored.bits
     written, largest = stored.integers().tolist(), 2 ** (bits - 1) - 1
-    best = stored.patterns
+    met = [stored.patterns]
     for stride in strides:
         read = stored.patterns
         for _ in range(steps):
@@ -133,20 +134,22 @@ def ascended(problem: Problem, flips: int, steps: int, strides: tuple[float, ...
                 differ = int(stored.patterns[i]) ^ int(stored.encoded(np.array([moved[i]]))[0])
                 if differ:
                     read = with_bit(read, i, differ.bit_length() - 1)
-            best = max(best, read, key=problem.value)
-    return best
+            met.append(read)
+    return met
 
 
 @schemes
 @pytest.mark.parametrize(("steps", "strides"), [(1, (0.25,)), (4, (0.3, 1.0)), (7, (0.05, 0.9, 0.2))])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("seed", "curved"), [(0, 1.0), (1, 1.0), (2, 0.0)])
 def test_projected_keeps_the_furthest_codes_and_of_each_its_highest_changed_bit(
-    scheme: Quantization, steps: int, strides: tuple[float, ...], seed: int
+    scheme: Quantization, steps: int, strides: tuple[float, ...], seed: int, curved: float
 ) -> None:
     for flips in (13, 40) if scheme.bits < 16 else (1, 5, 12, 13, 40):  # coarse codes move equally far
-        problem = Problem(scheme, seed)
+        problem = Problem(scheme, seed, curved)
         found = projected(problem.stored, problem.gradient, flips, steps, strides)
-        assert found.tolist() == ascended(problem, flips, steps, strides).tolist()
+        met = ascended(problem, flips, steps, strides)
+        assert [read.tolist() for read in problem.met] == [read.tolist() for read in met]
+        assert found.tolist() == max(met, key=problem.value).tolist()
         assert problem.gradients == 1 + steps * len(strides)
         assert problem.value(found) >= problem.value(problem.stored.patterns)
         assert flipped(problem.stored.patterns, found).max() <= 1
@@ -155,7 +158,9 @@ def test_projected_keeps_the_furthest_codes_and_of_each_its_highest_changed_bit(
 def test_projected_takes_ten_steps_of_a_quarter_and_of_the_whole_range() -> None:
     problem = Problem(Quantization(16), 3)
     found = projected(problem.stored, problem.gradient, 4)
-    assert found.tolist() == ascended(problem, 4, 10, (0.25, 1.0)).tolist()
+    met = ascended(problem, 4, 10, (0.25, 1.0))
+    assert [read.tolist() for read in problem.met] == [read.tolist() for read in met]
+    assert found.tolist() == max(met, key=problem.value).tolist()
     assert problem.gradients == 21
 
 
@@ -222,3 +227,11 @@ def test_halved_mixes_the_kept_weights_anew() -> None:
     halved(problem.stored, problem.loss, 2, 64, 1)
     first, second, *_ = rounds(problem, 2, 6)
     assert {group for group, _ in second} != {group for group, _ in sorted(first, key=lambda one: -one[1])[:3]}
+
+
+def test_where_no_flip_raises_the_loss_what_was_written_is_returned() -> None:
+    problem = Problem(Quantization(8), 1)
+    written = problem.stored.patterns.tolist()
+    assert projected(problem.stored, lambda read: (3.5, problem.slope(read)), 4, 3).tolist() == written
+    assert progressive(problem.stored, problem.gradient, lambda read: 3.5, 4).tolist() == written
+    assert halved(problem.stored, lambda read: 3.5, 2, 64).tolist() == written
