@@ -14,6 +14,7 @@ from tests.helpers.descent import (
     Adam,
     Array,
     carried_back,
+    estimated,
     falls,
     follows,
     inputs,
@@ -45,5 +46,7 @@ def test_backprop_takes_adams_steps_on_the_true_gradient() -> None:
     for k in range(5):
         theta = theta + adam(gradient(theta, k), falls(0.03, k, 6))
         path.append(theta)
-    follows(vectors(lambda fuse: Backprop(BackpropConfig(lr=0.03), PROBLEM, fuse), range(5), 6, resume=3), path)
+    gradients: list[Array] = []
+    follows(vectors(lambda fuse: Backprop(BackpropConfig(lr=0.03), PROBLEM, fuse), range(5), 6, 3, gradients=gradients), path)
+    estimated(gradients, adam.gradients)
     assert Backprop(BackpropConfig(), PROBLEM, small_fuse()).answers_per_image == 1

@@ -12,12 +12,27 @@ from scipy.stats import rankdata
 from bbfuse.estimators.nes import Nes
 from bbfuse.estimators.ranks import centred_ranks
 from bbfuse.methods import NesConfig
-from tests.helpers.descent import PARAMETERS, PROBLEM, START, Adam, Array, falls, follows, loss_at, named, small_fuse, vectors
+from tests.helpers.descent import (
+    PARAMETERS,
+    PROBLEM,
+    START,
+    Adam,
+    Array,
+    estimated,
+    falls,
+    follows,
+    loss_at,
+    named,
+    small_fuse,
+    vectors,
+)
 
 CONFIG = NesConfig(lr=0.06, sigma=0.07, pairs=4)
 
 
-def reference(numbers: range, steps: int, lost: dict[int, Collection[int]], digits: dict[int, int]) -> list[Array]:
+def reference(
+    numbers: range, steps: int, lost: dict[int, Collection[int]], digits: dict[int, int]
+) -> tuple[list[Array], list[Array]]:
     theta, adam, path = START.copy(), Adam(), []
     for k in numbers:
         kept = [i for i in range(4) if not {2 * i, 2 * i + 1} & set(lost.get(k, ()))]
@@ -29,14 +44,19 @@ def reference(numbers: range, steps: int, lost: dict[int, Collection[int]], digi
             g = np.mean([(rank[2 * i] - rank[2 * i + 1]) / (2 * 0.07) * one for i, one in enumerate(u)], 0)
             theta = theta + adam(g, falls(0.06, k, steps))
         path.append(theta)
-    return path
+    return path, adam.gradients
 
 
 def test_nes_takes_the_papers_steps_with_ties_and_without_the_pairs_that_lost_a_side() -> None:
     lost: dict[int, Collection[int]] = {1: [3], 3: range(8), 4: [0, 1, 2, 5]}
     digits = {2: 1}
-    found = vectors(lambda fuse: Nes(CONFIG, PROBLEM, fuse), range(7), 7, resume=3, lost=lost, digits=digits)
-    follows(found, reference(range(7), 7, lost, digits))
+    gradients: list[Array] = []
+    found = vectors(
+        lambda fuse: Nes(CONFIG, PROBLEM, fuse), range(7), 7, resume=3, gradients=gradients, lost=lost, digits=digits
+    )  # fmt: skip
+    path, estimates = reference(range(7), 7, lost, digits)
+    follows(found, path)
+    estimated(gradients, estimates)
     assert Nes(CONFIG, PROBLEM, small_fuse()).answers_per_image == 8
 
 

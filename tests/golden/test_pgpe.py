@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bbfuse.estimators.pgpe import ClipUp, Pgpe
 from bbfuse.methods import PgpeConfig
-from tests.helpers.descent import PARAMETERS, PROBLEM, START, Array, falls, follows, loss_at, named, vectors
+from tests.helpers.descent import PARAMETERS, PROBLEM, START, Array, estimated, falls, follows, loss_at, named, vectors
 
 CONFIG = PgpeConfig(lr=0.05, sigma=0.5, sigma_lr=0.9, largest_change=0.15, pairs=5)
 
@@ -23,8 +23,10 @@ class Speed:
     def __init__(self) -> None:
         self.velocity = np.zeros(PARAMETERS)
         self.clipped = 0
+        self.gradients: list[Array] = []
 
     def __call__(self, gradient: Array, lr: float) -> Array:
+        self.gradients.append(gradient)
         self.velocity = 0.9 * self.velocity - lr * gradient / np.linalg.norm(gradient)
         if np.linalg.norm(self.velocity) > 2 * lr:
             self.velocity *= 2 * lr / np.linalg.norm(self.velocity)
@@ -34,8 +36,8 @@ class Speed:
 
 def reference(
     numbers: range, steps: int, lost: dict[int, Collection[int]], digits: dict[int, int]
-) -> tuple[list[Array], Array, list[float], int]:
-    """The path, the sds at its end, every change of an sd as a share of its limit, and how often ClipUp clipped."""
+) -> tuple[list[Array], Array, list[float], Speed]:
+    """The path, the sds at its end, every change of an sd as a share of its limit, and ClipUp."""
     theta, sigma, clip_up, path, shares = START.copy(), np.full(PARAMETERS, 0.5), Speed(), [], []
     for k in numbers:
         kept = [i for i in range(5) if not {2 * i, 2 * i + 1} & set(lost.get(k, ()))]
@@ -52,26 +54,27 @@ def reference(
             shares += list(-0.9 * by_sigma / (0.15 * sigma))
             sigma = sigma * (1 + 0.15 * np.clip(shares[-PARAMETERS:], -1, 1))
         path.append(theta)
-    return path, sigma, shares, clip_up.clipped
+    return path, sigma, shares, clip_up
 
 
 def test_pgpe_takes_the_papers_steps_and_adapts_its_sds_within_their_limit() -> None:
     lost: dict[int, Collection[int]] = {1: [3], 4: range(10)}
     digits = {3: 1}
-    made: list[Pgpe] = []
+    made, gradients = list[Pgpe](), list[Array]()
 
     def make(fuse: nn.Module) -> Pgpe:
         made.append(Pgpe(CONFIG, PROBLEM, fuse))  # type: ignore[arg-type]
         return made[-1]
 
-    found = vectors(make, range(9), 9, resume=5, lost=lost, digits=digits)
-    path, sigma, shares, clipped = reference(range(9), 9, lost, digits)
+    found = vectors(make, range(9), 9, resume=5, gradients=gradients, lost=lost, digits=digits)
+    path, sigma, shares, clip_up = reference(range(9), 9, lost, digits)
     follows(found, path)
+    estimated(gradients, clip_up.gradients)
     np.testing.assert_allclose(made[-1].state_dict()["sigma"].numpy(), sigma, rtol=1e-6)
     # both sides of every limit were met
     assert min(shares) < -1.0 < max(share for share in shares if share < 0.0)
     assert min(share for share in shares if share > 0.0) < 1.0 < max(shares)
-    assert 0 < clipped < 8
+    assert 0 < clip_up.clipped < 8
     assert made[-1].answers_per_image == 10
 
 

@@ -5,7 +5,7 @@ The reference of the memory works with Jacobians by all pixels, and projects wha
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from tests.helpers.descent import (
     Adam,
     Array,
     carried_back,
+    estimated,
     fair_signs,
     falls,
     follows,
@@ -57,10 +58,16 @@ def waves(images: Array) -> Array:
 
 def blocks(images: Array) -> Array:
     """Their means over blocks of two by two."""
-    return images.reshape(-1, 2, 4, 2, 6, 2).mean((3, 5)).repeat(2, 2).repeat(2, 3)
+    means: Array = images.reshape(-1, 2, 4, 2, 6, 2).mean((3, 5))
+    return means.repeat(2, 2).repeat(2, 3)
 
 
-PROJECTIONS = {"pixels": np.asarray, "coordinates": np.asarray, "coarse": blocks, "dct": waves}
+PROJECTIONS: dict[str, Callable[[Array], Array]] = {
+    "pixels": np.asarray,
+    "coordinates": np.asarray,
+    "coarse": blocks,
+    "dct": waves,
+}
 
 
 def directions(basis: str, number: int, pair: int) -> Array:
@@ -84,7 +91,7 @@ def ends(z: Array, u: Array, coarse: bool) -> tuple[Array, Array]:
 
 def reference(
     basis: str, broyden: bool, numbers: range, steps: int, coarse: bool, lost: dict[int, Collection[int]]
-) -> list[Array]:
+) -> tuple[list[Array], list[Array]]:
     theta, adam, path, still = START.copy(), Adam(), [], 0
     own, shared = np.zeros((OWNED, CLASSES, PIXELS)), np.zeros((CLASSES, PIXELS))
     for k in numbers:
@@ -115,7 +122,7 @@ def reference(
             theta = theta + adam(carried_back(np.mean(found, 0), theta, k), falls(0.04, k, steps))
         path.append(theta)
     assert (still > 0) == coarse  # rounding kept some of the pixels that a probe was to move
-    return path
+    return path, adam.gradients
 
 
 @pytest.mark.parametrize("coarse", [False, True], ids=["", "rounded"])
@@ -124,11 +131,14 @@ def reference(
 def test_rge_in_inputs_takes_the_equations_steps(basis: Any, broyden: bool, coarse: bool) -> None:
     """Single precision where the memory is, which holds float32 numbers. A target that rounds leaves some pixels in place."""
     config = RgeConfig(lr=0.04, smoothing=MU, directions=2, basis=basis, broyden=broyden)
-    expected = reference(basis, broyden, range(6), 7, coarse, LOST)
+    expected, estimates = reference(basis, broyden, range(6), 7, coarse, LOST)
+    gradients: list[Array] = []
     seen = {"coarse": dict.fromkeys(range(6), True)} if coarse else {}
     dtype = torch.float32 if broyden or coarse else torch.float64
-    found = vectors(lambda fuse: InputRge(config, PROBLEM, fuse), range(6), 7, 3, dtype, lost=LOST, **seen)
-    follows(found, expected, 2e-4 if dtype == torch.float32 else 1e-6)
+    found = vectors(lambda fuse: InputRge(config, PROBLEM, fuse), range(6), 7, 3, dtype, gradients, lost=LOST, **seen)
+    tolerance = 2e-4 if dtype == torch.float32 else 1e-6
+    follows(found, expected, tolerance)
+    estimated(gradients, estimates, tolerance)
     assert (found[3] == found[2]).all()
 
 
@@ -144,7 +154,9 @@ def test_rge_in_parameters_takes_the_equations_steps() -> None:
             theta = theta + adam(np.mean(found, 0), falls(0.04, k, 7))
         expected.append(theta)
     config = RgeConfig(space="parameters", lr=0.04, smoothing=0.06, directions=2)
-    follows(vectors(lambda fuse: ParameterRge(config, PROBLEM, fuse), range(6), 7, resume=3, lost=LOST), expected)
+    gradients: list[Array] = []
+    follows(vectors(lambda fuse: ParameterRge(config, PROBLEM, fuse), range(6), 7, 3, gradients=gradients, lost=LOST), expected)
+    estimated(gradients, adam.gradients)
 
 
 @pytest.mark.parametrize("space", ["inputs", "parameters"])

@@ -45,7 +45,7 @@ def named(*name: str | int) -> torch.Generator:
 
 
 def fair_signs(rng: torch.Generator, *shape: int) -> Array:
-    return np.where(torch.randint(0, 2, shape, generator=rng).numpy() == 1, 1.0, -1.0)
+    return np.asarray(np.where(torch.randint(0, 2, shape, generator=rng).numpy() == 1, 1.0, -1.0))
 
 
 IMAGES: Array = (0.7 * drawn(1, OWNED, *SHAPE)).clamp(-1.0, 1.0).numpy()
@@ -53,7 +53,7 @@ START: Array = 0.2 * drawn(2, PARAMETERS).numpy()
 MATRICES: dict[Chip, Array] = {NOMINAL: drawn(7, PIXELS, CLASSES).numpy(), CHIP: drawn(8, PIXELS, CLASSES).numpy()}
 
 
-def owned_in(number: int) -> Array:
+def owned_in(number: int) -> NDArray[np.int64]:
     """Which images step ``number`` is about: others in each, not in order."""
     return (3 * number + 2 * np.arange(BATCH)) % OWNED
 
@@ -100,17 +100,17 @@ def step_for(
     return Step(
         number, SEED, fuse, torch.from_numpy(index), torch.from_numpy(IMAGES[index]).to(dtype), torch.from_numpy(LABELS[index]),
         weights, [Term(chip, Head(), weight) for chip, weight in TERMS], target, target, scorer=scorer,
-        **({"seen": rounded} if coarse else {}),
+        seen=rounded if coarse else torch.clone,
     )  # fmt: skip
 
 
 def vectors(
     make: Callable[[Fuse], Descent], numbers: Sequence[int], steps: int, resume: int | None = None,
-    dtype: torch.dtype = torch.float64, **unusual: dict[int, Any],
+    dtype: torch.dtype = torch.float64, gradients: list[Array] | None = None, **unusual: dict[int, Any],
 ) -> list[Array]:  # fmt: skip
     """The fuse's parameters after each step; before step ``resume`` the method is made anew from its saved state.
 
-    ``unusual`` are arguments of `step_for` by the step's number.
+    What it estimated is added to ``gradients``. ``unusual`` are arguments of `step_for` by the step's number.
     """
     fuse = small_fuse(dtype)
     method = make(fuse)
@@ -125,6 +125,9 @@ def vectors(
         extra = {name: by_step[number] for name, by_step in unusual.items() if number in by_step}
         method.update(step_for(number, fuse, **extra), steps)
         found.append(fuse.vector().double().numpy().copy())
+        of_parameters = [p.grad.flatten() for p in fuse.parameters() if p.grad is not None]
+        if gradients is not None and of_parameters:
+            gradients.append(torch.cat(of_parameters).double().numpy().copy())
     return found
 
 
@@ -136,11 +139,19 @@ def follows(found: Sequence[Array], expected: Sequence[Array], tolerance: float 
         np.testing.assert_allclose(one, other, rtol=0.0, atol=tolerance * max(reach, 1e-9), err_msg=f"update {number}")
 
 
+def estimated(found: Sequence[Array], expected: Sequence[Array], tolerance: float = 1e-6) -> None:
+    """Each estimate of ``found`` is that of ``expected``, in scale too, which an optimizer may not care for."""
+    assert len(found) == len(expected) > 0
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        np.testing.assert_allclose(one, other, rtol=0.0, atol=tolerance * np.abs(other).max(), err_msg=f"estimate {number}")
+
+
 # the same once more, in numpy
 
 
 def mixed(theta: Array, images: Array) -> Array:
-    return images + np.einsum("oc,nchw->nohw", theta[:4].reshape(2, 2), images) + theta[4:, None, None]
+    added: Array = np.einsum("oc,nchw->nohw", theta[:4].reshape(2, 2), images)
+    return images + added + theta[4:, None, None]
 
 
 def inputs(theta: Array, number: int) -> Array:
@@ -156,7 +167,7 @@ def carried_back(gradient: Array, theta: Array, number: int) -> Array:
 
 
 def logits(z: Array, chip: Chip) -> Array:
-    return 3.0 * np.tanh(z.reshape(len(z), -1) @ MATRICES[chip] / 6.0)
+    return np.asarray(3.0 * np.tanh(z.reshape(len(z), -1) @ MATRICES[chip] / 6.0))
 
 
 def sensitivities(z: Array, number: int) -> list[Array]:
@@ -193,10 +204,12 @@ class Adam:
 
     def __init__(self) -> None:
         self.first, self.second, self.updates = np.zeros(PARAMETERS), np.zeros(PARAMETERS), 0
+        self.gradients: list[Array] = []
 
     def __call__(self, gradient: Array, lr: float) -> Array:
         """What is added to the parameters."""
         self.updates += 1
+        self.gradients.append(gradient)
         self.first = 0.9 * self.first + 0.1 * gradient
         self.second = 0.999 * self.second + 0.001 * gradient**2
         unbiased = self.first / (1 - 0.9**self.updates), self.second / (1 - 0.999**self.updates)
