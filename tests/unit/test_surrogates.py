@@ -72,6 +72,8 @@ def test_sides_are_halved_until_the_smaller_one_is_four() -> None:
     assert layers_of("plain", (3, 16, 24), 7) == two
     assert layers_of("plain", (3, 24, 16), 7) == two
     assert layers_of("plain", (3, 31, 16), 7) == [*twice(3, 32), *twice(32, 64), "flatten", "linear 1792-128", *end]  # of 7x4
+    assert layers_of("plain", (3, 29, 31), 7) == [*twice(3, 32), *twice(32, 64), "flatten", "linear 3136-128", *end]  # of 7x7
+    assert layers_of("plain", (3, 16, 40), 7) == [*twice(3, 32), *twice(32, 64), "flatten", "linear 2560-128", *end]  # of 4x10
     three = [*twice(3, 32), *twice(32, 64), *twice(64, 128), "flatten", "linear 2048-128", *end]
     assert layers_of("plain", (3, 32, 32), 7) == three
 
