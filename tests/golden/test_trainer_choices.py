@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from backends.data import Dataset, Split
 from backends.interface import NOMINAL, BackendInfo, Chip, InputError
 from bbfuse.config import AffineConfig, EopmConfig, ReportConfig, StandardizeConfig, ValidationConfig
+from bbfuse.estimators.spsa import Spsa
 from bbfuse.ledger import Ledger
+from bbfuse.objective import Step
 from bbfuse.records import RunFolder, events
+from bbfuse.scoring import Probe, Score
 from bbfuse.train import Trainer
 from tests.helpers.open_target import CLASSES, CONFIG, DATA, ONE, POPULATION, STRICT, Open, answers, steps_of, trained
 from tests.helpers.points import named
@@ -166,3 +171,42 @@ def test_a_checkpoint_is_written_after_the_warm_up_and_when_the_last_one_is_olde
             patch.setattr(time, "monotonic", lambda: next(now))
             trainer.run(lambda _: None, **wanted)  # type: ignore[arg-type]
     assert written == list(range(0, 26, every))
+
+
+def test_a_stage_counts_its_own_steps_and_its_schedule_runs_over_those_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, told = dataclasses.replace(STRICT, generator="MLP", grow="Filter", budget=1_200), list[tuple[int, int]]()
+    update = Spsa.update
+
+    def spied(self: Spsa, step: Step, steps: int) -> None:
+        told.append((step.number, steps))
+        update(self, step, steps)
+
+    monkeypatch.setattr(Spsa, "update", spied)
+    trainer, seen = steps_of(config, tmp_path / "a")
+    whole, begun = trainer.plan.steps, trainer.stages.begun
+    assert 0 < begun < whole
+    assert told == [*((number, whole) for number in range(begun)), *((number, whole - begun) for number in range(whole - begun))]
+    assert {step.seed for step in seen[:begun]} == {5}
+    assert {step.seed for step in seen[begun:]} == {named(5, "stage", 1).initial_seed()}
+    (grown,) = [line for line in events(tmp_path / "a") if "generator" in line]
+    assert grown == {"step": begun, "images": grown["images"], "generator": "Filter+MLP"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_in_bfloat16_probes_are_made_in_it_from_images_with_channels_last(precision: Any, tmp_path: Path) -> None:
+    found: list[tuple[bool, bool]] = []
+
+    def scorer(step: Step, probes: Sequence[Probe]) -> list[Score | None]:
+        found.append((torch.is_autocast_enabled("cpu"), step.images.is_contiguous(memory_format=torch.channels_last)))
+        return list(step.scored_here(probes))
+
+    folded = [Split(part.images.reshape(-1, 2, 4, 8), part.labels) for part in (DATA.train, DATA.validation, DATA.test)]
+    config, target = dataclasses.replace(STRICT, precision=precision, budget=900), Open()
+    target.info = dataclasses.replace(target.info, image_shape=(2, 4, 8))
+    with contextlib.closing(RunFolder.create(tmp_path / "a", config)) as records:
+        Trainer(config, target.info, Dataset("folded", CLASSES, *folded), Ledger(target, 900), records, scorer).run(
+            lambda _: None
+        )
+    assert set(found) == {(precision == "bfloat16", precision == "bfloat16")}

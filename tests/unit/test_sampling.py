@@ -126,6 +126,7 @@ def test_a_batch_is_no_larger_than_what_is_owned() -> None:
     index, weights = made.draw(torch.Generator())
     assert sorted(index.tolist()) == [0, 1, 2]
     np.testing.assert_allclose(weights, np.ones(3), rtol=1e-6)
+    assert Sampler(8, 8, hard=False).probabilities().tolist() == [0.125] * 8  # each at the cap, none above it
 
 
 def test_a_stream_is_seeded_by_the_first_63_bits_of_the_hash_of_its_name() -> None:

@@ -86,19 +86,25 @@ def test_a_hundred_thousandth_of_the_spread_is_what_rounding_may_change(by: floa
     assert ledger.reuses is deterministic
 
 
-def test_exactly_the_rounding_is_rounding() -> None:
-    """Answers whose spread is 1, so that a change is the number itself."""
-    sides = torch.tensor([[[1.0, -1.0]] * 8, [[-1.0, 1.0]] * 8], dtype=torch.float64)
-    moved = torch.zeros_like(sides)
-    moved[0, 3, 1] = 1e-5
-    zero = torch.zeros_like(sides)
-    watch = Watch(IMAGES, CHIP, 3)
-    watch.load_state_dict({"reference": sides, "noise": None, "honours_chip": None, "drift": None})
-    assert watch._largest(moved) == 1e-5
-    ledger = Answering([sides + zero, sides + zero])
-    watch.open(ledger)  # type: ignore[arg-type]
-    watch._noise = 1e-5
-    assert watch.found(None)["deterministic"] is True
+def test_a_change_of_exactly_what_is_allowed_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers with a spread of exactly 1; one logit changes its sign, which is a change of exactly 2."""
+    monkeypatch.setattr("bbfuse.watch._ROUNDING", 2.0)
+    sides = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]] * 4, [[1.0, -1.0], [1.0, -1.0]] + [[-1.0, 1.0], [1.0, -1.0]] * 3])
+    flipped = sides.clone()
+    flipped[0, 3, 1] *= -1.0
+    watch, ledger, told = opened(sides, flipped)
+    assert watch.found(None)["noise"] == 2.0
+    assert watch.found(None)["deterministic"] is ledger.reuses is True
+    assert watch.found(None)["honours_chip"] is False  # on the chip the sign changes as well, and nothing else
+    assert len(told) == 1
+    watch, ledger, _ = opened(sides, sides, flipped)
+    assert watch.again(ledger) == 2.0
+    assert ledger.reuses
+    store = Store(tmp_path, "somebody")
+    store.keep(store.keys(IMAGES[:8], NOMINAL), flipped[0])
+    _, ledger, told = opened(sides, sides, store=store)
+    assert (len(told), ledger.reuses) == (1, True)
+    store.close()
 
 
 def test_drift_is_the_largest_change_since_the_opening_and_three_times_the_noise_is_still_noise() -> None:
