@@ -235,3 +235,11 @@ def test_where_no_flip_raises_the_loss_what_was_written_is_returned() -> None:
     assert projected(problem.stored, lambda read: (3.5, problem.slope(read)), 4, 3).tolist() == written
     assert progressive(problem.stored, problem.gradient, lambda read: 3.5, 4).tolist() == written
     assert halved(problem.stored, lambda read: 3.5, 2, 64).tolist() == written
+
+
+def test_of_a_code_of_16_bits_that_changes_in_its_sign_alone_the_sign_is_flipped() -> None:
+    stored = store({"w": torch.tensor([32767.0, 1.0, 5.0])}, Quantization(16))
+    losses = iter([1.0, 3.0])
+    # stride 2 moves the code 1 to -32767, whose pattern differs in the sign alone
+    found = projected(stored, lambda read: (next(losses), np.array([0.0, -1.0, 0.0], np.float32)), 1, 1, (2.0,))
+    assert found.tolist() == [32767, 0x8001, 5]
