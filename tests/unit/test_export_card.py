@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import re
 import sys
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import bbfuse.export as exporting
+from backends.interface import InputError
 from bbfuse.config import RunConfig
 from bbfuse.export import ExportConfig, card, export, onnx_of
 from bbfuse.fuse import Fuse
@@ -50,6 +53,7 @@ def test_a_card_gives_the_numbers_of_the_summary() -> None:
         "3.75 % bit errors, unprotected": "41.2", "3.75 % bit errors, head alone": "58.3",
         "3.75 % bit errors, fuse alone": "64.7", "3.75 % bit errors, fuse and head": "79.9",
     }  # fmt: skip
+    assert 'corrected = InferenceSession("head.onnx").run(None, {"logits": logits})[0]' in text
     assert "* `head.onnx` (affine): `logits` (n, 7) float32 to `corrected`, logits of the same shape." in text
     assert "`images` (n, 3, 4, 5) float32 in [-1, 1] to `fused` (n, 3, 4, 5) float32 in [-1, 1]" in text
 
@@ -64,6 +68,7 @@ def test_a_card_for_the_population_gives_spreads_and_how_a_chip_is_calibrated() 
     assert found["3.75 % bit errors, fuse and head"] == "79.9 ± 2.6"
     assert found["energy"] == "not known: no voltage was measured for this rate, or the target's architecture is not known"
     assert "from its answers to 23 raw images" in text
+    assert 'head.onnx"' not in text
     assert "`images` (n, 3, 4, 5) uint8 from 0 to 255 to `fused` (n, 3, 4, 5) float32 in [-1, 1]" in text
     two = card(trained("standardize"), made_summary(chips=2), ExportConfig(Path("run"), Path("out")))
     assert rows(two)["3.75 % bit errors, head alone"] == "58.3 ± 4.7"
@@ -98,8 +103,8 @@ def test_pixels_are_converted_on_both_sides_of_the_fuse(
 ) -> None:
     learnt = trained()
     learnt.fuse = Half()  # type: ignore[assignment]
-    export(learnt, "a card", ExportConfig(tmp_path / "run", tmp_path / "a" / "out", takes, gives))
-    assert {path.name: path.read_text() for path in (tmp_path / "a" / "out").iterdir()} == {
+    export(learnt, "a card", ExportConfig(tmp_path / "run", tmp_path / "a" / "b" / "out", takes, gives))
+    assert {path.name: path.read_text() for path in (tmp_path / "a" / "b" / "out").iterdir()} == {
         "fuse.onnx": "fused", "head.onnx": "corrected", "README.md": "a card",
     }  # fmt: skip
     (fuse, samples, names), (head, answers, others) = exported
@@ -222,3 +227,66 @@ def test_kind_shape_and_the_numbers_of_one_image_are_checked_too(
     runtime(answer)
     with pytest.raises(RuntimeError, match=r"^onnxruntime"):
         onnx_of(Scaled(1.0), SAMPLES, ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("there", "error", "code", "told"),
+    [
+        (True, None, 0, "written: {out}\n"),
+        (True, RuntimeError("numbers differ"), 1, "error: numbers differ\n"),
+        (True, InputError("not empty"), 2, "error: not empty\n"),
+        (False, None, 2, "error: --run {run} has no summary.json that can be read: "),
+    ],
+)
+def test_the_command_exports_with_the_card_of_the_runs_summary(
+    there: bool,
+    error: Exception | None,
+    code: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    learnt, seen = trained(), []
+
+    def export(*given: Any) -> None:
+        seen.append(given)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(exporting.Trained, "load", lambda folder, flag: learnt)
+    monkeypatch.setattr(exporting, "export", export)
+    if there:
+        (tmp_path / "summary.json").write_text(json.dumps(made_summary(chips=1)))
+    assert exporting.main(["--run", str(tmp_path), "--out", str(tmp_path / "out")]) == code
+    config = ExportConfig(tmp_path, tmp_path / "out")
+    assert seen == ([(learnt, card(learnt, made_summary(chips=1), config), config)] if there else [])
+    out, err = capsys.readouterr()
+    assert (err if code else out).startswith(told.format(run=tmp_path, out=tmp_path / "out"))
+    assert (out if code else err) == ""
+
+
+@pytest.mark.parametrize(("error", "reason"), [(OSError(28, "No space left"), "No space left"), (OSError("odd"), "odd")])
+def test_what_cannot_be_written_is_refused_with_the_reason(
+    error: OSError, reason: str, exported: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(InputError) as told:
+        export(trained(), "", ExportConfig(tmp_path, tmp_path / "out"))
+    assert str(told.value) == f"--out {tmp_path / 'out'} cannot be written: {reason}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_to_be_exported_is_not_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ExportConfig(Path("a"), Path("b")).takes = "uint8"  # type: ignore[misc]
+
+
+def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(InputError, match="is not empty: choose another folder"):
+        export(trained(), "", ExportConfig(tmp_path, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
