@@ -66,6 +66,7 @@ def test_a_head_asks_its_calibration_images_on_these_chips_and_no_others(
     heads = Heads(name, chip, RAW, CLASSES, 0.02, ask)
     assert heads.asked_first == tuple(images for images, _ in first)
     assert heads.images_per_chip == (12 if name == "standardize" else 0)
+    assert heads.state_dict()["reference"].shape == (0, CLASSES)  # no nominal answers yet
     told = heads.warm_up(LABELS)
     assert ask.questions == first
     assert heads.asked_first == tuple(images for images, _ in first)

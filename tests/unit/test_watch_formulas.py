@@ -63,13 +63,13 @@ def test_the_first_eight_images_are_asked_twice_at_nominal_voltage_and_on_the_ch
     assert ledger.reuses
 
 
-@pytest.mark.parametrize("by", [0.3, -0.3])
+@pytest.mark.parametrize("by", [0.85, -0.85])
 def test_noise_is_the_largest_change_of_a_logit_in_shares_of_the_spread(by: float) -> None:
     watch, ledger, told = opened(FIRST, changed(by))
     found = watch.found("logits")
-    assert found["noise"] == pytest.approx(0.3, rel=1e-5)
+    assert found["noise"] == pytest.approx(0.85, rel=1e-5)
     assert found["deterministic"] is False
-    assert told == ["the target does not repeat itself: asked twice, it changed a logit by 30 % of their spread"]
+    assert told == ["the target does not repeat itself: asked twice, it changed a logit by 85 % of their spread"]
     assert ledger.reuses is False
 
 
