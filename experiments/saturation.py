@@ -67,7 +67,7 @@ class Simulated:
 def simulated(costs: Costs, answer_ms: float, workers: int, probes: int, cores: int | None = None) -> Simulated:
     """A step of ``probes``, event by event; without ``cores`` every worker has one of its own."""
     events: list[tuple[float, int, str, int]] = []
-    at_hand, queued, busy = [0] * workers, [0] * workers, [False] * workers
+    queued, busy = [0] * workers, [False] * workers
     line: deque[int] = deque()
     free = workers if cores is None else cores
     clock, waiting, handed = costs.step, probes, 0
@@ -76,7 +76,6 @@ def simulated(costs: Costs, answer_ms: float, workers: int, probes: int, cores: 
         nonlocal clock, waiting, handed
         for worker in to[:waiting]:
             clock += costs.probe / 2
-            at_hand[worker] += 1
             waiting -= 1
             handed += 1
             heapq.heappush(events, (clock, handed, "begin", worker))
@@ -104,7 +103,6 @@ def simulated(costs: Costs, answer_ms: float, workers: int, probes: int, cores: 
                 free += 1
         else:
             busy[worker] = False
-            at_hand[worker] -= 1
             clock = max(clock, now) + costs.probe / 2
             hand_out([worker])
         if queued[worker] and not busy[worker]:

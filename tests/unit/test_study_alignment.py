@@ -13,8 +13,10 @@ from torch import nn
 
 from backends.data import Dataset, Split
 from bbfuse.estimators.backprop import Backprop
+from bbfuse.fuse import Fuse
 from bbfuse.methods import RgeConfig, SpsaConfig
 from bbfuse.objective import Step
+from bbfuse.seeds import stream
 from experiments import alignment
 from tests.helpers.drawn import cells, committed, headers, shown_as_a_program
 
@@ -32,7 +34,7 @@ class Askew(Backprop):
         assert (problem.owned, problem.classes, problem.population, problem.seed) == (40, 3, False, 0)
 
     def estimate(self, step: Step) -> None:
-        assert len(step.images) == 16
+        assert (len(step.images), step.seed, [term.weight for term in step.terms]) == (16, 0, [1.0])
         super().estimate(step)
         parameters = [p for p in step.fuse.parameters() if p.grad is not None]
         truth = torch.cat([p.grad.flatten() for p in parameters])  # type: ignore[union-attr]
@@ -92,6 +94,7 @@ def test_the_fuse_follows_the_true_gradient_and_the_sampler_sees_every_loss(monk
         return Watched
 
     sampled: list[tuple[Any, ...]] = []
+    drawn_first = alignment.Sampler(40, 16, hard=True).draw
 
     class Sampler(alignment.Sampler):
         def __init__(self, *given: Any, **known: Any) -> None:
@@ -103,6 +106,14 @@ def test_the_fuse_follows_the_true_gradient_and_the_sampler_sees_every_loss(monk
             sampled.append((len(sampled),))
             super().observe(index, losses)
 
+    lengths: list[int] = []
+
+    class Guide(Backprop):
+        def update(self, step: Step, steps: int) -> None:
+            lengths.append(steps)
+            super().update(step, steps)
+
+    monkeypatch.setattr(alignment, "Backprop", Guide)
     monkeypatch.setattr(alignment, "Sampler", Sampler)
     monkeypatch.setattr(alignment, "METHODS", {name: SimpleNamespace(load=load) for name in ("rge", "nes")})
     alignment._compute()
@@ -110,6 +121,11 @@ def test_the_fuse_follows_the_true_gradient_and_the_sampler_sees_every_loss(monk
     assert sum(len(given) == 1 for given in sampled) == 2 * 7
     first, second = seen.values()
     assert len(first) == len(second) == 7
+    assert lengths == [7] * 14
+    torch.testing.assert_close(first[0][0], Fuse("MLP", (1, 4, 4), stream(0, "fuse")).vector())
+    index, weights = drawn_first(stream(0, "batch", 0))
+    torch.testing.assert_close(first[0][1], alignment.load("digits").train.images[index])
+    torch.testing.assert_close(first[0][2], weights)
     for one, other in zip(first, second, strict=True):
         for mine, theirs in zip(one, other, strict=True):
             torch.testing.assert_close(mine, theirs)

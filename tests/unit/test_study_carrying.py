@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Timer
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -117,7 +118,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> type[Process]:
 def test_a_run_that_fails_or_dies_loses_no_other(
     processes: type[Process], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kinds = ("good", "dies", "fails", "good again", "empty", "last")
+    kinds = ("good", "dies", "fails", "good again", "empty", "[b]last")
     tasks = [Task({"kind": kind}, CONFIG) for kind in kinds]
     found = carrying.outcomes(tasks, [tmp_path / kind for kind in kinds])
     assert [(outcome.summary is None, outcome.reason) for outcome in found] == [
@@ -127,11 +128,36 @@ def test_a_run_that_fails_or_dies_loses_no_other(
     assert len(set(processes.gone)) == 2
     told = capsys.readouterr().err.splitlines()
     assert sorted(told) == sorted(
-        [f"{name}: done 1,234 of 1,700 images sent, 87.7 % accuracy" for name in ("good", "good again", "last")]
+        [f"{name}: done 1,234 of 1,700 images sent, 87.7 % accuracy" for name in ("good", "good again", "[b]last")]
         + ["dies: failed: terminated abruptly", "fails: failed: the reason", "empty: failed: ValueError"]
     )
     with pytest.raises(ValueError, match="shorter"):
         carrying.outcomes(tasks, [tmp_path])
+
+
+def test_where_it_is_cut_nothing_more_begins(processes: type[Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun: list[Task] = []
+    may_end = Event()
+
+    def slow(task: Task, folder: Path) -> dict[str, Any]:
+        begun.append(task)
+        may_end.wait(5)
+        return of_place(task, folder)
+
+    def cut(*_: object) -> None:
+        Timer(0.2, may_end.set).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(carrying, "run", slow)
+    monkeypatch.setattr(carrying, "_ended", cut)
+    tasks = [Task({"kind": str(place)}, CONFIG) for place in range(9)]
+    with pytest.raises(KeyboardInterrupt):
+        carrying.outcomes(tasks, [tmp_path / str(place) for place in range(9)])
+    assert len(begun) <= 2
+
+
+def test_tasks_and_outcomes_stay_what_they_are() -> None:
+    assert all(vars(kind)["__dataclass_params__"].frozen for kind in (Task, Outcome))
 
 
 def test_a_table_on_a_terminal_is_sorted_by_state(

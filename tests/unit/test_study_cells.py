@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ class Pool:
 
 
 def test_a_question_is_answered_once_and_answers_come_in_the_order_of_the_questions(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cells, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(cells, "processes", lambda devices: 10 * len(list(devices)))
@@ -59,6 +60,10 @@ def test_a_question_is_answered_once_and_answers_come_in_the_order_of_the_questi
     more = Cell("toys", "target", Memory(), 0.4, 3, None)
     assert cells.answered(root, [more, several[1]]) == [{"rate": 0.4}, {"rate": "kept"}]
     assert Pool.asked[1:] == [[more]]
+    memory = {"bits": 5, "errors": "random", "offset": 0, "profile": None, "quantization": "neuralfuse", "stored": None}
+    text = {"bit_error_rate": 0.03, "chips": 4, "data": "toys", "device": "cpu", "images": 1100, "memory": memory, "run": None}
+    assert CELL.name == hashlib.sha256(json.dumps({**text, "target": "target"}).encode()).hexdigest()[:16]
+    assert capsys.readouterr().out == ""
     named = {cell.name for cell in (*several, more, CELL)}
     assert len(named) == 5
     assert {len(name) for name in named} == {16}

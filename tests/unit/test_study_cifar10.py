@@ -144,6 +144,7 @@ ROWS = [
     row("backprop", 100_000, 56.0, 0.5, 1.0), row("rge, parameters", 30_000, 13.0, 0.75, 0.3),
     row("head", 1000, 21.0, 1.25, 0.4), row("control", 0, 33.0, 0.25, 0.6),
     row("follow", 10_000, 24.0, 3.5, 0.5, owned=500), row("follow", 30_000, 27.0, 4.5, 0.5, owned=2000),
+    row("follow", 30_001, 8.0, 4.5, 0.5, owned=2000),
     row("follow", 10_000, 26.0, 4.0, 0.5, owned=2000), row("follow", 10_000, 90.0, 9.0, 0.9, owned=500, labels="target"),
     row("head", 400, 12.0, 2.0, 0.2, owned=500), row("control", 0, 3.0, 0.125, 0.05, owned=500),
     row("backprop", 10_000, 31.0, 0.5, 1.0, owned=500), row("rge, parameters", 10_000, 5.0, 0.5, 1.0, owned=500),
@@ -215,6 +216,10 @@ def test_every_cell_has_its_runs_with_the_report_on_top_of_the_images_sent() -> 
         assert label["method"] not in batch or config.batch == batch[label["method"]]
         assert (config.chip_seed, config.affine.images) == ((label["seed"], 1000) if chip else (None, 2000))
     assert {task.config.rge.lr for task in tasks if "rge" in task.labels["method"]} == {0.01}
+
+
+def test_a_cell_stays_what_it_is() -> None:
+    assert vars(cifar10.Cell)["__dataclass_params__"].frozen
 
 
 def test_as_a_program_it_prints_what_is_committed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

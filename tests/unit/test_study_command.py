@@ -160,6 +160,11 @@ def test_a_study_makes_its_rows_of_labels_and_records(results: Path, capsys: pyt
         short.main(["--run"])
 
 
+def test_what_was_asked_and_studies_stay_what_they_are() -> None:
+    kinds = (study.Asked, study.Spread, study.Tiered, study.Own, Study)
+    assert all(vars(kind)["__dataclass_params__"].frozen for kind in kinds)
+
+
 def test_what_a_study_needs_first_is_nothing_by_default() -> None:
     plain = Study("toy", list, lambda *_: {}, lambda *_: [], table)
     assert (plain.before(), plain.also(), plain.carry_out) == (None, [], study.carried_out)  # type: ignore[func-returns-value]

@@ -53,6 +53,7 @@ def test_a_tier_is_as_large_as_it_is_said_to_be(name: str) -> None:
     assert {key: getattr(tier, key) for key in SIZES[name]} == SIZES[name]
     assert next(iter(tier.rates)) == max(tier.rates)
     assert ({k: v[1] for k, v in tier.strict.items()}, {k: v[1] for k, v in tier.owned_chip.items()}) == STRICT[name]
+    assert vars(tiers.Tier)["__dataclass_params__"].frozen
     assert tier.root == Path("runs") / "paper" / name
     folder, suffix = f"runs/paper/{name}/targets", checkpoint.SUFFIX
     assert tier.file_of("A+B") == f"{folder}/A{suffix}+{folder}/B{suffix}"

@@ -47,6 +47,10 @@ def test_the_driver_never_waits_where_there_are_workers_enough() -> None:
     assert (many.milliseconds, many.busy) == (pytest.approx(8.0 + 4000 * 0.5), pytest.approx(1.0))
 
 
+def test_costs_and_steps_stay_what_they_are() -> None:
+    assert all(vars(kind)["__dataclass_params__"].frozen for kind in (Costs, Simulated))
+
+
 def test_four_workers_on_one_core_are_as_one() -> None:
     one_core = saturation.simulated(COSTS, 0.0, workers=4, probes=40, cores=1)
     assert one_core.milliseconds == pytest.approx(8.0 + 0.5 + 40 * 3.0)

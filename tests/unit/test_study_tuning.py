@@ -126,6 +126,7 @@ def test_an_arm_is_a_method_with_its_value_and_16_images_a_step() -> None:
     relaxed = tuning.ARMS["backprop"].config(0.02)
     assert (relaxed.backprop.lr, relaxed.backend, relaxed.batch, relaxed.head) == (0.02, "whitebox", 16, "none")
     assert tuning.ARMS["rge"].config(0.013).rge.broyden is True
+    assert vars(tuning.Arm)["__dataclass_params__"].frozen
     assert tuning.ARMS["cma, diagonal"].config(0.5).cma.subspace is None
 
 
