@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     """The exit code: 1 if less than ``--least`` per cent were killed."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("what", choices=["sample", "score"])
-    parser.add_argument("--mutants", type=int, default=450, help="size of the sample")
+    parser.add_argument("--mutants", type=int, default=500, help="size of the sample")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minimum", type=int, help="mutants of each module, as far as it has so many")
     parser.add_argument("--only", help="beginning of a module's path, such as bbfuse/estimators")

@@ -26,7 +26,7 @@ class Settings:
     operators: list[str]
     """cosmic-ray's names of the mutations that are made"""
     cosmetic: list[str]
-    """keyword arguments of drawing calls whose values are not mutated"""
+    """keyword arguments whose values are not mutated: they shape a drawing, or check what no valid input breaks (``strict``)"""
     minimum: int
     """mutants of each module in a sample, as far as it has so many"""
     timeout: float
@@ -72,7 +72,7 @@ class Mutant:
 
 
 def mutants_of(module: str, settings: Settings) -> list[Mutant]:
-    """All mutants of ``module`` but those in type annotations and in cosmetic arguments of drawing calls."""
+    """All mutants of ``module`` but those in type annotations and in cosmetic arguments."""
     source = (ROOT / module).read_text()
     nodes, left_out = list(_nodes(get_ast(source))), list(_left_out(ast.parse(source), set(settings.cosmetic)))
     found = []

@@ -42,31 +42,37 @@ def run(
     for name in _PRELOADED:  # libraries once, the project's own modules in every process
         importlib.import_module(name)
     tests = settings.files()
+    groups = sorted({tuple(tests[mutant.module]) for mutant in mutants})
+    work: list[tuple[Mutant | None, Sequence[str]]] = [(None, group) for group in groups]  # without a mutation they have to pass
+    work += [(mutant, tests[mutant.module]) for mutant in mutants]
     killed: dict[int, bool] = {}
+    running: dict[Path, tuple[int, int, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         trees = [_copy(Path(folder) / str(job)) for job in range(jobs)]
-        for chosen in sorted({tuple(tests[mutant.module]) for mutant in mutants}):
-            if not _passes(_begin(trees[0], chosen), 10 * settings.timeout):
-                said = (trees[0] / "output.txt").read_text()[-2000:]
-                raise SystemExit(f"without a mutation these tests fail: {' '.join(chosen)}\n{said}")
-        waiting, running = list(range(len(mutants))), dict[Path, tuple[int, int, float]]()
-        while waiting or running:
+        waiting = iter(range(len(work)))
+        while len(killed) < len(work):
             for tree in trees:
                 if tree in running:
                     number, child, began = running[tree]
-                    found = _ended(child, began + settings.timeout)
-                    if found is not None:
-                        module = mutants[number].module
-                        shutil.copyfile(ROOT / module, tree / module)
-                        killed[number] = not found
-                        show(mutants[number], not found)
-                        del running[tree]
-                if tree not in running and waiting:
-                    number = waiting.pop(0)
-                    (tree / mutants[number].module).write_text(mutants[number].code())
-                    running[tree] = number, _begin(tree, tests[mutants[number].module]), time.monotonic()
+                    passed = _ended(child, began + settings.timeout)
+                    if passed is None:
+                        continue
+                    killed[number] = not passed
+                    mutant, chosen = work[number]
+                    if mutant is not None:
+                        shutil.copyfile(ROOT / mutant.module, tree / mutant.module)
+                        show(mutant, not passed)
+                    elif not passed:
+                        said = (tree / "output.txt").read_text()[-2000:]
+                        raise SystemExit(f"without a mutation these tests fail: {' '.join(chosen)}\n{said}")
+                    del running[tree]
+                if (number := next(waiting, None)) is not None:
+                    mutant, chosen = work[number]
+                    if mutant is not None:
+                        (tree / mutant.module).write_text(mutant.code())
+                    running[tree] = number, _begin(tree, chosen), time.monotonic()
             time.sleep(0.02)
-    return [killed[number] for number in range(len(mutants))]
+    return [killed[len(groups) + number] for number in range(len(mutants))]
 
 
 def _copy(tree: Path) -> Path:
@@ -123,10 +129,3 @@ def _kill(child: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _passes(child: int, seconds: float) -> bool:
-    limit = time.monotonic() + seconds
-    while (found := _ended(child, limit)) is None:
-        time.sleep(0.02)
-    return found
