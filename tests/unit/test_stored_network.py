@@ -89,7 +89,8 @@ def test_a_layer_alone_has_names_without_a_point_and_empty_tensors_are_left_out(
     empty = nn.Linear(2, 3)
     empty.weight = nn.Parameter(torch.zeros(0, 2))
     assert stored_tensors(empty, "weights") == {}
-    assert list(Simulator(Speaker(), Memory()).banks[0].slots) == ["inner.weight"]
+    (four, one) = Simulator(Speaker()).banks
+    assert (list(four.slots), four.first, list(one.slots), one.first) == (["inner.weight"], 0, ["signs"], 36)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +172,12 @@ def test_the_chips_used_last_are_kept_as_far_as_there_is_room() -> None:
     again = simulator.weights(Chip(0.1, 1))
     assert again is not kept[1]
     torch.testing.assert_close(again, kept[1], rtol=0.0, atol=0.0)
-    simulator._room = 0
-    last = simulator.weights(Chip(0.1, 9))
-    assert simulator.weights(Chip(0.1, 9)) is last
+    small = Simulator(made())
+    small._room = 0
+    for seed in (8, 9):
+        last = small.weights(Chip(0.1, seed))
+        assert small.weights(Chip(0.1, seed)) is last
+        assert list(small._kept) == [Chip(0.1, seed)]
 
 
 def test_every_name_of_errors_is_the_kind_it_says(tmp_path: Any) -> None:
