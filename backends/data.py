@@ -157,7 +157,7 @@ def _classes(name: str, train: list[int], test: list[int]) -> int:
             f"labels up to {classes - 1}: add images, or number the classes from 0 on"
         )
     if len(set(train)) == 1:
-        raise InputError(f"--data {name}: train must hold two classes or more, got {train[0]} alone: add images of others")
+        raise InputError(f"--data {name}: train must hold two classes or more, got {classes - 1} alone: add images of others")
     unknown = sorted(set(test) - set(train))
     if unknown:
         raise InputError(

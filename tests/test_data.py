@@ -116,7 +116,8 @@ BAD: dict[str, tuple[list[Content], list[Content], Any, str]] = {
     "train empty": ([], GOOD[1], None, "10 images or more, and one for each class, got 0 with labels up to 0: add"),
     "few": (contents(TRAIN[-9:]), GOOD[1], None, "10 images or more, and one for each class, got 9 with labels up to 2: add"),
     "fewer than classes": (one_more(TRAIN[:20], NOISE, 20), GOOD[1][:5], INTEGERS, "got 20 with labels up to 20: add images"),
-    "one class": (GOOD[0][:20], GOOD[1][:5], None, "must hold two classes or more, got 0 alone: add images of others"),
+    "one class": (GOOD[0][-13:], GOOD[1][-3:], None, "must hold two classes or more, got 2 alone: add images of others"),
+    "the first image": ([(SMALL, 0), *GOOD[0]], GOOD[1], None, "train image 1 (1.png) must be 8x7 as train image 0 is, got 8x8"),
 }  # fmt: skip
 
 

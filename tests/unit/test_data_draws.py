@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from math import ceil, floor
 
@@ -112,6 +113,10 @@ def test_what_is_owned_is_so_many_in_all_and_stratified(
 def test_no_fewer_are_owned_than_ten_or_than_there_are_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = loaded("me/mine", monkeypatch, [40, 30, 20], [12, 6, 3])
     assert data.owned(None) is data
+    with pytest.raises(FrozenInstanceError):
+        data.classes = 4  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        data.test.labels = data.train.labels  # type: ignore[misc]
     for images in (9, 91):
         with pytest.raises(InputError, match=rf"^--images must lie in \[10, 90\] for me/mine, got {images}$"):
             data.owned(images)

@@ -1,4 +1,4 @@
-"""Every per cent, point and factor that the pages name in words is written anew from the committed results, or said to be none."""
+"""Every per cent, point and factor that the pages name in words follows from the committed results, or is said to be none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ CLAIMS: list[tuple[str, Callable[[], list[str]]]] = [
 SETTINGS = {
     "README.md": ["a memory with 5 % wrong bits"],
     MEASURED: [
-        "2 % bit errors, fuse and", "is hurt as much at 2 % as theirs is at 1 %", "); 1 % errors, 1,000 images", "without it only at 1 %",
+        "2 % bit errors, fuse and", "is hurt as much at 2 % as theirs is at 1 %", "); 1 % errors, 1,000 images",
+        "without it only at 1 %",
         "as good as 8 up to 5 %", "from worst to best at 1 and 2.5 %", "10 points at 99 % take 3,500", "): At 1 % half the range",
         "(JPEG) with 1 % wrong bits", "outside the noise there and at 1 %; at 0.3 % and below", "collapses at 0.3 %",
         "from 0.1 to 1 % the target with", "the plain target holds to 0.3 %",
