@@ -147,7 +147,7 @@ class Surrogate:
             kept(self._network, owned, recipe, f"surrogate-{self._settings.arch}", str(self._device)).to(self._device)
         self._network.eval()
         if answered:
-            images, answers = (torch.cat(parts) for parts in zip(*((a.images, a.answers) for a in answered), strict=True))
+            images, answers = torch.cat([a.images for a in answered]), torch.cat([a.answers for a in answered])
             self._rematch(images, answers)
             order = torch.randperm(len(images), generator=stream(self._seed, "surrogate", "order"))
             self._bought.extend((images[part], answers[part]) for part in order.split(_BATCH))
@@ -160,7 +160,7 @@ class Surrogate:
             error = (self.logits(images) - answers).square().sum()
         foretold = 1.0 - (error / (answers - answers.mean(0)).square().sum().clamp_min(1e-12)).item()
         weight = 1.0 - _MEMORY_OF_TRUST if self._seen else 1.0
-        self.trust += weight * (min(max(foretold, 0.0), 1.0) - self.trust)
+        self.trust += weight * (max(foretold, 0.0) - self.trust)
         if not self._seen and not self._bought:
             self._rematch(images, answers)
         self._bought.append((images, answers))
