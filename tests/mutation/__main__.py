@@ -7,8 +7,6 @@ import json
 import sys
 import time
 import tomllib
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +23,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", choices=["sample", "score"])
     parser.add_argument("--mutants", type=int, default=500, help="size of the sample")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minimum", type=int, help="mutants of each module, as far as it has so many")
-    parser.add_argument("--only", help="beginning of a module's path, such as bbfuse/estimators")
+    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of modules' paths, such as bbfuse/estimators")
+    parser.add_argument("--first", type=int, help="run the first so many mutants of the sample")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--least", type=float, default=90.0, help="per cent that must be killed")
-    parser.add_argument("--save", action="store_true", help=f"write {SCORE.name}")
+    parser.add_argument("--save", action="store_true", help=f"write {SCORE.name}; with --only the rows of these modules")
     chosen = parser.parse_args(arguments)
     if chosen.what == "score":
         _print(json.loads(SCORE.read_text()))
         return 0
     settings, began = Settings.read(), time.monotonic()
-    if chosen.minimum is not None:
-        settings = replace(settings, minimum=chosen.minimum)
-    mutants = sample(settings, chosen.mutants, chosen.seed, chosen.only)
+    mutants = [mutant for mutant in sample(settings, chosen.mutants, chosen.seed) if mutant.module.startswith(tuple(chosen.only))]
+    mutants = mutants[: chosen.first]
     done = 0
 
     def show(mutant: Mutant, killed: bool) -> None:
@@ -51,26 +48,38 @@ def main(arguments: list[str]) -> int:
             print(f"{done} of {len(mutants)} mutants, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     killed = run(mutants, settings, chosen.jobs, show)
-    score = _score(mutants, killed, chosen.seed)
+    score = _score(chosen.seed, *_counted(mutants, killed))
     if chosen.save:
+        if chosen.only != [""]:
+            before = json.loads(SCORE.read_text())
+            others = [found for found in before["survivors"] if found["module"] not in score["modules"]]
+            score = _score(chosen.seed, before["modules"] | score["modules"], others + score["survivors"])
         SCORE.write_text(json.dumps(score, indent=1) + "\n")
     _print(score)
     return int(score["percent"] < chosen.least)
 
 
-def _score(mutants: list[Mutant], killed: list[bool], seed: int) -> dict[str, Any]:
-    reasons = tomllib.loads(REASONS.read_text()) if REASONS.exists() else {}
-    total, good = Counter(mutant.module for mutant in mutants), Counter[str]()
+def _counted(mutants: list[Mutant], killed: list[bool]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Mutants and killed ones by module, and the survivors with their reasons."""
+    reasons = tomllib.loads(REASONS.read_text())
+    modules: dict[str, Any] = {}
     survivors = []
     for mutant, dead in zip(mutants, killed, strict=True):
-        good[mutant.module] += dead
+        row = modules.setdefault(mutant.module, {"mutants": 0, "killed": 0})
+        row["mutants"] += 1
+        row["killed"] += dead
         if not dead:
             before, after = mutant.lines()
             reason = next((found["reason"] for found in reasons.get(mutant.module, []) if found["after"] == after), "open")
             survivors.append({"module": mutant.module, "line": mutant.line, "before": before, "after": after, "reason": reason})
+    return modules, survivors
+
+
+def _score(seed: int, modules: dict[str, Any], survivors: list[dict[str, Any]]) -> dict[str, Any]:
+    total, killed = (sum(found[name] for found in modules.values()) for name in ("mutants", "killed"))
     return {
-        "seed": seed, "mutants": len(mutants), "killed": sum(killed), "percent": round(100 * sum(killed) / len(mutants), 1),
-        "modules": {module: {"mutants": total[module], "killed": good[module]} for module in sorted(total)},
+        "seed": seed, "mutants": total, "killed": killed, "percent": round(100 * killed / total, 1),
+        "modules": dict(sorted(modules.items())),
         "survivors": sorted(survivors, key=lambda found: (found["module"], found["line"], found["after"])),
     }  # fmt: skip
 

@@ -85,19 +85,18 @@ def mutants_of(module: str, settings: Settings) -> list[Mutant]:
     return found
 
 
-def sample(settings: Settings, count: int, seed: int, only: str | None = None) -> list[Mutant]:
-    """``count`` mutants of all modules (of those whose path begins with ``only``): first `Settings.minimum` of each, as far as
-    it has so many, then any of the others. The same ``seed`` and code give the same mutants."""
-    rng = random.Random(seed)
-    chosen, rest = [], []
-    for module in settings.files():
-        if module.startswith(only or ""):
-            found = mutants_of(module, settings)
-            rng.shuffle(found)
-            chosen += found[: settings.minimum]
-            rest += found[settings.minimum :]
-    rng.shuffle(chosen)
-    return (chosen + rng.sample(rest, len(rest)))[:count]
+def sample(settings: Settings, count: int, seed: int) -> list[Mutant]:
+    """About ``count`` mutants in random order: of each module `Settings.minimum`, as far as it has so many, and a share of the
+    others in proportion to their number. Which ones of a module are drawn depends on ``seed`` and its code alone."""
+    found = {module: mutants_of(module, settings) for module in settings.files()}
+    spare = {module: max(0, len(some) - settings.minimum) for module, some in found.items()}
+    share = (count - sum(len(some) - spare[module] for module, some in found.items())) / max(1, sum(spare.values()))
+    chosen = []
+    for module, some in found.items():
+        random.Random(f"{seed} {module}").shuffle(some)
+        chosen += some[: len(some) - spare[module] + max(0, round(share * spare[module]))]
+    random.Random(seed).shuffle(chosen)
+    return chosen
 
 
 def _nodes(node: Any) -> Iterator[Any]:
