@@ -18,6 +18,7 @@ from torch import Tensor
 from backends.data import Dataset, Split
 from backends.interface import NOMINAL, BackendInfo, Chip, InputError
 from bbfuse.config import AffineConfig, EopmConfig, ReportConfig, StandardizeConfig, ValidationConfig
+from bbfuse.estimators.interface import Descent
 from bbfuse.estimators.spsa import Spsa
 from bbfuse.ledger import Ledger
 from bbfuse.objective import Step
@@ -89,6 +90,13 @@ def test_a_head_is_calibrated_on_the_first_images_that_are_owned_as_many_as_it_w
     for head in ("affine", "net"):
         assert raw(head=head, chip_seed=3, affine=AffineConfig(images=13)) == 13
         assert raw(head=head, chip_seed=3, affine=AffineConfig()) == 60
+
+
+def test_a_method_knows_whether_the_run_has_one_chip() -> None:
+    for config, rate in ((STRICT, 5e-3), (POPULATION, 3e-3)):  # what rge takes by default
+        made = Trainer(dataclasses.replace(config, optimizer="rge"), Open().info, DATA, Ledger(Open(), 9), None).stages.method
+        assert isinstance(made, Descent)
+        assert made.learning_rate(0, 9) == rate
 
 
 def test_the_population_is_validated_and_reported_on_chips_of_their_own(tmp_path: Path) -> None:

@@ -234,6 +234,22 @@ def test_what_a_store_has_is_not_sent_and_counts_as_kept(tmp_path: Path) -> None
     store.close()
 
 
+def test_a_process_that_takes_over_counts_what_was_sent_and_what_was_kept(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    found = []
+    for _ in range(2):
+        journal, store = Journal(path), Store(tmp_path, "somebody")
+        store.keep(store.keys(images(9)[2:5], CHIP), torch.zeros(3, 2))
+        ledger = Ledger(Scripted(attempts=2), 1000, journal, store)
+        ledger.kept, ledger.images, ledger.requests, ledger.lost = 100, 200, 300, 400
+        answer = ledger.ask(images(9), CHIP)
+        found.append((ledger.images, ledger.requests, ledger.kept, ledger.lost, ledger.kind, answer.tolist()))
+        journal.close()
+        store.close()
+    assert found[0] == found[1]
+    assert found[0][:5] == (212, 302, 103, 400, "logits")
+
+
 def test_no_more_images_are_under_way_than_may_be_lost_and_that_many_may_be() -> None:
     for at_risk, most in ((60, 60), (59, 40), (None, 100)):
         backend = Crowd(seed=3)
