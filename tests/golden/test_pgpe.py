@@ -110,6 +110,10 @@ def test_a_gradient_of_zero_moves_by_momentum_alone_and_at_rest_not_at_all() -> 
     moved.grad = torch.zeros(2).double()
     optimizer.step()  # the momentum is 0.9 if not given
     np.testing.assert_allclose(moved.tolist(), [0.44 - 0.054, -0.17 + 0.072])
+    (still,) = parameters([0.7])
+    still.grad = torch.zeros(1).double()
+    ClipUp([still], lr=0.0).step()
+    assert still.item() == 0.7
 
 
 def test_groups_have_their_own_rates_and_one_without_gradients_is_passed_over() -> None:
