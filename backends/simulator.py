@@ -64,7 +64,7 @@ class Simulator:
         kind = errors(memory)
         self._readings = [Reading(bank, kind) for bank in self.banks]
         self._bytes = 4 * sum(bank.patterns.size for bank in self.banks)
-        self._room = _BYTES_KEPT if self._device.type == "cpu" else torch.cuda.mem_get_info(self._device)[1] // 2
+        self._room = _room(self._device)
         self._kept: OrderedDict[Chip, dict[str, Tensor]] = OrderedDict()
 
     @property
@@ -114,6 +114,11 @@ class Simulator:
         for name in self._shifted & weights.keys():
             weights[name] += 1.0
         return weights
+
+
+def _room(device: torch.device) -> int:
+    """How many bytes of weights are kept: half of a GPU's memory."""
+    return _BYTES_KEPT if device.type == "cpu" else torch.cuda.mem_get_info(device)[1] // 2
 
 
 def errors(memory: Memory) -> Errors:

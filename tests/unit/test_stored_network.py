@@ -129,9 +129,9 @@ def test_a_chip_flips_bits_of_codes_that_lie_one_bank_behind_the_other(quantizat
     assert [(bank.bits, bank.first, bank.end) for bank in found.banks] == [(b.bits, b.first, b.end) for b in (first, *rest)]
     torch.testing.assert_close(found.weights(chip), expected, rtol=0.0, atol=0.0)
     torch.testing.assert_close(found.logits(SIGNALS, chip), torch.func.functional_call(net, expected, (SIGNALS,)))
-    several = [NOMINAL, chip, Chip(0.1, 1)]
-    each = torch.stack([found.logits(SIGNALS, one) for one in several])
-    torch.testing.assert_close(found.logits_of_all(SIGNALS, several), each, rtol=1e-5, atol=1e-5)
+    for several in ([NOMINAL, chip, Chip(0.1, 1)], [chip]):
+        each = torch.stack([found.logits(SIGNALS, one) for one in several])
+        torch.testing.assert_close(found.logits_of_all(SIGNALS, several), each, rtol=1e-5, atol=1e-5)
 
 
 def test_patterns_are_read_for_the_first_banks_and_the_others_are_as_written() -> None:
@@ -180,6 +180,12 @@ def test_the_chips_used_last_are_kept_as_far_as_there_is_room() -> None:
         assert list(small._kept) == [Chip(0.1, seed)]
 
 
+def test_half_of_a_gpus_memory_is_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 31))
+    assert module._room(torch.device("cuda")) == 15
+    assert module._room(torch.device("cpu")) == 268_435_456
+
+
 def test_every_name_of_errors_is_the_kind_it_says(tmp_path: Any) -> None:
     kinds = {
         "random": chips.random_flips, "stuck": chips.stuck_cells, "stuck-at-0": chips.stuck_at_zero,
@@ -211,4 +217,3 @@ def test_what_cannot_be_stored_is_refused_by_name() -> None:
 
     with pytest.raises(InputError, match=r"codes\(\) must name parameters and buffers, and 1.inner.nothing is none of"):
         Simulator(nn.Sequential(nn.Linear(3, 3), Wrong()))
-    assert module._BYTES_KEPT == 268_435_456
