@@ -14,7 +14,7 @@ from backends.interface import NOMINAL, Chip, InputError
 from bbfuse import seeds
 from bbfuse.fuse import Fuse
 from bbfuse.generators import GENERATORS
-from bbfuse.head import Affine, Heads, Net, Standardize
+from bbfuse.head import Affine, Heads, Net
 from bbfuse.sampling import Sampler
 from tests.helpers.targets import CHIP, LinearBackend
 
@@ -125,27 +125,6 @@ def test_what_does_not_fit_is_refused() -> None:
             Fuse(name, shape, rng)
 
 
-def test_standardize_gives_the_clean_mean_and_sd() -> None:
-    rng = torch.Generator().manual_seed(0)
-    answers, reference = torch.randn((50, 4), generator=rng) * 9 + 3, torch.randn((50, 4), generator=rng)
-    corrected = Standardize(answers, reference)(answers)
-    assert torch.allclose(corrected.mean(0), reference.mean(0), atol=1e-5)
-    assert torch.allclose(corrected.std(0), reference.std(0), atol=1e-5)
-    constant = Standardize(torch.ones(50, 4), reference)(torch.ones(2, 4))
-    assert torch.isfinite(constant).all()
-
-
-def test_affine_undoes_an_affine_damage() -> None:
-    rng = torch.Generator().manual_seed(0)
-    clean = torch.randn((600, 4), generator=rng)
-    labels = clean.argmax(1)
-    damaged = 30 * clean @ torch.randn((4, 4), generator=rng) + 5
-    head = Affine(4, decay=1e-6)
-    assert (head(damaged).argmax(1) == labels).float().mean() < 0.6
-    head.fit(damaged, labels)
-    assert (head(damaged).argmax(1) == labels).float().mean() > 0.97
-
-
 def test_a_net_undoes_what_no_affine_head_can() -> None:
     rng = torch.Generator().manual_seed(0)
     clean = torch.randn((600, 3), generator=rng)
@@ -195,27 +174,6 @@ def test_a_batch_never_holds_an_image_twice_and_its_weights_are_the_inverse_prob
     assert len(index) == size
     assert len(index.unique()) == size
     assert torch.allclose(weights.double() * len(p) * p[index], torch.ones(size, dtype=torch.float64), atol=1e-5)
-
-
-def test_the_weighted_mean_over_a_batch_is_unbiased() -> None:
-    # 5 standard errors: error probability below 6e-7
-    sampler = Sampler(30, 5, hard=True)
-    rng = torch.Generator().manual_seed(0)
-    sampler.observe(torch.arange(30), torch.rand(30, generator=rng))
-    values = torch.randn(30, generator=rng)
-    means = []
-    for _ in range(4000):
-        index, weights = sampler.draw(rng)
-        means.append((weights * values[index]).mean())
-    found = torch.stack(means)
-    assert abs(found.mean() - values.mean()) < 5 * found.std() / 4000**0.5
-
-
-def test_uniform_sampling_weighs_all_alike() -> None:
-    sampler = Sampler(20, 4, hard=False)
-    sampler.observe(torch.arange(20), torch.rand(20))
-    _, weights = sampler.draw(torch.Generator())
-    assert torch.allclose(weights, torch.ones(4))
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(1, 20), st.integers(0, 9999))

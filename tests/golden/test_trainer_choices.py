@@ -99,6 +99,29 @@ def test_a_method_knows_whether_the_run_has_one_chip() -> None:
         assert made.learning_rate(0, 9) == rate
 
 
+def test_a_run_begins_with_the_fuse_and_the_head_that_another_one_ended_with(tmp_path: Path) -> None:
+    trainer, _, _, _ = trained(CONFIG, tmp_path / "a")
+    with contextlib.closing(RunFolder.open(tmp_path / "a")[0]) as records:
+        records.write_fuse(trainer.trained())
+    for changed, taken in (({}, True), ({"head": "none"}, False), ({"chip_seed": 4}, False)):
+        config = dataclasses.replace(CONFIG, init=tmp_path / "a", **changed)
+        made = Trainer(config, Open().info, DATA, Ledger(Open(), 9), None)
+        assert torch.equal(made.fuse.vector(), trainer.fuse.vector())
+        assert made.heads.taken is taken
+        if taken:
+            assert torch.equal(made.heads.state_dict()["kept"]["matrix"], trainer.heads.state_dict()["kept"]["matrix"])
+
+
+def test_the_trust_in_a_surrogate_is_on_record_where_there_is_one(tmp_path: Path) -> None:
+    for trust in (None, 0.25):
+        with contextlib.closing(RunFolder.create(tmp_path / str(trust), CONFIG)) as records:
+            trainer = Trainer(CONFIG, Open().info, DATA, Ledger(Open(), 500), records)
+            trainer.stages.method.trust = trust
+            trainer.run(lambda _: None)
+        steps = [line for line in events(tmp_path / str(trust)) if "loss" in line]
+        assert [line.get("trust", "none") for line in steps] == [trust or "none"] * 25
+
+
 def test_the_population_is_validated_and_reported_on_chips_of_their_own(tmp_path: Path) -> None:
     config = dataclasses.replace(
         POPULATION, validation=ValidationConfig(images=9, times=2), report=ReportConfig(chips=3, images=19)

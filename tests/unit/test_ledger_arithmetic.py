@@ -48,6 +48,7 @@ def test_a_new_ledger_has_counted_nothing() -> None:
     assert ledger.keeps is False
     assert (ledger.kind, ledger.at_risk, ledger.limit) == (None, None, 9)
     assert ledger.granted([4]).first == 0
+    ledger.checkpointed()  # nothing was written down
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (127, [127]), (128, [128]), (129, [128, 1]), (300, [128, 128, 44])])
@@ -102,8 +103,9 @@ def test_a_request_that_fails_before_it_is_sent_leaves_its_room_to_others() -> N
     ledger.reserve(Grant(0, [20, 10]))
 
 
-def test_what_was_lost_counts_against_the_limit() -> None:
-    ledger = Ledger(Scripted(), 50)
+def test_what_was_lost_counts_against_the_limit(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "answers.jsonl")
+    ledger = Ledger(Scripted(), 50, journal)
     grant = ledger.granted([7, 8])
     assert (grant.first, grant.images) == (0, 15)
     ledger.reserve(grant)
@@ -111,6 +113,11 @@ def test_what_was_lost_counts_against_the_limit() -> None:
         ledger.ask(images(36), CHIP)
     ledger.lose(grant)
     assert (ledger.images, ledger.lost) == (0, 15)
+    journal.close()
+    journal = Journal(tmp_path / "answers.jsonl")
+    assert [journal.recall(number, "").lost for number in (0, 1, 2)] == [7, 8, 0]
+    journal.close()
+    ledger._journal = None
     ledger.ask(images(35), CHIP)
     with pytest.raises(BudgetSpentError, match="1 more images would pass the limit of 50, 50 are sent"):
         ledger.ask(images(1), CHIP)
