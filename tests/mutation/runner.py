@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shutil
@@ -41,6 +42,7 @@ def run(
     """
     for name in _PRELOADED:  # libraries once, the project's own modules in every process
         importlib.import_module(name)
+    gc.freeze()  # so that collections in the processes do not copy the libraries' pages
     tests = settings.files()
     groups = sorted({tuple(tests[mutant.module]) for mutant in mutants})
     work: list[tuple[Mutant | None, Sequence[str]]] = [(None, group) for group in groups]  # without a mutation they have to pass
@@ -94,14 +96,14 @@ def _begin(tree: Path, tests: Sequence[str]) -> int:
         silent = os.open(tree / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
-        os.environ.update(PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1")
+        os.environ.update(PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
         sys.dont_write_bytecode = True
         sys.path[:] = [str(tree), *(place for place in sys.path if place not in ("", str(ROOT)))]
         for name in [name for name in sys.modules if name.partition(".")[0] in ("bbfuse", "backends", "experiments", "tests")]:
             del sys.modules[name]
         import pytest
 
-        options = ["-x", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", _DEFAULT_TESTS]
+        options = ["-x", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "xdist.plugin", "-m", _DEFAULT_TESTS]
         code = int(pytest.main([*options, *tests]))
     except BaseException:
         traceback.print_exc()
