@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.fft import dctn, idctn
+from torch import Tensor
 
 from bbfuse.estimators.rge import InputRge, ParameterRge, make
 from bbfuse.methods import RgeConfig
@@ -28,6 +29,7 @@ from tests.helpers.descent import (
     Adam,
     Array,
     carried_back,
+    drawn,
     estimated,
     fair_signs,
     falls,
@@ -90,10 +92,10 @@ def ends(z: Array, u: Array, coarse: bool) -> tuple[Array, Array]:
 
 
 def reference(
-    basis: str, broyden: bool, numbers: range, steps: int, coarse: bool, lost: dict[int, Collection[int]]
+    basis: str, broyden: bool, numbers: range, steps: int, coarse: bool, lost: dict[int, Collection[int]], prior: Any = 0.0
 ) -> tuple[list[Array], list[Array]]:
     theta, adam, path, still = START.copy(), Adam(), [], 0
-    own, shared = np.zeros((OWNED, CLASSES, PIXELS)), np.zeros((CLASSES, PIXELS))
+    own, shared = np.zeros((OWNED, CLASSES, PIXELS)), np.zeros((CLASSES, PIXELS)) + prior
     for k in numbers:
         z, index, found = inputs(theta, k), owned_in(k), []
         for pair in range(2):
@@ -140,6 +142,32 @@ def test_rge_in_inputs_takes_the_equations_steps(basis: Any, broyden: bool, coar
     follows(found, expected, tolerance)
     estimated(gradients, estimates, tolerance)
     assert (found[3] == found[2]).all()
+
+
+class WithPrior(InputRge):
+    """Someone knows a Jacobian beforehand."""
+
+    jacobian = drawn(31, CLASSES, PIXELS).float() / 20.0
+
+    def _explained(self, above: Tensor, below: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
+        assert plus.shape == minus.shape == (2, BATCH, CLASSES)
+        return (above - below).flatten(1) @ self.jacobian.T
+
+    def _carried(self, z: Tensor, sensitivity: Tensor) -> Tensor:
+        return (sensitivity.sum(0) @ self.jacobian).view(z.shape)
+
+
+def test_a_prior_is_corrected_as_a_memory_that_began_with_it() -> None:
+    config = RgeConfig(lr=0.04, smoothing=MU, directions=2)
+    prior = WithPrior.jacobian.double().numpy()
+    expected, estimates = reference("pixels", True, range(4), 7, False, LOST, prior)
+    gradients: list[Array] = []
+    follows(
+        vectors(lambda fuse: WithPrior(config, PROBLEM, fuse), range(4), 7, 2, torch.float32, gradients, lost=LOST),
+        expected,
+        2e-4,
+    )
+    estimated(gradients, estimates, 2e-4)
 
 
 def test_rge_in_parameters_takes_the_equations_steps() -> None:
