@@ -127,7 +127,7 @@ def _listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.parametrize(("backend", "lines"), [("local", 20), ("remote", 0), ("remote", 20)])
+@pytest.mark.parametrize(("backend", "lines"), [("local", 20), pytest.param("remote", 0, marks=pytest.mark.slow), ("remote", 20)])
 def test_killed_and_resumed_it_is_the_same_run(
     backend: str, lines: int, finished: tuple[Path, dict[str, Any], str], tmp_path: Path
 ) -> None:
@@ -198,6 +198,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "cannot be written" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_in_mid_run_ends_it_with_its_reason_and_nothing_is_lost(
     finished: tuple[Path, dict[str, Any], str], tmp_path: Path
 ) -> None:

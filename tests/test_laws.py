@@ -27,8 +27,10 @@ from tests.helpers.answering import Killable, KilledError, Probabilities
 from tests.helpers.runs import BASE, RUNS, STRICT, run, same
 from tests.helpers.targets import LinearBackend
 
+EVERY = [pytest.param(name, marks=pytest.mark.slow) if name == "follow, statistics that move" else name for name in RUNS]
 
-@pytest.mark.parametrize("name", RUNS)
+
+@pytest.mark.parametrize("name", EVERY)
 def test_the_same_run_twice_is_the_same_run_and_every_image_is_counted(
     name: str, tmp_path: Path, linear: LinearBackend, digits: Dataset
 ) -> None:
@@ -45,7 +47,7 @@ def test_the_same_run_twice_is_the_same_run_and_every_image_is_counted(
     assert sum("validation" in line for line in lines) == 3
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["often", "never"])
 def test_killed_anywhere_and_resumed_it_is_the_uninterrupted_run(
     name: str, seconds: float, tmp_path: Path, linear: LinearBackend, digits: Dataset
@@ -134,7 +136,7 @@ def test_retries_shorten_the_training_and_never_break_the_budget(tmp_path: Path,
     assert len(events(tmp_path / "flaky")) < len(events(tmp_path / "calm"))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_smallest_budget_allows_one_step_and_one_less_is_refused(
     name: str, tmp_path: Path, linear: LinearBackend, digits: Dataset
 ) -> None:

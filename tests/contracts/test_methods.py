@@ -212,7 +212,7 @@ TUNED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("noise", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name in ASKING if not name.startswith(("cma", "nevergrad"))])
 def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, noise: float, linear: WhiteboxBackend) -> None:
     """A fuse of two parameters before logits linear in the image: the cross-entropy is convex in them but for the clipping, and

@@ -26,7 +26,7 @@ class Settings:
     operators: list[str]
     """cosmic-ray's names of the mutations that are made"""
     cosmetic: list[str]
-    """keyword arguments whose values are not mutated: they shape a drawing, or check what no valid input breaks (``strict``)"""
+    """keyword arguments whose values are not mutated: they shape a drawing, or guard what no code of ours breaks"""
     minimum: int
     """mutants of each module in a sample, as far as it has so many"""
     timeout: float
