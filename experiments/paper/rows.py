@@ -126,8 +126,9 @@ def _of_runs(tier: Tier, records: Trained) -> Iterator[dict[str, Any]]:
 
 def _spread(parts: list[dict[str, Any]]) -> tuple[float, float, int]:
     """Mean, sd and number of chips: of one run's report on many, or of many runs' on one each."""
-    if len(parts) == 1:
-        return parts[0]["mean"], parts[0]["sd"], parts[0]["chips"]
+    one, *others = parts
+    if not others:
+        return one["mean"], one["sd"], one["chips"]
     spread = Spread.of([part["mean"] for part in parts])
     return spread.mean, spread.sd, spread.chips
 

@@ -23,6 +23,7 @@ def test_networks_have_the_parameters_and_layers_that_are_stated() -> None:
     small = controls.network((2, 7, 8), 5)
     assert (small[1].in_features, small[1].out_features, small[3].in_features, small[3].out_features) == (112, 112, 112, 5)
     assert small(torch.zeros(3, 2, 7, 8)).shape == (3, 5)
+    assert controls.network((3, 8, 9), 4)[1].in_features == 3 * 8 * 9  # it is the height that counts
     assert isinstance(controls.network((3, 9, 9), 10)[0], nn.Conv2d)  # larger than eight
 
 
@@ -70,7 +71,7 @@ class Trained(nn.Module):
 def test_the_control_is_trained_on_the_images_owned_and_tested_on_the_first_held_out(
     side: int, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = torch.arange(1200.0).view(-1, 1, 1, 1).expand(-1, 3, side, side)
+    images = torch.arange(1200.0).view(-1, 1, 1, 1).expand(-1, 3, side, side + 1)
     part = Split(images, torch.zeros(1200, dtype=torch.int64))
     given: list[tuple[Any, ...]] = []
     trained = Trained(440)
@@ -83,7 +84,7 @@ def test_the_control_is_trained_on_the_images_owned_and_tested_on_the_first_held
     monkeypatch.setattr(controls, "load", lambda name: Dataset(name, 2, part, part[:300], part))
     assert controls.control("toys", 70, 3, tested=1100) == pytest.approx(0.4)
     ((parameters, owned, used, name),) = given
-    assert (parameters, owned, name) == (size(controls.network((3, side, side), 2)), 56, "control")  # a fifth is kept back
+    assert (parameters, owned, name) == (size(controls.network((3, side, side + 1), 2)), 56, "control")  # a fifth is kept back
     assert used.seed == 3
     assert used.steps == (3000 if side == 8 else 5000)
     assert (used.shift, used.mirror, used.weight_decay) == (recipe.shift, recipe.mirror, recipe.weight_decay)

@@ -171,6 +171,13 @@ def test_the_plane_has_what_saves_enough_in_front_of_the_last_target(drawn: Figu
     assert (axes.get_title(), axes.get_ylabel()) == ("energy against accuracy, B", "held-out accuracy, %")
 
 
+def test_the_plane_of_a_single_target_is_its_own() -> None:
+    axes = Figure().subplots()
+    figures._plane(axes, [one for one in ROWS if one["target"] == "A"])
+    assert axes.get_title() == "energy against accuracy, A"
+    assert plane(axes)["fuse by gradients"] == {(10.0, 81.0), (20.0, 72.0), (10.0, 90.0)}
+
+
 def test_every_panel_has_no_frame_and_but_one_a_legend(drawn: Figure) -> None:
     assert [axes.get_legend() is None for axes in drawn.axes] == [False, True, False, False]
     assert [axes.get_ylim() for place, axes in enumerate(drawn.axes) if place != 1] == [(0, 102)] * 3

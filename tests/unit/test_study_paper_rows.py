@@ -142,6 +142,7 @@ def test_a_classifier_used_instead_has_no_errors() -> None:
     assert [row["clean"] for row in made] == pytest.approx([0.54, 0.54, 0.79, 0.79])
     for row in made:
         assert (row["perturbed_mean"], row["perturbed_sd"], row["chips"], row["rate"]) == (row["clean"], 0.0, 0, 0.0)
+        assert (row["images"], row["bits"], row["head"]) == (0, 8, "none")
 
 
 def run(method: str, chip: int | None, images: int, config: RunConfig, *means: float) -> tuple[Task, dict[str, Any], Path]:
