@@ -17,7 +17,7 @@ from torch import Tensor
 
 from backends.data import Dataset, Split
 from backends.interface import NOMINAL, BackendInfo, Chip, InputError
-from bbfuse.config import AffineConfig, EopmConfig, ReportConfig, StandardizeConfig, ValidationConfig
+from bbfuse.config import AffineConfig, EopmConfig, RemoteConfig, ReportConfig, StandardizeConfig, ValidationConfig
 from bbfuse.estimators.interface import Descent
 from bbfuse.estimators.spsa import Spsa
 from bbfuse.ledger import Ledger
@@ -25,7 +25,7 @@ from bbfuse.objective import Step
 from bbfuse.records import RunFolder, events
 from bbfuse.scoring import Probe, Score
 from bbfuse.train import Trainer
-from tests.helpers.open_target import CLASSES, CONFIG, DATA, ONE, POPULATION, STRICT, Open, answers, steps_of, trained
+from tests.helpers.open_target import CLASSES, CONFIG, DATA, ONE, POPULATION, STRICT, Open, answers, chips, steps_of, trained
 from tests.helpers.points import named
 
 
@@ -138,6 +138,14 @@ def test_the_population_is_validated_and_reported_on_chips_of_their_own(tmp_path
     assert reported["clean"] == np.mean(
         answers(DATA.test.images[:19], NOMINAL).argmax(1).numpy() == DATA.test.labels[:19].numpy()
     )
+
+
+def test_a_target_is_watched_at_nominal_voltage_and_on_the_first_chip_of_the_training(tmp_path: Path) -> None:
+    remote = RemoteConfig(url="http://somewhere", watch=1)
+    for config, seed in ((POPULATION, chips(0, 1)[0]), (STRICT, 3)):
+        _, target, _, _ = trained(dataclasses.replace(config, backend="remote", remote=remote), tmp_path / str(seed))
+        asked = [(len(images), chip) for images, chip in target.asked[:4]]
+        assert asked == [(8, NOMINAL), (8, Chip(0.05, seed))] * 2
 
 
 def test_with_a_model_in_place_of_the_target_chips_are_drawn_for_one_chip_too(tmp_path: Path) -> None:
