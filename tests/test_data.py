@@ -141,6 +141,43 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2_before_the_first_query(
         assert not (tmp_path / "run").exists()
 
 
+def arrays(values: list[Any]) -> datasets.Dataset:
+    """A column of arrays, none of which has a file."""
+    features = datasets.Features({"image": datasets.Array2D((8, 8), "int64"), "label": datasets.Value("int64")})
+    return datasets.Dataset.from_dict({"image": values, "label": [n % 2 for n in range(len(values))]}, features=features)
+
+
+def test_arrays_are_levels_and_are_named_by_their_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    good = [grey(number).astype(np.int64) for number in range(12)]
+    monkeypatch.setattr("backends.data._opened", lambda _: {"train": arrays(good), "test": arrays(good[:3])})
+    data = load(f"{tmp_path}/good/")
+    sums = sorted((array / 127.5 - 1).sum() for array in good[:3])
+    assert sorted(image.sum().item() for image in data.test.images) == pytest.approx(sums, abs=1e-3)
+    spoilt = [*good[:3], good[3] + 300, *good[4:]]
+    monkeypatch.setattr("backends.data._opened", lambda _: {"train": arrays(spoilt), "test": arrays(good[:3])})
+    with pytest.raises(InputError, match=r"bad/: train image 3 must be of pixels in \[0, 255\], got 30"):
+        load(f"{tmp_path}/bad/")
+
+
+def test_a_picture_that_is_missing_or_has_no_file_is_named_by_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # fmt: skip
+    rows = in_memory(GOOD[1])
+    images = [{"bytes": png(picture), "path": None} for picture, _ in TEST]
+    for image, words in ((None, "a picture or an array"), ({"bytes": CLEAR, "path": None}, "opaque")):
+        columns = {"image": [*images[:5], image, *images[6:]], "label": rows["label"][:]}
+        part = datasets.Dataset.from_dict(columns, features=rows.features)
+        monkeypatch.setattr("backends.data._opened", lambda _, part=part: {"train": in_memory(GOOD[0]), "test": part})
+        with pytest.raises(InputError, match=f"mine/: test image 5 must be {words}"):
+            load(f"{tmp_path}/mine/")
+
+
+def test_pixels_that_use_more_than_one_level_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [(png(Image.fromarray(grey(number) // 128 * 2)), number % 2) for number in range(12)]
+    monkeypatch.setattr("backends.data._opened", lambda _: {"train": in_memory(rows), "test": in_memory(rows)})
+    assert load(str(tmp_path)).test.images.max() == pytest.approx(2 / 127.5 - 1.0)
+
+
 def test_one_image_a_class_and_one_to_report_on_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rows = [(png(picture), number) for number, (picture, _) in enumerate(TRAIN[:10])]
     label = datasets.Value("int64")

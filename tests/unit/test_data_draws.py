@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from math import ceil, floor
@@ -76,6 +77,17 @@ def test_the_order_of_the_files_changes_nothing(monkeypatch: pytest.MonkeyPatch)
         a, b = getattr(by_class, part), getattr(by_chance, part)
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.labels, b.labels)
+
+
+def test_the_draw_is_that_of_seed_0_among_images_in_the_order_of_their_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    test = loaded("me/mine", monkeypatch, [40, 30, 20], [12, 6, 3]).test
+    digests = {
+        hashlib.blake2b(image.numpy().tobytes() + label.numpy().tobytes()).digest(): place
+        for place, (image, label) in enumerate(zip(test.images, test.labels, strict=True))
+    }
+    ordered = [digests[digest] for digest in sorted(digests)]
+    drawn = stratified(test.labels.numpy()[ordered], np.random.default_rng(0))
+    assert [ordered[place] for place in drawn] == list(range(21))
 
 
 def of_each_class(part: Split | Tensor) -> list[int]:
