@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -110,7 +111,7 @@ def test_what_is_stored_has_so_many_codes_of_so_many_bits(name: str) -> None:
 def test_many_chips_in_one_pass(name: str, digits: Dataset) -> None:
     """In double precision: with the largest quarter of the activations, or with signs, the last digit of a single one decides
     which of two nearly equal activations survives, and it depends on the processor."""
-    simulator, images = Simulator(begun(name)), digits.test.images[:5].double()
+    simulator, images = Simulator(copy.deepcopy(begun(name))), digits.test.images[:5].double()
     simulator._network.double()
     chips = [NOMINAL, Chip(0.01, 1), Chip(0.01, 2)]
     weights = [{name: tensor.double() for name, tensor in simulator.weights(chip).items()} for chip in chips]
