@@ -127,7 +127,10 @@ def _listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.parametrize(("backend", "lines"), [("local", 20), pytest.param("remote", 0, marks=pytest.mark.slow), ("remote", 20)])
+@pytest.mark.parametrize(
+    ("backend", "lines"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in (("local", 20), ("remote", 0))), ("remote", 20)],
+)
 def test_killed_and_resumed_it_is_the_same_run(
     backend: str, lines: int, finished: tuple[Path, dict[str, Any], str], tmp_path: Path
 ) -> None:

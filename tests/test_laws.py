@@ -48,7 +48,7 @@ def test_the_same_run_twice_is_the_same_run_and_every_image_is_counted(
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["often", "never"])
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(1e9, marks=pytest.mark.slow)], ids=["often", "never"])
 def test_killed_anywhere_and_resumed_it_is_the_uninterrupted_run(
     name: str, seconds: float, tmp_path: Path, linear: LinearBackend, digits: Dataset
 ) -> None:

@@ -56,7 +56,9 @@ EDGES: dict[str, RunConfig] = {
 }
 
 
-@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "simulated chips" else name for name in EDGES]
+)
 def test_at_the_edges_a_run_sends_what_its_plan_says(name: str, tmp_path: Path, linear: LinearBackend, digits: Dataset) -> None:
     config = EDGES[name]
     trainer = Trainer(config, linear.info, digits.owned(config.images), Ledger(linear, 0), folder=None)

@@ -398,6 +398,7 @@ GREEDY = [b"[],", b"[" * 300 + b"]" * 300 + b",", b"0.1,"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.slow
 def test_no_body_takes_more_memory_than_sixty_times_its_bytes(network: nn.Module) -> None:
     command = [sys.executable, "-m", "backends.server", "--limits.body-bytes", str(BODY), "--stop-with-stdin"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

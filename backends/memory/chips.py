@@ -98,11 +98,12 @@ def _faults(stored: Stored, chip: Chip, values: bool) -> Iterator[tuple[NDArray[
     """
     bits = stored.bits
     bit = np.array([1 << place for place in range(bits)], stored.patterns.dtype)
+    shift = bits.bit_length() - 1
     for cells, high in _members(chip, stored.end, values):
         if stored.first:
             here = cells >= stored.first
             cells, high = cells[here] - stored.first, high[here]
-        weights = cells >> 3 if bits == 8 else cells // bits  # numpy divides far slower than it shifts
+        weights = cells >> shift if bits == 1 << shift else cells // bits  # numpy divides far slower than it shifts
         mask = bit[cells - weights * bits]
         ones = mask * high if values else mask
         while weights.size:
@@ -130,7 +131,7 @@ def _members(chip: Chip, cells: int, values: bool) -> Iterator[tuple[NDArray[np.
         sides = _stream(chip.seed, level, _SIDES) if values else None
         last = -1.0
         while last < cells:
-            count = min(_BLOCK, 16 + int(1.1 * share * (cells - last)))
+            count = _drawn_at_once(share, cells - last)
             # whole numbers below 2^53, so that sums of float64 are exact
             addresses = steps.standard_exponential(count)
             addresses *= length
@@ -145,6 +146,12 @@ def _members(chip: Chip, cells: int, values: bool) -> Iterator[tuple[NDArray[np.
             high = sides.random(count, np.float32) < 0.5 if sides is not None else keep
             found = addresses.astype(np.int64)
             yield (found, high) if keep.all() else (found[keep], high[keep])
+
+
+def _drawn_at_once(share: float, left: float) -> int:
+    """How many distances from one faulty cell to the next are drawn together: 16 and a tenth more than are expected of ``left``
+    cells, at most a block. Which cells are faulty does not depend on it."""
+    return min(_BLOCK, 16 + int(1.1 * share * left))
 
 
 def _stream(seed: int, level: int, part: int) -> np.random.Generator:

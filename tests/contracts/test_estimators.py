@@ -33,7 +33,8 @@ def truth_of(step: Step) -> Tensor:
 @pytest.mark.parametrize("name", UNBIASED)
 def test_the_mean_over_many_directions_is_the_gradient_in_direction_and_scale(name: str, step_of: StepMaker) -> None:
     """Projections on the true gradient and on three fixed directions, each within 5 standard errors of autograd's: with four
-    tests a false alarm has probability 2e-6; a scale wrong by a tenth is found, since the standard error is held below 2 %."""
+    tests a false alarm has probability 2e-6; a scale wrong by a half is found, since the standard error is held below 10 %
+    (smaller errors are found by the exact steps in `tests/golden`)."""
     truth = truth_of(step_of())
     rng = torch.Generator().manual_seed(2)
     directions = torch.stack(
@@ -44,16 +45,16 @@ def test_the_mean_over_many_directions_is_the_gradient_in_direction_and_scale(na
     )
     estimator = make(name, step_of().fuse)
     assert isinstance(estimator, Descent)
-    steps = 3200 // estimator.answers_per_image
+    steps = 800 // estimator.answers_per_image
     samples = torch.stack([directions @ gradient(estimator, step_of(number)) for number in range(steps)])
     error = samples.std(0) / math.sqrt(steps)
-    assert error[0] < 0.05 * truth.norm()
+    assert error[0] < 0.1 * truth.norm()
     assert ((samples.mean(0) - directions @ truth).abs() < 5 * error).all()
 
 
 @pytest.mark.parametrize("name", ["fzoo", "nes", "pgpe"])
 def test_a_normalised_estimate_has_the_direction_of_the_gradient(name: str, step_of: StepMaker) -> None:
-    """Its scale says nothing, by design. The mean over n = 2,400 random directions in d dimensions has a cosine of about
+    """Its scale says nothing, by design. The mean over n = 800 random directions in d dimensions has a cosine of about
     sqrt(n / (n + d)) with autograd's gradient, ranks and curvature take a little; along three directions orthogonal to it the
     mean is within 5 standard errors of nothing (false alarm 2e-6)."""
     truth = torch.nn.functional.normalize(truth_of(step_of()), dim=0)
@@ -61,16 +62,16 @@ def test_a_normalised_estimate_has_the_direction_of_the_gradient(name: str, step
     others = [torch.randn(truth.shape, generator=rng) for _ in range(3)]
     others = [torch.nn.functional.normalize(other - (other @ truth) * truth, dim=0) for other in others]
     samples = []
-    for number in range(300):
+    for number in range(100):
         step = step_of(number)
         estimator = make(name, step.fuse)
         assert isinstance(estimator, Descent)
         samples.append(gradient(estimator, step))
     mean, stacked = torch.stack(samples).mean(0), torch.stack(samples)
-    assert torch.nn.functional.cosine_similarity(mean, truth, dim=0) > 0.85 * math.sqrt(2400 / (2400 + len(truth)))
+    assert torch.nn.functional.cosine_similarity(mean, truth, dim=0) > 0.85 * math.sqrt(800 / (800 + len(truth)))
     for other in others:
         along = stacked @ other
-        assert along.mean().abs() < 5 * along.std() / math.sqrt(300)
+        assert along.mean().abs() < 5 * along.std() / math.sqrt(100)
 
 
 @pytest.mark.parametrize("kind", BASES)

@@ -213,7 +213,14 @@ TUNED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("noise", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [name for name in ASKING if not name.startswith(("cma", "nevergrad"))])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith(("follow", "guided")) else name
+        for name in ASKING
+        if not name.startswith(("cma", "nevergrad"))
+    ],
+)
 def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, noise: float, linear: WhiteboxBackend) -> None:
     """A fuse of two parameters before logits linear in the image: the cross-entropy is convex in them but for the clipping, and
     its least value is found by Newton's method. With noise every answer is off by normal numbers of sd 0.1.

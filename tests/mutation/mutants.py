@@ -29,6 +29,8 @@ class Settings:
     """keyword arguments whose values are not mutated: they shape a drawing, or guard what no code of ours breaks"""
     minimum: int
     """mutants of each module in a sample, as far as it has so many"""
+    whole: int
+    """a module with at most so many mutants is in a sample with all of them"""
     timeout: float
     """seconds after which a mutant's tests count as failed"""
     modules: dict[str, list[str]]
@@ -86,15 +88,17 @@ def mutants_of(module: str, settings: Settings) -> list[Mutant]:
 
 
 def sample(settings: Settings, count: int, seed: int) -> list[Mutant]:
-    """About ``count`` mutants in random order: of each module `Settings.minimum`, as far as it has so many, and a share of the
-    others in proportion to their number. Which ones of a module are drawn depends on ``seed`` and its code alone."""
+    """About ``count`` mutants or more in random order: of each module `Settings.minimum`, and a share of the others in proportion
+    to their number; all of a module with at most `Settings.whole`. Which ones of a module are drawn depends on ``seed`` and its
+    code alone."""
     found = {module: mutants_of(module, settings) for module in settings.files()}
-    spare = {module: max(0, len(some) - settings.minimum) for module, some in found.items()}
-    share = (count - sum(len(some) - spare[module] for module, some in found.items())) / max(1, sum(spare.values()))
+    least = {module: len(some) if len(some) <= settings.whole else settings.minimum for module, some in found.items()}
+    spare = {module: len(some) - least[module] for module, some in found.items()}
+    share = (count - sum(least.values())) / max(1, sum(spare.values()))
     chosen = []
     for module, some in found.items():
         random.Random(f"{seed} {module}").shuffle(some)
-        chosen += some[: len(some) - spare[module] + max(0, round(share * spare[module]))]
+        chosen += some[: least[module] + max(0, round(share * spare[module]))]
     random.Random(seed).shuffle(chosen)
     return chosen
 

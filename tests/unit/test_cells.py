@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from backends.interface import NOMINAL, Chip
+from backends.memory import chips
 from backends.memory.chips import faulty_cells, random_flips, stuck_at_one, stuck_at_zero, stuck_cells
 from backends.memory.codes import Errors, Stored, store
 from backends.memory.scheme import Quantization
@@ -124,3 +125,8 @@ def test_half_of_the_stuck_cells_are_stuck_at_one() -> None:
     """Within 5 sd: error probability below 6e-7."""
     sides = [side for seed in range(4) for side in faults_of(Chip(0.3, seed), 3000).values()]
     assert abs(sum(sides) - len(sides) / 2) < 2.5 * len(sides) ** 0.5
+
+
+def test_so_many_distances_are_drawn_at_once_as_will_hardly_ever_be_too_few() -> None:
+    for share, left, count in [(0.02, 5000.0, 16 + 110), (0.3, 7.0, 16 + 2), (0.0, 90.0, 16), (0.5, 1e6, 1 << 14)]:
+        assert chips._drawn_at_once(share, left) == count

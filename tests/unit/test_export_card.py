@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import re
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -290,3 +291,14 @@ def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path) -> None
     with pytest.raises(InputError, match="is not empty: choose another folder"):
         export(trained(), "", ExportConfig(tmp_path, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_module_is_a_script_that_leaves_out_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", "--run", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    monkeypatch.delitem(sys.modules, "bbfuse.export")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("bbfuse.export", run_name="__main__", alter_sys=True)
+    assert ended.value.code == 2
+    assert f"--run {tmp_path / 'none'} holds no" in capsys.readouterr().err

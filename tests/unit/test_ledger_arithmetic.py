@@ -297,3 +297,10 @@ def test_answers_and_grants_cannot_be_changed() -> None:
     for made, name in ((Answered(images(1), CHIP, torch.zeros(1, 2)), "chip"), (Grant(0, [3]), "first")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 5)
+
+
+def test_a_ledger_asks_one_question_at_a_time_unless_told_otherwise() -> None:
+    crowd = Crowd()
+    ledger = Ledger(crowd, 100)
+    ledger.ask_all([(images(2), CHIP), (images(3), CHIP), (images(4), CHIP)])
+    assert crowd.most == (1, 4)
