@@ -60,8 +60,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _counted(mutants: list[Mutant], killed: list[bool]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Mutants and killed ones by module, and the survivors with their reasons."""
-    reasons = tomllib.loads(REASONS.read_text())
+    """Mutants and killed ones by module, and the survivors."""
     modules: dict[str, Any] = {}
     survivors = []
     for mutant, dead in zip(mutants, killed, strict=True):
@@ -70,12 +69,16 @@ def _counted(mutants: list[Mutant], killed: list[bool]) -> tuple[dict[str, Any],
         row["killed"] += dead
         if not dead:
             before, after = mutant.lines()
-            reason = next((found["reason"] for found in reasons.get(mutant.module, []) if found["after"] == after), "open")
-            survivors.append({"module": mutant.module, "line": mutant.line, "before": before, "after": after, "reason": reason})
+            survivors.append({"module": mutant.module, "line": mutant.line, "before": before, "after": after})
     return modules, survivors
 
 
 def _score(seed: int, modules: dict[str, Any], survivors: list[dict[str, Any]]) -> dict[str, Any]:
+    reasons = {
+        (module, found["after"]): found["reason"] for module, some in tomllib.loads(REASONS.read_text()).items() for found in some
+    }
+    for found in survivors:
+        found["reason"] = reasons.get((found["module"], found["after"]), "open")
     total, killed = (sum(found[name] for found in modules.values()) for name in ("mutants", "killed"))
     return {
         "seed": seed, "mutants": total, "killed": killed, "percent": round(100 * killed / total, 1),

@@ -234,8 +234,8 @@ def test_before_the_first_loss_and_validation_there_are_dashes(capsys: pytest.Ca
 
 
 def test_what_is_said_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    Show().say("[bold]a message[/bold] " + 30 * "long ")
-    assert capsys.readouterr().err == "[bold]a message[/bold] " + 30 * "long " + "\n"
+    Show().say("[bold]a message[/bold] " + 29 * "long " + "end")
+    assert capsys.readouterr().err == "[bold]a message[/bold] " + 29 * "long " + "end\n"
 
 
 def test_on_a_terminal_there_is_a_bar_in_place_of_lines(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -257,9 +259,30 @@ def test_a_process_that_takes_over_counts_what_was_sent_and_what_was_kept(tmp_pa
     assert found[0][:5] == (212, 302, 103, 400, "logits")
 
 
+class Patient(Crowd):
+    """Answers nothing until so many images are under way at once, however slow the machine is to send them."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__(seed=3)
+        self._images, self._there = images, threading.Event()
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        with self._lock:
+            if sum(self.now) + len(images) >= self._images:
+                self._there.set()
+            self.now.append(len(images))
+            self.most = (max(self.most[0], len(self.now)), max(self.most[1], sum(self.now)))
+        assert self._there.wait(60)
+        time.sleep(0.002)  # for one too many to come
+        with self._lock:
+            self.now.remove(len(images))
+        sending(len(images))
+        return images.flatten(1)
+
+
 def test_no_more_images_are_under_way_than_may_be_lost_and_that_many_may_be() -> None:
     for at_risk, most in ((60, 60), (59, 40), (None, 100)):
-        backend = Crowd(seed=3)
+        backend = Patient(most)
         ledger = Ledger(backend, 10_000, in_flight=5)
         ledger.kind, ledger.at_risk = "logits", at_risk
         ledger.ask_all([(images(20), CHIP)] * 15)

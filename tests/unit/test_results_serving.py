@@ -26,6 +26,7 @@ def test_the_address_told_is_that_of_the_listener_and_one_thread_computes(monkey
     with listener:
         host, port = listener.getsockname()
     assert told == [f"http://{host}:{port}"]
+    assert port > 1  # any free one
     assert (host, backends, threads) == ("127.0.0.1", [backend], [1])
 
 
@@ -38,4 +39,5 @@ def test_a_server_lives_as_long_as_its_context() -> None:
     with serving.served(_tells, "http://there") as address:
         assert address == "http://there"
         (process,) = serving.multiprocessing.active_children()
+        assert process.daemon  # it ends with the benchmark, however that ends
     assert not process.is_alive()

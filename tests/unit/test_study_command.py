@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_with_run_the_rows_are_computed_and_written(results: Path, capsys: pytes
     written = json.loads((results / "toy.json").read_text())
     machine = {
         "processor": platform.machine(), "cores": os.cpu_count(), **study.versions(), "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
     }  # fmt: skip
     assert written == {
         "schema": SCHEMA, "config": {"set": 5}, "commit": "abc", "machine": machine, "rows": [{"a": 7}, {"a": 8}],
