@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import tyro
 
-from backends.interface import InputError
+from backends.base import InputError
 
 __all__ = ["parse", "refused"]
 

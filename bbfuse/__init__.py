@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bbfuse.trained import Trained
+    from bbfuse.deploy.trained import Trained
 
 __all__ = ["load"]
 
@@ -20,6 +20,6 @@ def load(folder: str | Path) -> Trained:
     Raises:
         InputError: ``folder`` holds no run that has ended, or it cannot be read.
     """
-    from bbfuse.trained import Trained  # torch is imported by those who load
+    from bbfuse.deploy.trained import Trained  # torch is imported by those who load
 
     return Trained.load(Path(folder))

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from backends.data import Dataset, load
-from backends.interface import Backend, BackendInfo, Chip, InputError, Sending, TargetError
-from bbfuse.config import GRANTS, RunConfig
-from bbfuse.fuse import Fuse
-from bbfuse.planning import Queries
+from backends.base import Backend, BackendInfo, Chip, InputError, Sending, TargetError
+from backends.datasets.loading import Dataset, load
+from bbfuse.config.schema import GRANTS, RunConfig
+from bbfuse.fuse.module import Fuse
+from bbfuse.training.planning import Queries
 
 if TYPE_CHECKING:
-    from backends.protocols import Dialect
-    from backends.remote import RemoteBackend
+    from backends.http.backend import RemoteBackend
+    from backends.http.codecs import Dialect
 
 __all__ = ["bytes_on_the_wire", "described", "energy", "open_backend", "owned_data", "served"]
 
@@ -45,14 +45,12 @@ def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack
             say(f"{config.remote.url}: {remote.dialect.assumed}")
         backend: Backend = remote
     else:
-        from backends.local import LocalBackend
+        from backends.simulated import SimulatedBackend
         from backends.targets.fit import fitted
-        from backends.whitebox import WhiteboxBackend
 
         data = load(config.data)
-        kind = LocalBackend if config.backend == "local" else WhiteboxBackend
         network = fitted(config.target, data).to(_device(config))
-        backend = kind(config.target, network, data.image_shape, data.classes, config.memory)
+        backend = SimulatedBackend(config.target, network, data.image_shape, data.classes, config.memory, GRANTS[config.backend])
     stack.callback(backend.close)
     return backend
 
@@ -65,7 +63,7 @@ def served(config: RunConfig, say: Callable[[str], None], stack: ExitStack) -> R
     """
     if config.backend != "remote" or config.remote.url is not None:
         return config
-    from backends.remote import OwnServer
+    from backends.http.backend import OwnServer
 
     server = OwnServer(config.target, config.data, config.threads, config.memory, config.remote.pixels or "float32")
     stack.callback(server.close)
@@ -80,7 +78,7 @@ def _device(config: RunConfig) -> str:
 
 
 def _remote(config: RunConfig, url: str) -> RemoteBackend:
-    from backends.remote import Manners, RemoteBackend, Wanted
+    from backends.http.backend import Manners, RemoteBackend, Wanted
 
     said, data = config.remote, load(config.data)
     manners = Manners(
@@ -100,7 +98,7 @@ class Described:
         self.dialect = dialect
 
     def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        """See `backends.interface.Backend`."""
+        """See `backends.base.Backend`."""
         raise TargetError(f"{self.info.name} was described, not opened")
 
     def close(self) -> None:
@@ -118,7 +116,7 @@ def described(config: RunConfig) -> Described:
         _check_profile(config)
         with closing(_remote(config, config.remote.url)) as backend:
             return Described(backend.info, backend.dialect)
-    from backends.protocols import OpenInference, Pixels
+    from backends.http.codecs import OpenInference, Pixels
     from backends.targets.networks import build
 
     _check_profile(config)
@@ -138,7 +136,7 @@ def bytes_on_the_wire(dialect: Dialect, images: Tensor, sent: Queries) -> dict[s
     ``images`` (n, channels, height, width) are taken with a little noise, since pixels that a fuse or a probe has moved have all
     their digits; what is sent as it is may take less.
     """
-    from backends.protocols import sizes
+    from backends.http.codecs import sizes
 
     sample = images[:_SAMPLE]
     noise = 0.1 * torch.randn(sample.shape, generator=torch.Generator().manual_seed(0))
@@ -148,7 +146,7 @@ def bytes_on_the_wire(dialect: Dialect, images: Tensor, sent: Queries) -> dict[s
 
 def _check_profile(config: RunConfig) -> None:
     if config.memory.profile is not None:
-        from backends.memory.arrays import Profile
+        from backends.memory.faults.arrays import Profile
 
         Profile(config.memory.profile).point(config.bit_error_rate)
 

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from backends.data import load
-from bbfuse.config import ReportConfig, ValidationConfig
-from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.measure import report_images
+from backends.datasets.loading import load
+from bbfuse.config.schema import ReportConfig, ValidationConfig
+from bbfuse.runs.figures import legend_beside, svg, without_frame
+from bbfuse.training.evaluation import report_images
 from experiments import cifar10
 from experiments.controls import control
 from experiments.study import RESULTS, Study, Task, rows_of

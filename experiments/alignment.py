@@ -17,19 +17,28 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from backends.data import load
-from backends.interface import Chip
+from backends.base import Access, Chip
+from backends.datasets.loading import load
+from backends.simulated import SimulatedBackend
 from backends.targets.fit import fitted
-from backends.whitebox import WhiteboxBackend
-from bbfuse.estimators.backprop import Backprop
-from bbfuse.estimators.interface import Descent, Problem
-from bbfuse.fuse import Fuse
-from bbfuse.head import Head
-from bbfuse.ledger import Ledger
-from bbfuse.methods import METHODS, BackpropConfig, FzooConfig, NesConfig, PgpeConfig, RgeConfig, SpsaConfig, SpsaGcConfig
-from bbfuse.objective import Step, Term
-from bbfuse.sampling import Sampler
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Head
+from bbfuse.optimizers.backprop import Backprop
+from bbfuse.optimizers.base import Descent, Problem
+from bbfuse.optimizers.settings import (
+    METHODS,
+    BackpropConfig,
+    FzooConfig,
+    NesConfig,
+    PgpeConfig,
+    RgeConfig,
+    SpsaConfig,
+    SpsaGcConfig,
+)
+from bbfuse.querying.ledger import Ledger
 from bbfuse.seeds import stream
+from bbfuse.training.objective import Step, Term
+from bbfuse.training.sampling import Sampler
 from experiments.study import command
 
 __all__ = ["main"]
@@ -62,7 +71,9 @@ def main(arguments: Sequence[str]) -> int:
 def _compute() -> tuple[Any, list[dict[str, Any]]]:
     torch.set_num_threads(1)
     data = load("digits")
-    ledger = Ledger(WhiteboxBackend("digits", fitted("digits", data), data.image_shape, data.classes), 10**9)
+    ledger = Ledger(
+        SimulatedBackend("digits", fitted("digits", data), data.image_shape, data.classes, access=Access.GRADIENTS), 10**9
+    )
     rows = []
     for name, (method, settings) in CASES.items():
         problem = Problem(len(data.train), data.classes, population=False, seed=0)

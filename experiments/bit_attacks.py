@@ -17,15 +17,15 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from backends.data import load
-from backends.fitting import RECIPE
-from backends.interface import Chip
-from backends.memory import attacks
-from backends.memory.scheme import Memory
-from backends.simulator import Simulator
+from backends.base import Chip
+from backends.datasets.loading import load
+from backends.memory.attacks import search as attacks
+from backends.memory.attacks.loss import Victim
+from backends.memory.config import Memory
+from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from backends.victim import Victim
-from bbfuse.figures import legend_beside, svg, without_frame
+from backends.training.fitting import RECIPE
+from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.seeds import reporting_chips
 from experiments.bit_error_robustness import DIGITS, Cell
 from experiments.study import RESULTS, command

@@ -28,15 +28,15 @@ from matplotlib.figure import Figure
 from rich.console import Group
 from rich.table import Table
 
-from backends.data import load
-from backends.fitting import LARGE_RECIPE, RECIPE, Recipe
-from backends.hardening import Hardening
-from backends.interface import NOMINAL, Chip
+from backends.base import NOMINAL, Chip
+from backends.datasets.loading import load
+from backends.memory.config import PRESETS, Memory
 from backends.memory.energy import voltage
-from backends.memory.scheme import PRESETS, Memory
-from backends.simulator import Simulator
+from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from bbfuse.figures import legend_beside, svg, without_frame
+from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe
+from backends.training.hardening import Hardening
+from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.seeds import reporting_chips
 from experiments.bit_errors import chips_needed, guarantee
 from experiments.study import RESULTS, tiered

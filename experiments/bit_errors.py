@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 from rich.console import Group
 from rich.table import Table
 
-from backends.data import load
-from backends.interface import NOMINAL, Chip
-from backends.memory.scheme import PRESETS, Memory
-from backends.simulator import Simulator
+from backends.base import NOMINAL, Chip
+from backends.datasets.loading import load
+from backends.memory.config import PRESETS, Memory
+from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.measure import accuracy
+from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.seeds import reporting_chips
+from bbfuse.training.evaluation import accuracy
 from experiments.study import RESULTS, command
 
 __all__ = ["chips_needed", "guarantee", "main"]

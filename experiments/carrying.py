@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from backends.interface import InputError
-from bbfuse.config import RunConfig, from_dict, to_dict
-from bbfuse.run import execute
+from backends.base import InputError
+from bbfuse.cli.run import execute
+from bbfuse.config.schema import RunConfig, from_dict, to_dict
 
 __all__ = ["Outcome", "Task", "differences", "joined", "outcomes", "processes", "run"]
 

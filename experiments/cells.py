@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from backends.data import load
-from backends.interface import NOMINAL, Chip
-from backends.memory.scheme import Memory
-from backends.simulator import Simulator
+from backends.base import NOMINAL, Chip
+from backends.datasets.loading import load
+from backends.memory.config import Memory
+from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from bbfuse.fuse import Fuse
-from bbfuse.measure import Spread, accuracy
+from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import reporting_chips
+from bbfuse.training.evaluation import Spread, accuracy
 from experiments.carrying import processes
 
 __all__ = ["Cell", "answered"]

@@ -26,10 +26,10 @@ from matplotlib.figure import Figure
 from rich.console import Group
 from rich.table import Table
 
-from bbfuse.config import AffineConfig, ReportConfig, RunConfig, ValidationConfig
-from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.measure import report_images
-from bbfuse.methods import RgeConfig
+from bbfuse.config.schema import AffineConfig, ReportConfig, RunConfig, ValidationConfig
+from bbfuse.optimizers.settings import RgeConfig
+from bbfuse.runs.figures import legend_beside, svg, without_frame
+from bbfuse.training.evaluation import report_images
 from experiments.controls import control
 from experiments.study import RESULTS, Study, Task, rows_of
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from backends.data import load
-from backends.fitting import LARGE_RECIPE, Recipe, kept
-from bbfuse.measure import accuracy
+from backends.datasets.loading import load
+from backends.training.fitting import LARGE_RECIPE, Recipe, kept
+from bbfuse.training.evaluation import accuracy
 
 __all__ = ["control", "network"]
 

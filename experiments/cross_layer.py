@@ -27,8 +27,8 @@ from rich.console import Group
 from rich.table import Table
 
 from backends.memory.protection.cost import HARDWARE
-from bbfuse.config import ReportConfig, RunConfig
-from bbfuse.figures import legend_beside, svg, without_frame
+from bbfuse.config.schema import ReportConfig, RunConfig
+from bbfuse.runs.figures import legend_beside, svg, without_frame
 from experiments.cross_layer_designs import ARITHMETIC, CLIPS, FULL, UNPROTECTED, Bench, Design
 from experiments.cross_layer_search import (
     NOTHING,

@@ -21,21 +21,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bbfuse
-from backends.data import Dataset, Split, load
-from backends.fitting import moved, recipe_for
-from backends.interface import NOMINAL, Chip
+from backends.base import NOMINAL, Chip
+from backends.datasets.loading import Dataset, Split, load
+from backends.memory.config import Memory
 from backends.memory.protection.cost import Cost, cost
 from backends.memory.protection.policy import Layer, Protection, chosen
+from backends.memory.protection.simulator import ProtectedSimulator, Scores, layers_of
 from backends.memory.protection.vulnerability import from_gradients
-from backends.memory.scheme import Memory
-from backends.protected import ProtectedSimulator, Scores, layers_of
-from backends.simulator import Simulator
+from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from bbfuse.config import RunConfig
-from bbfuse.head import Standardize
-from bbfuse.measure import accuracy
-from bbfuse.run import execute
+from backends.training.fitting import moved, recipe_for
+from bbfuse.cli.run import execute
+from bbfuse.config.schema import RunConfig
+from bbfuse.heads.base import Standardize
 from bbfuse.seeds import reporting_chips, validation_chip
+from bbfuse.training.evaluation import accuracy
 
 __all__ = ["ARITHMETIC", "CLIPS", "FULL", "UNPROTECTED", "Bench", "Design", "constrained"]
 

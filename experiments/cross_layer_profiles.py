@@ -22,10 +22,10 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from backends.interface import NOMINAL, Chip
+from backends.base import NOMINAL, Chip
 from backends.memory.protection.policy import Protection
+from backends.memory.protection.simulator import ProtectedSimulator, Site
 from backends.memory.protection.vulnerability import error_power, from_answers, rank_correlation
-from backends.protected import ProtectedSimulator, Site
 from bbfuse.seeds import training_chips
 from experiments.cross_layer import DIGITS
 from experiments.study import command

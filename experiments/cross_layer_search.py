@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from backends.interface import InputError
+from backends.base import InputError
 from backends.memory.protection.policy import CODES, Protection
 from experiments.cross_layer_designs import ARITHMETIC, CLIPS, FOLDER, FULL, Bench, Design
 from experiments.study import command

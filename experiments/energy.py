@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backends import flags
-from backends.interface import InputError
+from backends.base import InputError
 from backends.memory.energy import macs, saving, weight_reads
 from backends.targets import networks
-from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.generators import GENERATORS
+from bbfuse.fuse.generators import GENERATORS
+from bbfuse.runs.figures import legend_beside, svg, without_frame
 from experiments.study import RESULTS, as_json
 
 __all__ = ["rows"]

@@ -24,18 +24,18 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy.stats import t as student
 
-from backends.data import load
-from backends.fitting import Recipe
-from backends.hardening import Hardening
-from backends.interface import NOMINAL, Chip
-from backends.memory.scheme import Memory, Quantization
-from backends.simulator import Simulator
+from backends.base import NOMINAL, Chip
+from backends.datasets.loading import load
+from backends.memory.config import Memory, Quantization
+from backends.memory.simulator import Simulator
 from backends.targets.checkpoint import Checkpoint, write
 from backends.targets.fit import fitted, usual_recipe
-from bbfuse.config import RunConfig
-from bbfuse.figures import svg, without_frame
-from bbfuse.measure import accuracy
+from backends.training.fitting import Recipe
+from backends.training.hardening import Hardening
+from bbfuse.config.schema import RunConfig
+from bbfuse.runs.figures import svg, without_frame
 from bbfuse.seeds import reporting_chips
+from bbfuse.training.evaluation import accuracy
 from experiments.study import RESULTS, Task, carried_out, command, settings_of
 
 __all__ = ["ARMS", "Arm", "compared", "judged", "main", "tasks"]

@@ -25,14 +25,14 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from backends.data import load
-from backends.interface import Chip
-from backends.simulator import Simulator
+from backends.base import Chip
+from backends.datasets.loading import load
+from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from bbfuse.config import HeadName, RunConfig, ValidationConfig
-from bbfuse.figures import svg, without_frame
-from bbfuse.fuse import Fuse
-from bbfuse.measure import accuracy, report_images
+from bbfuse.config.schema import HeadName, RunConfig, ValidationConfig
+from bbfuse.fuse.module import Fuse
+from bbfuse.runs.figures import svg, without_frame
+from bbfuse.training.evaluation import accuracy, report_images
 from experiments.study import RESULTS, Study, Task, carried_out
 
 __all__ = ["CHIPS", "IMAGES", "STUDY"]

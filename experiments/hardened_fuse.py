@@ -18,11 +18,11 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
-from backends.data import load
-from backends.fitting import RECIPE
-from backends.memory.scheme import Memory
+from backends.datasets.loading import load
+from backends.memory.config import Memory
 from backends.targets.fit import fit_to
-from bbfuse.config import RunConfig
+from backends.training.fitting import RECIPE
+from bbfuse.config.schema import RunConfig
 from experiments.bit_error_robustness import DIGITS
 from experiments.study import Study, Task
 

@@ -16,9 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bbfuse.config import RunConfig
-from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.records import events
+from bbfuse.config.schema import RunConfig
+from bbfuse.runs.figures import legend_beside, svg, without_frame
+from bbfuse.runs.folder import events
 from experiments.study import RESULTS, Study, Task
 
 __all__ = ["STUDY"]

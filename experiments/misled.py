@@ -28,15 +28,15 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from backends.data import Split, load
-from backends.fitting import RECIPE, fit
-from bbfuse.config import RunConfig, ValidationConfig
-from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.measure import report_images
-from bbfuse.methods import SurrogateConfig
-from bbfuse.records import events
+from backends.datasets.loading import Split, load
+from backends.training.fitting import RECIPE, fit
+from bbfuse.config.schema import RunConfig, ValidationConfig
+from bbfuse.optimizers.settings import SurrogateConfig
+from bbfuse.optimizers.surrogate.network import ARCHITECTURES
+from bbfuse.runs.figures import legend_beside, svg, without_frame
+from bbfuse.runs.folder import events
 from bbfuse.seeds import stream
-from bbfuse.surrogate import ARCHITECTURES
+from bbfuse.training.evaluation import report_images
 from experiments.study import RESULTS, Study, Task
 
 __all__ = ["LIMIT", "STUDY", "misleading"]

@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from rich.console import Group
 from rich.table import Table
 
-from backends.data import load
-from bbfuse.config import ReportConfig, RunConfig, ValidationConfig
-from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.measure import report_images
-from bbfuse.methods import TransferConfig
+from backends.datasets.loading import load
+from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig
+from bbfuse.optimizers.settings import TransferConfig
+from bbfuse.runs.figures import legend_beside, svg, without_frame
+from bbfuse.training.evaluation import report_images
 from experiments import cifar10
 from experiments.study import RESULTS, Study, Task, rows_of
 from experiments.tuning import ARMS, SETTINGS, tuned

@@ -24,8 +24,8 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bbfuse.figures import legend_beside, svg, without_frame
-from bbfuse.fuse import Fuse
+from bbfuse.fuse.module import Fuse
+from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.seeds import stream
 from experiments.benchmarks.scaling import CASES, PEERS, SERVER_MS, Work
 from experiments.study import RESULTS, command, rows_of

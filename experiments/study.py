@@ -28,10 +28,10 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from backends import flags
-from backends.interface import InputError, TargetError
-from bbfuse.config import RunConfig, from_dict, to_dict, validate
-from bbfuse.run import SCHEMA
-from bbfuse.versions import versions
+from backends.base import InputError, TargetError
+from bbfuse.cli.run import SCHEMA
+from bbfuse.config.schema import RunConfig, from_dict, to_dict, validate
+from bbfuse.runs.versions import versions
 from experiments.carrying import Outcome, Task, differences, outcomes
 
 __all__ = [

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from backends.data import load
-from backends.interface import Chip, InputError
-from backends.simulator import Simulator
+from backends.base import Chip, InputError
+from backends.datasets.loading import load
+from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from bbfuse.config import ReportConfig, RunConfig, ValidationConfig, section_of
-from bbfuse.fuse import Fuse
-from bbfuse.measure import accuracy
+from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig, section_of
+from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import validation_chip
+from bbfuse.training.evaluation import accuracy
 from experiments.carrying import Outcome, Task, joined, run
 from experiments.study import Study, all_of, carried_out, rows_of
 

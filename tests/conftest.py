@@ -11,16 +11,15 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from backends.data import Dataset, load
-from backends.interface import Backend, Chip
-from backends.local import LocalBackend
-from backends.remote import OwnServer, RemoteBackend
+from backends.base import Access, Backend, Chip
+from backends.datasets.loading import Dataset, load
+from backends.http.backend import OwnServer, RemoteBackend
+from backends.simulated import SimulatedBackend
 from backends.targets.fit import fitted
-from backends.whitebox import WhiteboxBackend
-from bbfuse.fuse import Fuse
-from bbfuse.head import Head
-from bbfuse.ledger import Ledger
-from bbfuse.objective import Step, Term
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Head
+from bbfuse.querying.ledger import Ledger
+from bbfuse.training.objective import Step, Term
 from tests.helpers.targets import CHIP, SMALL, LinearBackend, StepMaker
 
 torch.set_num_threads(1)  # as runs do
@@ -59,7 +58,8 @@ def backend(request: pytest.FixtureRequest, network: nn.Module) -> Iterator[Back
     if request.param == "remote":
         opened: Backend = RemoteBackend(request.getfixturevalue("server").url, "digits", timeout=30.0, attempts=2)
     else:
-        opened = {"local": LocalBackend, "whitebox": WhiteboxBackend}[request.param]("digits", network, (1, 8, 8), 10)
+        access = Access.GRADIENTS if request.param == "whitebox" else Access.LOGITS
+        opened = SimulatedBackend("digits", network, (1, 8, 8), 10, access=access)
     yield opened
     opened.close()
 
@@ -70,16 +70,16 @@ def linear(digits: Dataset) -> LinearBackend:
 
 
 @pytest.fixture(scope="session")
-def smooth() -> WhiteboxBackend:
+def smooth() -> SimulatedBackend:
     """A smooth white-box target for 4x4 images and 3 classes."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3))
-    return WhiteboxBackend("smooth", net, SMALL, 3)
+    return SimulatedBackend("smooth", net, SMALL, 3, access=Access.GRADIENTS)
 
 
 @pytest.fixture
-def step_of(smooth: WhiteboxBackend) -> StepMaker:
+def step_of(smooth: SimulatedBackend) -> StepMaker:
     """Steps of the same eight images, some pixels on the edge of the range, before the same fuse."""
 
     def make(number: int = 0, head: Head | None = None, chips: tuple[Chip, ...] = (CHIP,)) -> Step:

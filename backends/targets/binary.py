@@ -2,7 +2,7 @@
 
 The targets of Buschjäger et al. (2002.00909) on resistive memory. Wrong bits turn signs around; 0 -> 1 and 1 -> 0 on their own
 are the memory's errors ``stuck-at-1`` and ``stuck-at-0``. Against them a layer can be fitted with random flips, or the network
-with the hinge loss of `backends.fitting.Recipe.margin`.
+with the hinge loss of `backends.training.fitting.Recipe.margin`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.special import ndtr
 
-from backends.memory.formats import Binary, Code
+from backends.memory.number_formats import Binary, Code
 
 __all__ = ["MARGIN", "BinaryConv2d", "BinaryLinear", "Signs", "network", "sign_errors", "signs"]
 
@@ -51,7 +51,7 @@ class BinaryConv2d(nn.Conv2d):
         self.flip = flip
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.formats.StoresItself`."""
+        """See `backends.memory.number_formats.StoresItself`."""
         return {"weight": Binary()}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class BinaryLinear(nn.Linear):
         self.flip = flip
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.formats.StoresItself`."""
+        """See `backends.memory.number_formats.StoresItself`."""
         return {"weight": Binary()}
 
     def forward(self, vectors: Tensor) -> Tensor:

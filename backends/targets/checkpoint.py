@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.interface import InputError
+from backends.base import InputError
 
 __all__ = ["SUFFIX", "Checkpoint", "read", "write"]
 

@@ -16,15 +16,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from backends.data import Dataset, Split, load
-from backends.fitting import Recipe, kept, recipe_for
+from backends.base import NOMINAL, InputError
+from backends.datasets.loading import Dataset, Split, load
 from backends.flags import parse, refused
-from backends.hardening import Hardening
-from backends.interface import NOMINAL, InputError
-from backends.memory.scheme import PRESETS, Memory
-from backends.simulator import Simulator
+from backends.memory.config import PRESETS, Memory
+from backends.memory.simulator import Simulator
 from backends.targets import networks
 from backends.targets.checkpoint import SUFFIX, Checkpoint, write
+from backends.training.fitting import Recipe, kept, recipe_for
+from backends.training.hardening import Hardening
 
 __all__ = ["FitConfig", "fit_to", "fitted", "hardening_of", "main", "nominal_accuracy", "usual_recipe"]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from backends.fitting import Recipe
-from backends.interface import InputError
+from backends.base import InputError
 from backends.targets import binary, bireal, shiftadd, smartexchange, sparse, spiking
 from backends.targets.checkpoint import SUFFIX, read
+from backends.training.fitting import Recipe
 
 __all__ = ["TARGETS", "Architecture", "Ensemble", "build", "group"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.memory.formats import Code, FixedPoint, PowersOfTwo
+from backends.memory.number_formats import Code, FixedPoint, PowersOfTwo
 
 __all__ = ["AddConv2d", "ShiftConv2d", "ShiftLinear", "network"]
 
@@ -29,7 +29,7 @@ class ShiftConv2d(nn.Conv2d):
     """A convolution whose weights are signed powers of two or 0."""
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.formats.StoresItself`."""
+        """See `backends.memory.number_formats.StoresItself`."""
         return {"weight": _SHIFT}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class ShiftLinear(nn.Linear):
     """A linear layer whose weights are signed powers of two or 0."""
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.formats.StoresItself`."""
+        """See `backends.memory.number_formats.StoresItself`."""
         return {"weight": _SHIFT}
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class AddConv2d(nn.Conv2d):
         nn.init.normal_(self.weight)
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.formats.StoresItself`."""
+        """See `backends.memory.number_formats.StoresItself`."""
         return {"weight": FixedPoint.spacious(self.weight)}
 
     def forward(self, images: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.memory.formats import Code, FixedPoint, PowersOfTwo
-from backends.memory.scheme import Quantization
+from backends.memory.config import Quantization
+from backends.memory.number_formats import Code, FixedPoint, PowersOfTwo
 
 __all__ = ["ExchangedConv2d", "ExchangedLinear", "decomposed", "network"]
 
@@ -72,7 +72,7 @@ class _Exchanged(nn.Module):
         return f"{super().extra_repr()}, safe={self.safe}"
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.formats.StoresItself`; a safe basis is held elsewhere."""
+        """See `backends.memory.number_formats.StoresItself`; a safe basis is held elsewhere."""
         largest = self.basis.double().abs().amax((1, 2), keepdim=True)
         basis = {} if self.safe else {"basis": FixedPoint.between(-largest, largest, Quantization())}
         return {"coefficients": _COEFFICIENTS, **basis}

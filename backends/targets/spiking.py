@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.interface import InputError
-from backends.memory.formats import Code, FixedPoint
+from backends.base import InputError
+from backends.memory.number_formats import Code, FixedPoint
 
 __all__ = ["Bound", "Spiking", "SpikingLinear"]
 
@@ -41,7 +41,7 @@ class SpikingLinear(nn.Linear):
         return f"{super().extra_repr()}, bound={self.bound}, spare={self.spare}"
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.formats.StoresItself`."""
+        """See `backends.memory.number_formats.StoresItself`."""
         return {"weight": FixedPoint.spacious(self.weight, 8, self.spare)}
 
     def forward(self, vectors: Tensor) -> Tensor:

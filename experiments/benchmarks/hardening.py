@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from backends.data import Split
-from backends.fitting import LARGE_RECIPE, RECIPE, Recipe, fit
-from backends.hardening import Hardening
-from backends.memory.scheme import PRESETS
+from backends.datasets.loading import Split
+from backends.memory.config import PRESETS
 from backends.targets import networks
+from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe, fit
+from backends.training.hardening import Hardening
 from experiments.benchmarks.timing import median_seconds
 from experiments.study import command
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from backends.interface import NOMINAL, Chip
-from backends.memory.arrays import neuralfuse_map
-from backends.memory.chips import random_flips
-from backends.memory.codes import Patterns, Reading, Stored
-from backends.simulator import Simulator
+from backends.base import NOMINAL, Chip
+from backends.memory.encoding import Patterns, Reading, Stored
+from backends.memory.faults.arrays import neuralfuse_map
+from backends.memory.faults.independent import random_flips
+from backends.memory.simulator import Simulator
 from backends.targets import networks
 from experiments.benchmarks.timing import median_seconds, peak_bytes
 from experiments.study import command

@@ -22,14 +22,14 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from backends.interface import NOMINAL
-from bbfuse.config import RunConfig, section_of
-from bbfuse.estimators.interface import Problem
-from bbfuse.fuse import Fuse
-from bbfuse.head import Head
-from bbfuse.methods import METHODS
-from bbfuse.objective import Step, Term
-from bbfuse.scoring import Probe, Score
+from backends.base import NOMINAL
+from bbfuse.config.schema import RunConfig, section_of
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Head
+from bbfuse.optimizers.base import Problem
+from bbfuse.optimizers.settings import METHODS
+from bbfuse.training.objective import Step, Term
+from bbfuse.training.scoring import Probe, Score
 from experiments.benchmarks.timing import median_seconds, peak_bytes
 from experiments.study import command
 

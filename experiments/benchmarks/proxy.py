@@ -24,13 +24,13 @@ from rich.table import Table
 from torch import Tensor
 
 import bbfuse
-from backends.binary import LENGTH, packed
-from backends.interface import NOMINAL
-from backends.wire import request_body
-from bbfuse.config import RunConfig
-from bbfuse.fuse import Fuse
-from bbfuse.head import Affine
-from bbfuse.records import RunFolder
+from backends.base import NOMINAL
+from backends.http.oip import request_body
+from backends.http.oip_binary import LENGTH, packed
+from bbfuse.config.schema import RunConfig
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Affine
+from bbfuse.runs.folder import RunFolder
 from experiments.benchmarks.serving import Timed, answering
 from experiments.benchmarks.timing import median_seconds
 from experiments.study import command

@@ -1,7 +1,7 @@
 """Images per second of a target in this process, behind HTTP in JSON and behind HTTP with binary tensors, in turns in one run.
 
 The target sleeps so long for each batch of 128 images and answers with the first ten pixels of each; the server is
-`backends.surface` in a process of its own on loopback, the client `backends.remote`, one request at a time.
+`backends.server.app` in a process of its own on loopback, the client `backends.http.backend`, one request at a time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from backends.interface import NOMINAL, Backend
-from backends.remote import RemoteBackend, Wanted
+from backends.base import NOMINAL, Backend
+from backends.http.backend import RemoteBackend, Wanted
 from experiments.benchmarks.serving import Timed, answering
 from experiments.benchmarks.timing import median_seconds
 from experiments.study import command

@@ -27,20 +27,20 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from backends.data import Split
-from backends.interface import NOMINAL, Backend
-from backends.local import LocalBackend
-from backends.remote import RemoteBackend
+from backends.base import NOMINAL, Backend
+from backends.datasets.loading import Split
+from backends.http.backend import RemoteBackend
+from backends.simulated import SimulatedBackend
 from backends.targets.networks import build
-from bbfuse.config import RayConfig, RemoteConfig, RunConfig
-from bbfuse.estimators.interface import Problem
-from bbfuse.estimators.nes import Nes
-from bbfuse.fuse import Fuse
-from bbfuse.head import Head
-from bbfuse.ledger import Ledger
-from bbfuse.methods import NesConfig
-from bbfuse.objective import Step, Term
+from bbfuse.config.schema import RayConfig, RemoteConfig, RunConfig
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Head
+from bbfuse.optimizers.base import Problem
+from bbfuse.optimizers.nes import Nes
+from bbfuse.optimizers.settings import NesConfig
+from bbfuse.querying.ledger import Ledger
 from bbfuse.seeds import stream
+from bbfuse.training.objective import Step, Term
 from experiments.benchmarks.serving import served
 from experiments.study import command
 
@@ -71,8 +71,8 @@ def _backend(target: str, shape: tuple[int, int, int], url: str | None) -> Backe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if target == "linear":
-            return LocalBackend(target, nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, CLASSES)), shape, CLASSES)
-        return LocalBackend(target, build(target, shape, CLASSES).eval(), shape, CLASSES)
+            return SimulatedBackend(target, nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, CLASSES)), shape, CLASSES)
+        return SimulatedBackend(target, build(target, shape, CLASSES).eval(), shape, CLASSES)
 
 
 def opened_by(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
@@ -111,7 +111,7 @@ class Work:
         self._method = Nes(NesConfig(pairs=pairs), Problem(OWNED, CLASSES, False, 0), self._fuse)
 
     def _metered(self, config: RunConfig) -> Any:
-        from bbfuse.cluster import Cluster
+        from bbfuse.distributed.cluster import Cluster
 
         work = self
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.interface import Access, Backend, BackendInfo, Chip, Sending
-from backends.server import application, listening, serve
+from backends.base import Access, Backend, BackendInfo, Chip, Sending
+from backends.server.command import application, listening, serve
 
 __all__ = ["Timed", "answering", "served"]
 
@@ -28,7 +28,7 @@ class Timed:
         self._seconds = milliseconds / 1000
 
     def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        """See `backends.interface.Backend`."""
+        """See `backends.base.Backend`."""
         sending(len(images))
         time.sleep(self._seconds)
         return images.flatten(1)[:, :_CLASSES].contiguous()

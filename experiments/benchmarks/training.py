@@ -18,11 +18,11 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from backends.interface import NOMINAL, Chip
-from backends.memory.scheme import Memory
-from backends.simulator import Simulator
+from backends.base import NOMINAL, Chip
+from backends.memory.config import Memory
+from backends.memory.simulator import Simulator
 from backends.targets import networks
-from bbfuse.fuse import Fuse
+from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import stream
 from experiments.study import command
 

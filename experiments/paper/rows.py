@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from backends.data import load
+from backends.datasets.loading import load
 from backends.memory.energy import saving, voltage, weight_reads
 from backends.targets.networks import build
-from bbfuse.config import RunConfig
-from bbfuse.fuse import Fuse
-from bbfuse.measure import Spread
+from bbfuse.config.schema import RunConfig
+from bbfuse.fuse.module import Fuse
+from bbfuse.training.evaluation import Spread
 from experiments.cells import Cell, answered
 from experiments.controls import control, network
 from experiments.paper import published

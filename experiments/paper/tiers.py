@@ -8,16 +8,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from backends.data import load
-from backends.fitting import LARGE_RECIPE, RECIPE, Recipe
-from backends.hardening import Hardening
-from backends.memory.scheme import Memory, Quantization
+from backends.datasets.loading import load
+from backends.memory.config import Memory, Quantization
 from backends.targets import checkpoint
 from backends.targets.fit import fit_to
-from bbfuse.config import EopmConfig, ReportConfig, RunConfig, ValidationConfig
-from bbfuse.measure import report_images
-from bbfuse.methods import BackpropConfig
+from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe
+from backends.training.hardening import Hardening
+from bbfuse.config.schema import EopmConfig, ReportConfig, RunConfig, ValidationConfig
+from bbfuse.optimizers.settings import BackpropConfig
 from bbfuse.seeds import reporting_chips
+from bbfuse.training.evaluation import report_images
 from experiments.study import Task
 
 __all__ = ["CARRIED", "GENERATORS", "MEMORY", "STANDARDIZED", "TIERS", "Tier", "fit_targets", "tasks"]

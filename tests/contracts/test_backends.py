@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from backends.data import Dataset
-from backends.interface import Backend, Chip
+from backends.base import Backend, Chip
+from backends.datasets.loading import Dataset
 from tests.helpers import contract
 
 

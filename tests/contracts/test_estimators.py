@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.interface import NOMINAL
-from bbfuse.estimators.backprop import Backprop
-from bbfuse.estimators.directions import BASES, Directions
-from bbfuse.estimators.interface import Descent
-from bbfuse.estimators.rge import InputRge
-from bbfuse.methods import BackpropConfig, RgeConfig
-from bbfuse.objective import Step
+from backends.base import NOMINAL
+from bbfuse.optimizers.backprop import Backprop
+from bbfuse.optimizers.base import Descent
+from bbfuse.optimizers.directions import BASES, Directions
+from bbfuse.optimizers.rge import InputRge
+from bbfuse.optimizers.settings import BackpropConfig, RgeConfig
+from bbfuse.training.objective import Step
 from tests.helpers.methods import PROBLEM, VARIANTS, make
 from tests.helpers.targets import CHIP, StepMaker
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backends.interface import NOMINAL, Access
-from backends.whitebox import WhiteboxBackend
-from bbfuse.estimators.interface import Method, Problem
-from bbfuse.fuse import Fuse
-from bbfuse.head import Affine, Head
-from bbfuse.ledger import Ledger
-from bbfuse.methods import METHODS
-from bbfuse.objective import Step, Term
-from bbfuse.scoring import Probe, Score
+from backends.base import NOMINAL, Access
+from backends.simulated import SimulatedBackend
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Affine, Head
+from bbfuse.optimizers.base import Method, Problem
+from bbfuse.optimizers.settings import METHODS
+from bbfuse.querying.ledger import Ledger
+from bbfuse.training.objective import Step, Term
+from bbfuse.training.scoring import Probe, Score
 from tests.helpers.methods import ASKING, STRICT, VARIANTS, make
 from tests.helpers.targets import CHIP, SMALL, StepMaker
 
@@ -192,13 +192,13 @@ def test_lost_scores_cost_information_and_nothing_else(name: str, step_of: StepM
 
 
 @pytest.fixture(scope="module")
-def linear() -> WhiteboxBackend:
+def linear() -> SimulatedBackend:
     """Logits that are linear in the image, but for a shift that the labels do not have: a fuse has to take it away."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
         net[1].weight.data *= 3.0
-    return WhiteboxBackend("linear", net, SMALL, 3)
+    return SimulatedBackend("linear", net, SMALL, 3, access=Access.GRADIENTS)
 
 
 # learning rates for this small problem, where the defaults are for the digits
@@ -221,7 +221,7 @@ TUNED: dict[str, dict[str, Any]] = {
         if not name.startswith(("cma", "nevergrad"))
     ],
 )
-def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, noise: float, linear: WhiteboxBackend) -> None:
+def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, noise: float, linear: SimulatedBackend) -> None:
     """A fuse of two parameters before logits linear in the image: the cross-entropy is convex in them but for the clipping, and
     its least value is found by Newton's method. With noise every answer is off by normal numbers of sd 0.1.
 

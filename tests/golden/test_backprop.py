@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bbfuse.estimators.backprop import Backprop
-from bbfuse.methods import BackpropConfig
+from bbfuse.optimizers.backprop import Backprop
+from bbfuse.optimizers.settings import BackpropConfig
 from tests.helpers.descent import (
     MATRICES,
     PROBLEM,

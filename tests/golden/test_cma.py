@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bbfuse.estimators.interface import Problem
-from bbfuse.methods import CmaConfig
-from bbfuse.searchers.cma import Cma
+from bbfuse.optimizers.base import Problem
+from bbfuse.optimizers.cma import Cma
+from bbfuse.optimizers.settings import CmaConfig
 from tests.helpers.points import PARAMETERS, loss_at, named, small_fuse, step_for
 
 SEED, SIGMA = 12, 0.07

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backends.data import Split
-from backends.interface import NOMINAL, Chip
-from backends.memory.scheme import Memory
-from backends.simulator import Simulator
-from bbfuse.estimators.follow import Follow
-from bbfuse.estimators.interface import Problem
-from bbfuse.estimators.transfer import Transfer
-from bbfuse.ledger import Answered
-from bbfuse.methods import FollowConfig, SurrogateConfig, TransferConfig
-from bbfuse.objective import Step
-from bbfuse.surrogate import ARCHITECTURES
+from backends.base import NOMINAL, Chip
+from backends.datasets.loading import Split
+from backends.memory.config import Memory
+from backends.memory.simulator import Simulator
+from bbfuse.optimizers.base import Problem
+from bbfuse.optimizers.settings import FollowConfig, SurrogateConfig, TransferConfig
+from bbfuse.optimizers.surrogate.follow import Follow
+from bbfuse.optimizers.surrogate.network import ARCHITECTURES
+from bbfuse.optimizers.surrogate.transfer import Transfer
+from bbfuse.querying.ledger import Answered
+from bbfuse.training.objective import Step
 from tests.helpers.imitator import Adam, Imitator, loss_of
 from tests.helpers.points import answers, images_of, named, small_fuse, step_for
 from tests.helpers.targets import CHIP

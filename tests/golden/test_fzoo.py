@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from bbfuse.estimators.fzoo import Fzoo
-from bbfuse.methods import FzooConfig
+from bbfuse.optimizers.fzoo import Fzoo
+from bbfuse.optimizers.settings import FzooConfig
 from tests.helpers.descent import (
     PARAMETERS,
     PROBLEM,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.data import Split
-from bbfuse.estimators.guided import Guided
-from bbfuse.estimators.interface import Problem
-from bbfuse.methods import GuidedConfig, SurrogateConfig
-from bbfuse.objective import Step
+from backends.datasets.loading import Split
+from bbfuse.optimizers.base import Problem
+from bbfuse.optimizers.settings import GuidedConfig, SurrogateConfig
+from bbfuse.optimizers.surrogate.guided import Guided
+from bbfuse.training.objective import Step
 from tests.helpers.imitator import Adam, Imitator
 from tests.helpers.points import TERMS, answers, images_of, named, small_fuse, step_for
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from bbfuse.estimators.nes import Nes
-from bbfuse.estimators.ranks import centred_ranks
-from bbfuse.methods import NesConfig
+from bbfuse.optimizers.nes import Nes
+from bbfuse.optimizers.ranks import centred_ranks
+from bbfuse.optimizers.settings import NesConfig
 from tests.helpers.descent import (
     PARAMETERS,
     PROBLEM,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from backends.interface import InputError
-from bbfuse.estimators.interface import Problem
-from bbfuse.methods import NevergradConfig
-from bbfuse.searchers.nevergrad import Nevergrad
+from backends.base import InputError
+from bbfuse.optimizers.base import Problem
+from bbfuse.optimizers.nevergrad import Nevergrad
+from bbfuse.optimizers.settings import NevergradConfig
 from tests.helpers.points import PARAMETERS, loss_at, named, small_fuse, step_for
 
 SIGMA, LOW = 0.06, 3_000_000_077

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.interface import Chip
-from bbfuse.head import Standardize
-from bbfuse.ledger import Question
-from bbfuse.objective import Step, Term
-from bbfuse.scoring import Given, Probe, Score
+from backends.base import Chip
+from bbfuse.heads.base import Standardize
+from bbfuse.querying.ledger import Question
+from bbfuse.training.objective import Step, Term
+from bbfuse.training.scoring import Given, Probe, Score
 from tests.helpers.eopm import CHIPS, CLASSES, FIRST, IMAGE_WEIGHTS, IMAGES, LABELS, Array, Case, drawn, eopm, of, target
 
 

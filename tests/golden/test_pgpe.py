@@ -10,8 +10,8 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from bbfuse.estimators.pgpe import ClipUp, Pgpe
-from bbfuse.methods import PgpeConfig
+from bbfuse.optimizers.pgpe import ClipUp, Pgpe
+from bbfuse.optimizers.settings import PgpeConfig
 from tests.helpers.descent import PARAMETERS, PROBLEM, START, Array, estimated, falls, follows, loss_at, named, vectors
 
 CONFIG = PgpeConfig(lr=0.05, sigma=0.5, sigma_lr=0.9, largest_change=0.15, pairs=5)

@@ -14,8 +14,8 @@ import torch
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from bbfuse.estimators.rge import InputRge, ParameterRge, make
-from bbfuse.methods import RgeConfig
+from bbfuse.optimizers.rge import InputRge, ParameterRge, make
+from bbfuse.optimizers.settings import RgeConfig
 from tests.helpers.descent import (
     BATCH,
     CLASSES,

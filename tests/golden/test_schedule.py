@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from backends.memory.scheme import Memory
-from bbfuse.estimators.backprop import Backprop
-from bbfuse.estimators.fzoo import Fzoo
-from bbfuse.estimators.interface import Descent, Method, Problem, adam, falling
-from bbfuse.estimators.nes import Nes
-from bbfuse.estimators.pgpe import Pgpe
-from bbfuse.estimators.rge import InputRge
-from bbfuse.estimators.rge import make as rge
-from bbfuse.methods import (
+from backends.memory.config import Memory
+from bbfuse.optimizers.backprop import Backprop
+from bbfuse.optimizers.base import Descent, Method, Problem, adam, falling
+from bbfuse.optimizers.fzoo import Fzoo
+from bbfuse.optimizers.nes import Nes
+from bbfuse.optimizers.pgpe import Pgpe
+from bbfuse.optimizers.rge import InputRge
+from bbfuse.optimizers.rge import make as rge
+from bbfuse.optimizers.settings import (
     BackpropConfig,
     FzooConfig,
     GuidedConfig,
@@ -27,8 +27,8 @@ from bbfuse.methods import (
     RgeConfig,
     SurrogateConfig,
 )
-from bbfuse.objective import Step
-from bbfuse.scoring import Probe, Score
+from bbfuse.training.objective import Step
+from bbfuse.training.scoring import Probe, Score
 from tests.helpers.descent import PROBLEM, small_fuse, step_for
 
 INPUTS, PARAMETERS = RgeConfig(), RgeConfig(space="parameters")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bbfuse.estimators.spsa import Spsa
-from bbfuse.estimators.spsa_gc import SpsaGc
-from bbfuse.methods import SpsaConfig, SpsaGcConfig
+from bbfuse.optimizers.settings import SpsaConfig, SpsaGcConfig
+from bbfuse.optimizers.spsa import Spsa
+from bbfuse.optimizers.spsa_gc import SpsaGc
 from tests.helpers.descent import (
     PARAMETERS,
     PROBLEM,

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backends.interface import NOMINAL, Chip
-from bbfuse.config import EopmConfig
-from bbfuse.ledger import Ledger
-from bbfuse.records import events
-from bbfuse.train import Trainer
+from backends.base import NOMINAL, Chip
+from bbfuse.config.schema import EopmConfig
+from bbfuse.querying.ledger import Ledger
+from bbfuse.runs.folder import events
+from bbfuse.training.trainer import Trainer
 from tests.helpers.open_target import (
     CLASSES,
     CONFIG,

@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.data import Dataset, Split
-from backends.interface import NOMINAL, BackendInfo, Chip, InputError
-from bbfuse.config import AffineConfig, EopmConfig, RemoteConfig, ReportConfig, StandardizeConfig, ValidationConfig
-from bbfuse.estimators.interface import Descent
-from bbfuse.estimators.spsa import Spsa
-from bbfuse.ledger import Ledger
-from bbfuse.objective import Step
-from bbfuse.records import RunFolder, events
-from bbfuse.scoring import Probe, Score
-from bbfuse.train import Trainer
+from backends.base import NOMINAL, BackendInfo, Chip, InputError
+from backends.datasets.loading import Dataset, Split
+from bbfuse.config.schema import AffineConfig, EopmConfig, RemoteConfig, ReportConfig, StandardizeConfig, ValidationConfig
+from bbfuse.optimizers.base import Descent
+from bbfuse.optimizers.spsa import Spsa
+from bbfuse.querying.ledger import Ledger
+from bbfuse.runs.folder import RunFolder, events
+from bbfuse.training.objective import Step
+from bbfuse.training.scoring import Probe, Score
+from bbfuse.training.trainer import Trainer
 from tests.helpers.open_target import CLASSES, CONFIG, DATA, ONE, POPULATION, STRICT, Open, answers, chips, steps_of, trained
 from tests.helpers.points import named
 

@@ -9,7 +9,7 @@ import time
 import torch
 from torch import Tensor
 
-from backends.interface import Access, BackendInfo, Chip, Sending
+from backends.base import Access, BackendInfo, Chip, Sending
 from tests.helpers.targets import LinearBackend
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from backends.data import Dataset
-from backends.interface import NOMINAL, Access, Backend, Chip
-from backends.local import LocalBackend
-from backends.simulator import Simulator
+from backends.base import NOMINAL, Access, Backend, Chip
+from backends.datasets.loading import Dataset
+from backends.memory.simulator import Simulator
+from backends.simulated import SimulatedBackend
 
 CHIPS = [NOMINAL, Chip(0.05, 0), Chip(0.05, 1), Chip(1.0, 2)]
 
@@ -74,7 +74,7 @@ def may_be_closed_twice(backend: Backend) -> None:
 
 
 def nothing_that_a_strict_backend_hands_out_leads_to_a_weight(network: nn.Module, digits: Dataset) -> None:
-    strict = LocalBackend("digits", network, (1, 8, 8), 10)
+    strict = SimulatedBackend("digits", network, (1, 8, 8), 10)
     images = digits.test.images[:5].clone().requires_grad_()
     logits = strict.query(images, CHIPS[1], ignore)
     weights = {p.data_ptr() for p in network.parameters()}

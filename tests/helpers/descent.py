@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backends.interface import NOMINAL, Chip
-from bbfuse.estimators.interface import Descent, Problem
-from bbfuse.fuse import Fuse
-from bbfuse.head import Head
-from bbfuse.objective import Step, Term
-from bbfuse.scoring import Probe, Score
+from backends.base import NOMINAL, Chip
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Head
+from bbfuse.optimizers.base import Descent, Problem
+from bbfuse.training.objective import Step, Term
+from bbfuse.training.scoring import Probe, Score
 from tests.helpers.targets import CHIP
 
 Array = NDArray[np.float64]

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends.interface import NOMINAL, Chip
-from bbfuse.fuse import Fuse
-from bbfuse.head import Affine, Head, Net
-from bbfuse.ledger import Question
-from bbfuse.objective import Step, Term
+from backends.base import NOMINAL, Chip
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Affine, Head, Net
+from bbfuse.querying.ledger import Question
+from bbfuse.training.objective import Step, Term
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bbfuse.config import RunConfig, section_of
-from bbfuse.estimators.interface import Method, Problem
-from bbfuse.fuse import Fuse
-from bbfuse.methods import METHODS
+from bbfuse.config.schema import RunConfig, section_of
+from bbfuse.fuse.module import Fuse
+from bbfuse.optimizers.base import Method, Problem
+from bbfuse.optimizers.settings import METHODS
 
 PROBLEM = Problem(owned=8, classes=3, population=False, seed=0)
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.data import Dataset, Split
-from backends.interface import NOMINAL, Access, BackendInfo, Chip, Sending
-from bbfuse.config import AffineConfig, EopmConfig, ReportConfig, RunConfig, ValidationConfig
-from bbfuse.ledger import Ledger
-from bbfuse.objective import Step
-from bbfuse.records import RunFolder
-from bbfuse.scoring import Probe, Score
-from bbfuse.train import Status, Trainer
+from backends.base import NOMINAL, Access, BackendInfo, Chip, Sending
+from backends.datasets.loading import Dataset, Split
+from bbfuse.config.schema import AffineConfig, EopmConfig, ReportConfig, RunConfig, ValidationConfig
+from bbfuse.querying.ledger import Ledger
+from bbfuse.runs.folder import RunFolder
+from bbfuse.training.objective import Step
+from bbfuse.training.scoring import Probe, Score
+from bbfuse.training.trainer import Status, Trainer
 from tests.helpers.points import named
 
 SHAPE, CLASSES = (1, 8, 8), 4

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backends.interface import NOMINAL, Chip
-from bbfuse.fuse import Fuse
-from bbfuse.head import Head
-from bbfuse.objective import Step, Term
-from bbfuse.scoring import Probe, Score
+from backends.base import NOMINAL, Chip
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Head
+from bbfuse.training.objective import Step, Term
+from bbfuse.training.scoring import Probe, Score
 from tests.helpers.targets import CHIP, SMALL
 
 Vector = NDArray[np.float64]

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from backends.data import Dataset
-from backends.interface import Access
-from bbfuse.config import (
+from backends.base import Access
+from backends.datasets.loading import Dataset
+from bbfuse.config.schema import (
     WITH_SURROGATE,
     EopmConfig,
     ReportConfig,
@@ -21,15 +21,15 @@ from bbfuse.config import (
     ValidationConfig,
     validate,
 )
-from bbfuse.fuse import Fuse
-from bbfuse.head import LEARNT
-from bbfuse.journal import Journal
-from bbfuse.ledger import Ledger
-from bbfuse.methods import METHODS, FollowConfig, RgeConfig, SurrogateConfig, TransferConfig
-from bbfuse.planning import Queries
-from bbfuse.records import RunFolder
-from bbfuse.store import Store
-from bbfuse.train import Trainer
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import LEARNT
+from bbfuse.optimizers.settings import METHODS, FollowConfig, RgeConfig, SurrogateConfig, TransferConfig
+from bbfuse.querying.cache import Store
+from bbfuse.querying.journal import Journal
+from bbfuse.querying.ledger import Ledger
+from bbfuse.runs.folder import RunFolder
+from bbfuse.training.planning import Queries
+from bbfuse.training.trainer import Trainer
 
 BASE = RunConfig(budget=6_000, chip_seed=3, batch=16, validation=ValidationConfig(images=40, times=3))
 SURROGATE = SurrogateConfig("perceptron", steps=20, rounds=1, updates=1, memory=10)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bbfuse.config import RunConfig
+from bbfuse.config.schema import RunConfig
 
 __all__ = ["made"]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from backends.data import Dataset
-from backends.interface import Access, BackendInfo, Chip, Sending
-from bbfuse.objective import Step
+from backends.base import Access, BackendInfo, Chip, Sending
+from backends.datasets.loading import Dataset
+from bbfuse.training.objective import Step
 
 CHIP = Chip(0.05, 0)
 SMALL = (1, 4, 4)

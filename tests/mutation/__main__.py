@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", choices=["sample", "score"])
     parser.add_argument("--mutants", type=int, default=500, help="size of the sample")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of modules' paths, such as bbfuse/estimators")
+    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of modules' paths, such as bbfuse/optimizers")
     parser.add_argument("--first", type=int, help="run the first so many mutants of the sample")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--least", type=float, default=90.0, help="per cent that must be killed")

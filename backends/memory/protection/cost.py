@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from backends.interface import InputError
+from backends.base import InputError
 from backends.memory.energy import voltage
 from backends.memory.protection.policy import RESULT_BITS, Layer, Protection, word
 

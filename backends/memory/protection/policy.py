@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from backends.interface import InputError
+from backends.base import InputError
 
 __all__ = ["CODES", "RESULT_BITS", "Code", "Layer", "Protection", "chosen", "residual", "word"]
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backends.interface import Chip
-from backends.memory.codes import Errors, Patterns, Places, Stored, store
+from backends.base import Chip
+from backends.memory.config import Quantization
+from backends.memory.encoding import Errors, Patterns, Places, Stored, store
 from backends.memory.protection.policy import Code, word
-from backends.memory.scheme import Quantization
 
 __all__ = ["Guarded", "Limited"]
 
@@ -38,7 +38,7 @@ class Guarded:
         self._masks = masks
 
     def __call__(self, stored: Stored, read: Patterns, chip: Chip) -> list[Places]:
-        """See `backends.memory.codes.Errors`."""
+        """See `backends.memory.encoding.Errors`."""
         places = self._errors(stored, read, chip)
         mask = _flat(stored, self._masks)
         if chip.bit_error_rate == 0.0 or not mask.any():
@@ -88,7 +88,7 @@ class Limited:
         self._masks = masks
 
     def __call__(self, stored: Stored, read: Patterns, chip: Chip) -> list[Places]:
-        """See `backends.memory.codes.Errors`."""
+        """See `backends.memory.encoding.Errors`."""
         self._errors(stored, read, chip)
         kept = (read ^ stored.patterns) & _flat(stored, self._masks)
         np.bitwise_xor(stored.patterns, kept, out=read)

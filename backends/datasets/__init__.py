@@ -1,0 +1,1 @@
+"""Data sets: images and labels, split into owned and held-out parts."""

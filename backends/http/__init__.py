@@ -1,0 +1,1 @@
+"""Targets behind HTTP: transport, discovery, codecs, and the backend made of them."""

@@ -1,0 +1,1 @@
+"""Bit errors chosen to do harm."""

@@ -1,0 +1,1 @@
+"""Where bit errors lie: independent cells, cell arrays, measured profiles."""

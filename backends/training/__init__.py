@@ -1,0 +1,1 @@
+"""Fitting of classifiers: recipes, the cache of fitted weights, and hardening against bit errors."""

@@ -1,0 +1,189 @@
+"""Fitting that makes wrong bits hurt less: quantization-aware, with clipped weights, under bit errors (Stutz et al., MLSys 2021).
+
+The float weights that the optimizer moves are never what the network computes with: a step stores them as codes, with ranges of
+their own, and takes the gradient at what the memory gives back (straight through the rounding), once without errors and, where
+`Hardening.rate` or `Hardening.flips` says so, once more with a chip's or those of an attack. The scale of a normalisation is
+stored, clipped, decayed and moved as its distance from 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from backends.base import Chip, InputError
+from backends.memory.attacks import search as attacks
+from backends.memory.config import Quantization
+from backends.memory.encoding import Patterns, Stored, store
+from backends.memory.faults import independent as chips
+from backends.memory.simulator import scales, stored_tensors
+
+__all__ = ["Hardened", "Hardening", "without_unused"]
+
+_CHIPS = 30_000  # training chips have seeds below this (bbfuse.seeds)
+_CLAMP = 0.05
+_ATTACK = 3  # gradients of the attack in a step of AdvBET
+
+
+@dataclass(frozen=True)
+class Hardening:
+    """What a step of fitting does to the weights on their way to the gradient."""
+
+    quantization: Quantization | None = None
+    """codes that the weights are stored as, ranges from the weights of each step; float weights if not given"""
+    stored: Literal["weights", "parameters"] = "parameters"
+    """what is stored and clipped: weights of convolutions and linear layers, or all parameters"""
+    clip: float | None = None
+    """largest absolute value of what is stored, held after each step"""
+    rate: float | None = None
+    """bit error rate of RandBET: a second gradient of the same batch, on a chip, joins the first"""
+    flips: int | None = None
+    """bits that an attack on each batch chooses in place of a chip (AdvBET), at most one a weight"""
+    pattern: int | None = None
+    """seed of the one chip met in all steps (fixed-pattern training); a fresh chip each step if not given"""
+    start: float = 1.75
+    """errors are injected from the step on at which the loss without them is first below this"""
+    gradients: Literal["sum", "mean"] = "sum"
+    """how the two gradients join: their sum (the paper's algorithm 1), or the mean of the first and the second clamped to
+    +-0.05 (its code)"""
+    sharpness: float | None = None
+    """sharpness-aware quantization (SAQ, 2111.12273, its code's third form): the gradient is taken not at the weights as they are
+    read, but so far up the gradient from there, in one Euclidean norm over all that is stored; it takes a second pass"""
+
+    def __repr__(self) -> str:
+        return without_unused(self, ("flips", "sharpness"))
+
+    def __post_init__(self) -> None:
+        if self.sharpness is not None and not self.sharpness > 0:
+            raise InputError(f"--sharpness must be above 0, got {self.sharpness}")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"--clip must be above 0, got {self.clip}")
+        if self.rate is not None and not 0 <= self.rate <= 1:
+            raise InputError(f"--randbet must lie in [0, 1], got {self.rate}")
+        if self.rate is not None and self.quantization is None:
+            raise InputError("--randbet flips bits of codes: give --quantization too")
+        if self.flips is not None and (self.flips < 1 or self.rate is not None or self.quantization is None):
+            raise InputError("--advbet must be 1 or more, with --quantization and without --randbet, got " + str(self.flips))
+        if self.pattern is not None and self.rate is None:
+            raise InputError("--pattern is the chip of --randbet: give both or none")
+
+
+def without_unused(settings: Any, options: Sequence[str]) -> str:
+    """The dataclass ``settings`` as text, without those of ``options`` that are not used: a further option leaves the keys of the
+    cache as they are."""
+    shown = [
+        field.name for field in fields(settings) if field.name not in options or getattr(settings, field.name) != field.default
+    ]
+    return f"{type(settings).__name__}({', '.join(f'{name}={getattr(settings, name)!r}' for name in shown)})"
+
+
+class Hardened:
+    """``network`` while it is fitted under ``hardening``; from here to `finish` its scales are distances from 1."""
+
+    def __init__(self, network: nn.Module, hardening: Hardening, seed: int = 0) -> None:
+        self._hardening = hardening
+        self._parameters = list(network.parameters())
+        self.tensors = stored_tensors(network, hardening.stored)
+        """What is stored, the network's own tensors by name."""
+        self._scales = scales(network) & self.tensors.keys()
+        # a stream of its own: the batches are the same with errors and without
+        self._chips = torch.Generator().manual_seed(seed)
+        self._injects = False
+        self._shift(-1.0)
+        self.clip()
+
+    def backward(self, loss: Callable[[], Tensor]) -> None:
+        """Adds to the parameters' ``grad`` what one step on the batch of ``loss`` needs."""
+        said = self._hardening
+        stored = None if said.quantization is None else store(self.tensors, said.quantization)
+        with self.reading(stored):
+            clean = loss()
+            clean.backward()
+        if said.sharpness is not None:
+            self._climb(loss, stored, said.sharpness)
+        self._injects = self._injects or clean.item() < said.start
+        if stored is None or (said.rate is None and said.flips is None) or not self._injects:
+            return
+        patterns = self._wrong(stored, loss)
+        if said.gradients == "sum":
+            with self.reading(stored, patterns):
+                loss().backward()
+            return
+        first = [(parameter, parameter.grad) for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        with self.reading(stored, patterns):
+            loss().backward()
+        for parameter, gradient in first:
+            if gradient is not None and parameter.grad is not None:
+                parameter.grad.clamp_(-_CLAMP, _CLAMP).add_(gradient).div_(2)
+
+    def _wrong(self, stored: Stored, loss: Callable[[], Tensor]) -> Patterns:
+        """What a chip reads, or what an attack on the batch of ``loss`` makes of it."""
+        said = self._hardening
+        if said.flips is not None:
+            return attacks.projected(stored, lambda patterns: self._gradient(stored, patterns, loss), said.flips, _ATTACK, (1.0,))
+        assert said.rate is not None
+        seed = int(torch.randint(_CHIPS, (), generator=self._chips)) if said.pattern is None else said.pattern
+        patterns = stored.patterns.copy()
+        chips.random_flips(stored, patterns, Chip(said.rate, seed))
+        return patterns
+
+    def _gradient(
+        self, stored: Stored, patterns: Patterns, loss: Callable[[], Tensor]
+    ) -> tuple[float, NDArray[np.float32]]:  # fmt: skip
+        with self.reading(stored, patterns):
+            value = loss()
+            slopes = torch.autograd.grad(value, list(self.tensors.values()))
+        return value.item(), torch.cat([slope.flatten() for slope in slopes]).float().cpu().numpy()
+
+    def _climb(self, loss: Callable[[], Tensor], stored: Stored | None, length: float) -> None:
+        """Takes the gradient anew, ``length`` further up the one that is there."""
+        uphill = {name: tensor.grad for name, tensor in self.tensors.items() if tensor.grad is not None}
+        norm = torch.stack([gradient.square().sum() for gradient in uphill.values()]).sum().sqrt()
+        for parameter in self._parameters:
+            parameter.grad = None
+        with self.reading(stored):
+            with torch.no_grad():
+                for name, gradient in uphill.items():
+                    self.tensors[name].add_(gradient, alpha=length / (norm.item() + 1e-12))
+            loss().backward()
+
+    @contextlib.contextmanager
+    def reading(self, stored: Stored | None, patterns: Patterns | None = None) -> Iterator[None]:
+        """The network as it reads ``patterns`` (what was written, if not given) of ``stored``; as it is, if that is ``None``."""
+        kept = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+        read = kept if stored is None else stored.tensors(patterns, next(iter(kept.values())).device)
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                tensor.copy_(read[name])
+        self._shift(1.0)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in self.tensors.items():
+                    tensor.copy_(kept[name])
+
+    @torch.no_grad()
+    def clip(self) -> None:
+        """Brings what is stored back into ``[-clip, clip]``."""
+        if self._hardening.clip is not None:
+            for tensor in self.tensors.values():
+                tensor.clamp_(-self._hardening.clip, self._hardening.clip)
+
+    def finish(self) -> None:
+        """Makes distances scales again."""
+        self._shift(1.0)
+
+    @torch.no_grad()
+    def _shift(self, by: float) -> None:
+        for name in self._scales:
+            self.tensors[name] += by

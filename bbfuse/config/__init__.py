@@ -1,0 +1,1 @@
+"""The configuration of a run: settings, their ranges, the rules between them."""

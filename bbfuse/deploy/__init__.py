@@ -1,0 +1,1 @@
+"""A trained fuse and head in use: as a module, as ONNX, as a proxy."""

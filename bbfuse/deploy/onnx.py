@@ -1,0 +1,248 @@
+"""A trained fuse for other runtimes: ``python -m bbfuse.export --run FOLDER --out DIR``.
+
+``fuse.onnx`` (``images`` to ``fused``) and ``head.onnx`` (the target's ``logits`` or ``probabilities`` to ``corrected``), each
+for any number of images, and a model card, ``README.md``. Nothing is there before onnxruntime has given torch's numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from backends.base import InputError, levels
+from backends.flags import parse, refused
+from bbfuse.deploy.trained import Trained, Uncalibrated
+
+__all__ = ["ExportConfig", "card", "export", "main", "onnx_of"]
+
+Pixels = Literal["float32", "uint8"]
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write the trained fuse and head of a run as ONNX, with a model card."""
+
+    run: Path
+    """folder of the run that trained them"""
+    out: Path
+    """folder to write to, new or empty"""
+    takes: Pixels = "float32"
+    """pixels that fuse.onnx takes: numbers in [-1, 1], or whole numbers from 0 to 255"""
+    gives: Pixels = "float32"
+    """pixels that fuse.onnx gives, as the target takes them: numbers in [-1, 1], or rounded to whole numbers from 0 to
+    255"""
+
+
+class _Converted(nn.Module):
+    """A fuse between pixels of other ranges."""
+
+    def __init__(self, fuse: nn.Module, takes: Pixels, gives: Pixels) -> None:
+        super().__init__()
+        self.fuse = fuse
+        self._takes = takes
+        self._gives = gives
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, channels, height, width), to the same."""
+        fused: Tensor = self.fuse(images.float() / 127.5 - 1.0 if self._takes == "uint8" else images)
+        return levels(fused).to(torch.uint8) if self._gives == "uint8" else fused
+
+
+def onnx_of(module: nn.Module, samples: Tensor, names: tuple[str, str]) -> bytes:
+    """``module`` as an ONNX model with one input and one output called ``names``, their first axis of any size.
+
+    ``samples`` (n, ...), n > 1, is what the model is checked with: onnxruntime gives torch's numbers, up to rounding.
+
+    Raises:
+        InputError: onnx, onnxscript or onnxruntime is not here.
+        RuntimeError: the numbers differ.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  what torch exports by
+    except ImportError as error:
+        raise InputError(f"the export needs {error.name}, which is not here: python -m pip install 'bbfuse[onnx]'") from error
+    with warnings.catch_warnings(), _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of the exporter, about its own insides
+        program = torch.onnx.export(
+            module, (samples,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=[names[0]],
+            output_names=[names[1]], verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    model: bytes = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    for some in (samples, samples[:1]):
+        (found,) = (torch.from_numpy(output) for output in session.run(None, {names[0]: some.numpy()}))
+        expected = module(some)
+        if found.dtype != expected.dtype or found.shape != expected.shape:
+            raise RuntimeError(
+                f"onnxruntime gave {found.dtype} {list(found.shape)}, torch {expected.dtype} {list(expected.shape)}"
+            )
+        # a number in the middle between two levels may be rounded to either of them
+        allowed = 1.0 if found.dtype == torch.uint8 else _TOLERANCE * max(1.0, float(expected.abs().max()))
+        apart = float((found.double() - expected.double()).abs().max())
+        if not apart <= allowed:
+            raise RuntimeError(f"onnxruntime's numbers differ from torch's by {apart:.3g}")
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Without the exporter's remarks about libraries that are not here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def export(trained: Trained, text: str, config: ExportConfig) -> None:
+    """Write ``fuse.onnx``, ``head.onnx`` and ``README.md`` into ``config.out``, all or nothing.
+
+    There is no ``head.onnx`` where the head has not been calibrated: each chip has its own. ``text`` is the model card.
+
+    Raises:
+        InputError: ``config.out`` is not empty or cannot be written, or a library is missing.
+        RuntimeError: an exported model does not give torch's numbers.
+    """
+    if config.out.is_dir() and any(config.out.iterdir()):
+        raise InputError(f"--out {config.out} is not empty: choose another folder")
+    rng = torch.Generator().manual_seed(0)
+    if config.takes == "uint8":
+        images = torch.randint(0, 256, (3, *trained.fuse.image_shape), generator=rng, dtype=torch.uint8)
+    else:
+        images = torch.rand((3, *trained.fuse.image_shape), generator=rng) * 2.0 - 1.0
+    converted = _Converted(trained.fuse, config.takes, config.gives).eval()
+    files = {"fuse.onnx": onnx_of(converted, images, ("images", "fused")), "README.md": text.encode()}
+    if not isinstance(trained.head, Uncalibrated):
+        answers = 5.0 * torch.randn((3, trained.classes), generator=rng)
+        answers = answers if trained.answers == "logits" else answers.softmax(1)
+        files["head.onnx"] = onnx_of(trained.head, answers, (trained.answers, "corrected"))
+    try:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        written = Path(tempfile.mkdtemp(prefix=".export-", dir=config.out.parent))
+        try:
+            for name, content in files.items():
+                (written / name).write_bytes(content)
+            written.chmod(0o755)
+            os.replace(written, config.out)  # an empty folder gives way
+        except OSError:
+            shutil.rmtree(written)
+            raise
+    except OSError as error:
+        raise InputError(f"--out {config.out} cannot be written: {error.strerror or error}") from error
+
+
+_PIXELS = {"float32": "float32 in [-1, 1]", "uint8": "uint8 from 0 to 255"}
+
+
+def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str:
+    """The model card (Markdown) of a run: what it is for, what it was measured to do, what it costs, its limits, its use."""
+    run, accuracy, energy, queries = trained.config, summary["accuracy"], summary["energy"], summary["queries"]
+    channels, height, width = trained.fuse.image_shape
+    rate = f"{100 * run.bit_error_rate:g} % bit errors"
+    chips = accuracy["perturbed"]["chips"]
+    population = f"the population of chips, reported on {chips} never met before"
+    who = population if run.chip_seed is None else f"chip {run.chip_seed}"
+    backend = f"{run.model} behind a server" if run.backend == "remote" else f"{run.target}, simulated"
+
+    def percent(part: dict[str, float]) -> str:
+        return f"{100 * part['mean']:.1f}" + (f" ± {100 * part['sd']:.1f}" if part["chips"] > 1 else "")
+
+    rows = [
+        ("at nominal voltage", f"{100 * accuracy['clean']:.1f}"),
+        ("at nominal voltage, fuse and head", f"{100 * accuracy['clean_fused']:.1f}"),
+        (f"{rate}, unprotected", percent(accuracy["perturbed"])),
+        (f"{rate}, head alone", percent(accuracy["perturbed_head"])),
+        (f"{rate}, fuse alone", percent(accuracy["perturbed_fuse"])),
+        (f"{rate}, fuse and head", percent(accuracy["perturbed_fused"])),
+    ]
+    saving, voltage = energy["saving"], energy["voltage"]
+    cost = (
+        "not known: no voltage was measured for this rate, or the target's architecture is not known"
+        if saving is None
+        else f"{100 * saving:.1f} % of the target's weight-read energy is saved at {voltage:.3g} of the lowest voltage without "
+        "errors, the fuse's own reads taken off"
+    )
+    parameters = sum(p.numel() for p in trained.fuse.parameters())
+    images, fused = (f"(n, {channels}, {height}, {width}) {_PIXELS[pixels]}" for pixels in (config.takes, config.gives))
+    headless = isinstance(trained.head, Uncalibrated)
+    head = (
+        f"* There is no `head.onnx`: the head `{run.head_name}` is calibrated for each chip, from its answers to "
+        f"{trained.calibrating_images} raw images (`bbfuse.load(FOLDER).calibrate(answers)`)."
+        if headless
+        else f"* `head.onnx` ({run.head_name}): `{trained.answers}` (n, {trained.classes}) float32 to `corrected`, logits "
+        "of the same shape. Postprocessing: the largest of a row is the class."
+    )
+    given = trained.answers
+    behind = "" if headless else f'\ncorrected = InferenceSession("head.onnx").run(None, {{"{given}": {given}}})[0]'
+    return f"""# Fuse for {run.target} ({run.data})
+
+A small network to put in front of a frozen classifier whose memory, at a low voltage, has wrong bits, and a correction behind it;
+both were trained from the classifier's answers by `bbfuse`.
+
+| | |
+|---|---|
+| target | {backend}; {trained.classes} classes |
+| for | {who}, {rate} |
+| fuse | {trained.fuse.name}, {parameters:,} parameters |
+| head | {run.head_name} |
+| trained by | {run.optimizer}, seed {run.seed} |
+| images sent | {queries["images"]:,} in {queries["requests"]:,} requests |
+| points won back | {summary["recovered_points"]:.1f} of {summary["lost_points"]:.1f} lost |
+| energy | {cost} |
+
+| accuracy on held-out images | % |
+|---|---|
+{chr(10).join(f"| {name} | {value} |" for name, value in rows)}
+
+## Use
+
+* `fuse.onnx`: `images` {images} to `fused` {fused}. Conversions of range are inside; nothing else is to be done to the pixels.
+{head}
+
+```python
+from onnxruntime import InferenceSession
+
+fused = InferenceSession("fuse.onnx").run(None, {{"images": images}})[0]
+{given} = target(fused){behind}
+```
+
+## Limits
+
+It is for this target, these errors and images like those of {run.data}; elsewhere it may do harm. The accuracies are of held-out
+images of that data set, on simulated memory or by the server that was asked. It was checked by onnxruntime against torch, up to
+rounding.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; the exit code."""
+    try:
+        config = parse(ExportConfig, "python -m bbfuse.export", arguments)
+        trained = Trained.load(config.run, "--run")
+        try:
+            text = card(trained, json.loads((config.run / "summary.json").read_text()), config)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"--run {config.run} has no summary.json that can be read: {error}") from error
+        export(trained, text, config)
+    except InputError as error:
+        return refused(error)
+    except RuntimeError as error:
+        return refused(error, code=1)
+    print(f"written: {config.out}")
+    return 0

@@ -1,0 +1,328 @@
+"""A trained fuse in front of an inference server: ``python -m bbfuse.serve --run FOLDER --upstream URL``.
+
+A proxy of the Open Inference Protocol v2 (REST, JSON and binary tensors). In requests for inference by the one model the images
+go through the fuse, in the answers the logits through the head, with the numbers of `bbfuse.load`; everything else, other models,
+health, metadata, headers, parameters and errors, is passed on as it is. A request that cannot be read as one tensor of images is
+refused, with an error of the protocol's shape: no answer comes from a target without its fuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import posixpath
+import re
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import aiohttp
+import numpy as np
+import orjson
+import torch
+from aiohttp import web
+from multidict import CIMultiDict
+from torch import Tensor
+from yarl import URL
+
+from backends.base import Chip, InputError, TargetError
+from backends.flags import parse, refused
+from backends.http.codecs import Layout, Pixels
+from backends.http.oip import tensor_of
+from backends.http.oip_binary import LENGTH, packed, unpacked
+from bbfuse.deploy.trained import Trained
+from bbfuse.heads.base import Head
+
+__all__ = ["ServeConfig", "application", "corrected", "fused", "main"]
+
+_LARGEST_BODY = 64 << 20
+_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
+_PLACE = secrets.token_hex()
+"""Stands for the numbers of a tensor, in no request that anybody sends."""
+_TYPES = {"FP32": "<f4", "FP64": "<f8", "UINT8": "u1"}
+# those of one connection (RFC 9110, 7.6.1), and those that say of a body what is no longer true of it
+_OF_THE_HOP = {"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+               "transfer-encoding", "upgrade"}  # fmt: skip
+_OF_THE_REQUEST = {"host", "expect", "content-length", "content-encoding"}  # bodies arrive here decoded
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Put the trained fuse of a run in front of a server of the Open Inference Protocol v2."""
+
+    run: Path
+    """folder of the run that trained it"""
+    upstream: str
+    """address of the server, such as http://127.0.0.1:8080"""
+    model: str | None = None
+    """the model whose images and logits are changed; that of the run if not given"""
+    host: str = "127.0.0.1"
+    """address to listen on"""
+    port: int = 0
+    """port to listen on; 0 takes a free one"""
+    threads: int = 1
+    """processor threads for fuse and head"""
+    timeout: float = 60.0
+    """seconds to wait for a connection to the server and for its answer"""
+    ca: Path | None = None
+    """certificates (PEM) to trust for https in place of the system's"""
+    chip_seed: int | None = None
+    """for a run of the population with the head standardize: the chip behind the server, which it is calibrated for at start by a
+    few dozen images sent there; any number where the server knows no chips"""
+
+
+def fused(trained: Trained, body: bytes, length: str | None) -> tuple[bytes, int, int]:
+    """A request's ``body`` with the fuse applied to its images, the length of the JSON object in it, and the number of images.
+
+    ``length`` is the header of a packed body, as `unpacked` takes it. Images keep datatype, layout and range;
+    levels (UINT8) are rounded to.
+
+    Raises:
+        InputError: it is not a request with one tensor of images that the fuse takes.
+    """
+    content = unpacked(body, length)
+    images = tensor_of(content.get("inputs"), "inputs")
+    (entry,) = content["inputs"]
+    pixels = _pixels(trained, images, entry["datatype"] == "UINT8")
+    images = images.permute(0, 3, 1, 2) if pixels.layout == "nhwc" else images
+    images = images * 2.0 - 1.0 if pixels.range == "unit" else images
+    if not (images.abs() <= 1.0).all():  # also false for NaN
+        raise InputError(f"inputs[0].data must lie in [{'0' if pixels.range == 'unit' else '-1'}, 1]")
+    made = _replaced(entry, pixels.sent(trained.fuse(images)))
+    if isinstance(made["data"], memoryview):
+        return *packed({**content, "inputs": [made]}), len(images)
+    # thousands of pixels are most of the work where they are written as decimals: by the faster writer, with the same digits
+    data = orjson.dumps(np.asarray(made["data"]), option=orjson.OPT_SERIALIZE_NUMPY)
+    whole = packed({**content, "inputs": [{**made, "data": _PLACE}]})[0].replace(f'"{_PLACE}"'.encode(), data, 1)
+    return whole, len(whole), len(images)
+
+
+def _pixels(trained: Trained, images: Tensor, eight_bits: bool) -> Pixels:
+    """How ``images`` came: as the run says that its server takes them, or as their shape shows."""
+    said, (channels, height, width) = trained.config.remote, trained.fuse.image_shape
+    shapes: dict[Layout, list[int]] = {"nchw": [channels, height, width], "nhwc": [height, width, channels]}
+    for layout, shape in shapes.items():
+        if layout == (said.layout or layout) and list(images.shape[1:]) == shape and len(images):
+            return Pixels(layout, "levels" if eight_bits else said.range or "signed")
+    wanted = ", ".join(map(str, shapes[said.layout or "nchw"]))
+    raise InputError(f"inputs[0].shape must be [n, {wanted}], n > 0, got {list(images.shape)}")
+
+
+def corrected(trained: Trained, body: bytes, length: str | None, images: int) -> tuple[bytes, int]:
+    """The ``body`` of an answer to so many ``images`` with the head applied to its logits, and the length of its JSON object.
+
+    Raises:
+        InputError: it is not an answer with one tensor of logits, or the head has not been calibrated.
+    """
+    content = unpacked(body, length)
+    logits = tensor_of(content.get("outputs"), "outputs")
+    if tuple(logits.shape) != (images, trained.classes):
+        raise InputError(f"outputs[0].shape must be {[images, trained.classes]}, got {list(logits.shape)}")
+    (entry,) = content["outputs"]
+    content["outputs"] = [_replaced(entry, trained.head(logits))]
+    return packed(content)
+
+
+def _replaced(entry: dict[str, Any], tensor: Tensor) -> dict[str, Any]:
+    """The tensor ``entry`` of a body with the numbers of ``tensor``, in the form that it had."""
+    flat = tensor.flatten().numpy().astype(_TYPES[entry["datatype"]])
+    return {**entry, "data": flat.view(np.uint8).data if isinstance(entry["data"], memoryview) else flat.tolist()}
+
+
+def application(
+    trained: Trained, upstream: str, model: str, timeout: float, tls: ssl.SSLContext | None = None
+) -> web.Application:
+    """The proxy in front of ``upstream``, which applies ``trained`` to what ``model`` is asked and answers.
+
+    Raises:
+        InputError: ``upstream`` is not the address of a server.
+    """
+    try:
+        parts = urlsplit(upstream)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+        named = parts.username is not None
+    except ValueError:
+        whole, named = False, False
+    if named:
+        raise InputError("--upstream must not hold a name or password: send them in a header, which is passed on")
+    if not whole:
+        raise InputError(f"--upstream must be an address such as http://127.0.0.1:8080, got {upstream}")
+    proxy = _Proxy(trained, upstream.rstrip("/"), model, timeout, tls)
+    app = web.Application(client_max_size=_LARGEST_BODY)
+    app.router.add_route("*", "/{path:.*}", proxy.handle)
+    app.cleanup_ctx.append(proxy.opened)
+    return app
+
+
+class _Proxy:
+    def __init__(self, trained: Trained, upstream: str, model: str, timeout: float, tls: ssl.SSLContext | None) -> None:
+        self._trained = trained
+        self._upstream = upstream
+        self._model = model
+        self._timeout = timeout
+        self._tls = tls
+        self._session: aiohttp.ClientSession
+        # one at a time, away from the loop, which goes on with other requests meanwhile; asking for it a thread takes over the
+        # process's number of processor threads, on which the last bit of a sum depends
+        self._pool = ThreadPoolExecutor(1, initializer=torch.get_num_threads)
+
+    async def opened(self, _: web.Application) -> AsyncIterator[None]:
+        """The connections to the server, as long as the application lives."""
+        # connections that lie idle are closed by uvicorn after 5 seconds: be the first
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, ssl=self._tls or True)
+        async with aiohttp.ClientSession(
+            connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=self._timeout),
+        ) as self._session:  # fmt: skip
+            yield
+        self._pool.shutdown()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Pass it on, with the fuse and the head where it is for the model."""
+        if not request.raw_path.startswith("/"):
+            return _error(400, "the request's target must be a path")
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return _error(413, f"the body may have {_LARGEST_BODY} bytes")
+        headers = _passed_on(request.headers, _OF_THE_REQUEST)
+        # as servers may read it, so that no spelling of the path leads around the fuse
+        path = posixpath.normpath("/" + unquote(request.raw_path.split("?")[0]).lstrip("/"))
+        found = _INFER.fullmatch(path)
+        try:
+            if request.method == "POST" and found and found[1] == self._model:
+                return await self._infer(request, headers, body)
+            return await self._pass(request, headers, body)
+        except TimeoutError:
+            return _error(504, f"{self._upstream} gave no answer within {self._timeout:g} seconds")
+        except aiohttp.ClientError as error:
+            return _error(502, f"{self._upstream} cannot be asked: {' '.join(str(error).split())[:200] or type(error).__name__}")
+
+    def _ask(self, request: web.Request, headers: CIMultiDict[str], body: bytes) -> Any:
+        url = URL(self._upstream + request.raw_path, encoded=True)
+        return self._session.request(request.method, url, headers=headers, data=body or None, allow_redirects=False)
+
+    async def _pass(self, request: web.Request, headers: CIMultiDict[str], body: bytes) -> web.StreamResponse:
+        async with self._ask(request, headers, body) as answer:
+            response = web.StreamResponse(
+                status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers, set())
+            )  # fmt: skip
+            await response.prepare(request)
+            try:
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+            except (aiohttp.ClientError, TimeoutError):
+                # too late for another status: the client sees that the answer is cut off here, too
+                if request.transport is not None:
+                    request.transport.abort()
+            else:
+                await response.write_eof()
+            return response
+
+    async def _infer(self, request: web.Request, headers: CIMultiDict[str], body: bytes) -> web.Response:
+        try:
+            body, length, images = await self._computed(fused, self._trained, body, headers.get(LENGTH))
+        except InputError as error:
+            return _error(400, str(error))
+        if LENGTH in headers:
+            headers[LENGTH] = str(length)
+        headers["Accept-Encoding"] = "identity"  # the answer has to be read here
+        async with self._ask(request, headers, body) as answer:
+            told, given = await answer.read(), _passed_on(answer.headers, {"content-length"})
+        # a head that changes nothing is none
+        if answer.status == 200 and type(self._trained.head) is not Head:
+            try:
+                told, length = await self._computed(corrected, self._trained, told, given.get(LENGTH), images)
+            except InputError as error:
+                return _error(502, f"{self._upstream} answered with something else than logits: {error}")
+            if LENGTH in given:
+                given[LENGTH] = str(length)
+        return web.Response(status=answer.status, reason=answer.reason, headers=given, body=told)
+
+    async def _computed(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+
+def _passed_on(headers: Mapping[str, str], dropped: set[str]) -> CIMultiDict[str]:
+    """``headers`` without ``dropped`` and those of one connection alone."""
+    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in _OF_THE_HOP | dropped | named)
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
+
+
+def _calibrated(trained: Trained, config: ServeConfig, model: str) -> None:
+    """Make the head that of the chip behind the server, where it is none yet.
+
+    Raises:
+        InputError: ``--chip-seed`` is missing, or has no effect, or the server is not that of the run.
+        TargetError: the server gave no usable answers.
+    """
+    count, run = trained.calibrating_images, trained.config
+    if (config.chip_seed is None) != (count == 0):
+        raise InputError(
+            f"the head standardize of {config.run} is calibrated for each chip by {count} images sent to the server: give "
+            "--chip-seed, any number where the server knows no chips"
+            if count
+            else f"--chip-seed has no effect with {config.run}, whose head is not to be calibrated: drop it"
+        )
+    if config.chip_seed is None:
+        return
+    from bbfuse.build import open_backend, owned_data
+
+    remote = dataclasses.replace(run.remote, url=config.upstream, model=model)
+    chip = Chip(run.bit_error_rate, config.chip_seed)
+    with ExitStack() as stack:
+        backend = open_backend(dataclasses.replace(run, backend="remote", remote=remote), lambda _: None, stack)
+        if (backend.info.image_shape, backend.info.classes) != (trained.fuse.image_shape, trained.classes):
+            raise InputError(
+                f"{model} at --upstream has images {backend.info.image_shape} and {backend.info.classes} classes, the run in "
+                f"{config.run} {trained.fuse.image_shape} and {trained.classes}"
+            )
+        trained.calibrate(backend.query(owned_data(run).train.images[:count], chip, lambda _: None))
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop; the first line on standard output is the URL. The exit code."""
+
+    try:
+        config = parse(ServeConfig, "python -m bbfuse.serve", arguments)
+        if not (config.threads > 0 and config.timeout > 0):
+            raise InputError(f"--threads and --timeout must be above 0, got {config.threads} and {config.timeout}")
+        if not 0 <= config.port <= 65535:
+            raise InputError(f"--port must lie in [0, 65535], got {config.port}")
+        torch.set_num_threads(config.threads)
+        trained = Trained.load(config.run, "--run")
+        model = config.model or trained.config.model
+        app = application(trained, config.upstream, model, config.timeout, _tls(config.ca))
+        _calibrated(trained, config, model)
+        try:
+            listener = socket.create_server((config.host, config.port))
+        except OSError as error:
+            raise InputError(f"--host {config.host} --port {config.port} cannot be listened on: {error}") from error
+    except InputError as error:
+        return refused(error)
+    except TargetError as error:
+        return refused(error, code=1)
+    print(f"http://{config.host}:{listener.getsockname()[1]}", flush=True)
+    web.run_app(app, sock=listener, print=None, access_log=None)
+    return 0
+
+
+def _tls(ca: Path | None) -> ssl.SSLContext | None:
+    try:
+        return None if ca is None else ssl.create_default_context(cafile=ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(f"--ca {ca} cannot be read as certificates: {error}") from error

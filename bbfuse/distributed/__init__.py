@@ -1,0 +1,1 @@
+"""Probes scored by Ray workers."""

@@ -1,0 +1,173 @@
+"""A worker of `bbfuse.distributed.cluster`: what runs in a process of Ray, and what travels to it and back.
+
+It holds the target (or a session with its server), the owned images and, a step at a time, the fuse. It is told the number of a
+probe, and says what came of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayError
+from torch import Tensor
+
+from backends.base import Backend, TargetError
+from bbfuse.build import open_backend, owned_data
+from bbfuse.config.schema import RunConfig
+from bbfuse.fuse.module import Fuse
+from bbfuse.querying.ledger import BudgetSpentError, Ledger
+from bbfuse.training.objective import Step, Term
+from bbfuse.training.scoring import Probe
+
+__all__ = ["Opened", "Reply", "Scene", "Worker", "opened", "packed", "unpacked"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A step as it travels: all that its probes are functions of."""
+
+    number: int
+    seed: int
+    fuse: str
+    """What it is made of, see `Fuse.name`."""
+    state: Tensor
+    """All of its numbers, see `state_of`."""
+    index: Tensor
+    images: Tensor | None
+    """``None`` if they are the owned ones as they are, which a worker has."""
+    labels: Tensor
+    weights: Tensor
+    terms: list[Term]
+    hard: bool
+    probes: Sequence[Probe]
+    kind: str | None
+    """What the target answers with, see `Ledger.kind`."""
+    whole: bool
+    """Whether all answers come back and are scored by the driver, which keeps them."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # arrays are read where they lie; tensors take milliseconds to be pickled
+        return _received, tuple(value.numpy() if isinstance(value, Tensor) else value for value in vars(self).values())
+
+
+def _received(*values: Any) -> Scene:
+    there: list[Any] = [torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value for value in values]
+    return Scene(*there)
+
+
+def state_of(fuse: Fuse) -> Tensor:
+    """All numbers that what ``fuse`` makes of images depends on (float32), as one vector."""
+    return torch.cat([tensor.detach().flatten() for tensor in _tensors(fuse)])
+
+
+def _tensors(fuse: Fuse) -> list[Tensor]:
+    return [*fuse.parameters(), *(buffer for buffer in fuse.buffers() if buffer.is_floating_point())]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one probe, and of the images and requests that it took."""
+
+    images: int
+    requests: int
+    loss: float = 0.0
+    numbers: bytes | None = None
+    """Float32: the answers (t, n, classes); or each image's difficulty (n,), if wanted, and the heads' gradients. ``None`` if a
+    request has to be sent again, which takes another grant."""
+    failure: str | None = None
+    """Why the target has failed; or with ``again``, why there was no answer yet."""
+    again: bool = False
+    """Whether a request has to be sent again."""
+
+    def plain(self) -> list[Any]:
+        """As it travels: a list of plain values is not pickled, which takes a tenth of the bytes and less time."""
+        return list(vars(self).values())
+
+
+Opened = Callable[[RunConfig, ExitStack], tuple[Backend, Tensor]]
+"""What a worker holds: who answers, and the owned images (owned, channels, height, width)."""
+
+
+def opened(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
+    """What a run with ``config`` has; ``stack`` closes it."""
+    return open_backend(config, lambda _: None, stack), owned_data(config).train.images
+
+
+class Worker:
+    """A step's probes, one at a time."""
+
+    def __init__(self, config: RunConfig, opened: Opened) -> None:
+        torch.set_num_threads(config.threads)
+        self._stack = ExitStack()
+        backend, self._owned = opened(config, self._stack)
+        self._ledger = Ledger(backend, limit=0)
+        self._scene: Scene | None = None
+        self._fuse: Fuse | None = None
+
+    def hello(self) -> int:
+        """It is ready; its process."""
+        return os.getpid()
+
+    def begin(self, held: list[ray.ObjectRef[Scene]], number: int, granted: int) -> list[Any]:
+        """The step that this number and the next are about; then as `score`."""
+        self._scene = None
+        try:
+            scene = ray.get(held[0])
+        except RayError:
+            return Reply(0, 0).plain()
+        self._scene, self._ledger.kind = scene, scene.kind
+        self._step = Step(
+            scene.number, scene.seed, self._fuse_of(scene), scene.index,
+            self._owned[scene.index] if scene.images is None else scene.images, scene.labels, scene.weights, scene.terms,
+            self._ledger.ask, self._ledger.ask_with_tape, self._ledger.seen, hard=scene.hard,
+        )  # fmt: skip
+        return self.score(number, granted)
+
+    def _fuse_of(self, scene: Scene) -> Fuse:
+        if self._fuse is None or self._fuse.name != scene.fuse:
+            _, channels, height, width = self._owned.shape
+            self._fuse = Fuse(scene.fuse, (channels, height, width), torch.Generator())
+        tensors = _tensors(self._fuse)
+        with torch.no_grad():
+            for tensor, part in zip(tensors, scene.state.split([tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+        return self._fuse
+
+    def score(self, number: int, granted: int) -> list[Any]:
+        """Probe ``number`` of the step, for which at most ``granted`` images may be sent; a `Reply` as it travels."""
+        if self._scene is None:
+            return Reply(0, 0).plain()
+        ledger, probe = self._ledger, self._scene.probes[number]
+        images, requests = ledger.images, ledger.requests
+        ledger.limit = images + granted
+        loss, numbers, failure, again = 0.0, None, None, False
+        try:
+            if self._scene.whole or probe.by_image:
+                numbers = packed(self._step.answers([probe])[0])
+            else:
+                (score,) = self._step.scored_here([probe])
+                assert score is not None
+                loss, numbers = score.loss, packed([score.difficulty, *score.gradients])
+        except BudgetSpentError as error:  # to be sent again with another grant
+            failure, again = " ".join(getattr(error, "__notes__", ())) or None, True
+        except TargetError as error:
+            failure = str(error)
+        return Reply(ledger.images - images, ledger.requests - requests, loss, numbers, failure, again).plain()
+
+
+def packed(tensors: Sequence[Tensor]) -> bytes:
+    """All float32 numbers of ``tensors``."""
+    return torch.cat([tensor.flatten() for tensor in tensors]).numpy().tobytes()
+
+
+def unpacked(numbers: bytes, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The tensors of these shapes that were `packed`."""
+    flat = torch.from_numpy(np.frombuffer(numbers, np.float32).copy())
+    parts = flat.split([int(np.prod(shape)) for shape in shapes])
+    return [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -1,0 +1,1 @@
+"""The fuse and its generators."""

@@ -1,0 +1,175 @@
+"""The order in which a run trains: small fuses first, each grown into the next without changing what it does.
+
+``--warm-up N``: a colour mix, found by CMA-ES with a full covariance of its few parameters, for N images.
+``--grow NAME``: the generator NAME, by the run's method, until it stops paying: when a tenth of the steps had a mean training
+loss that was not at least 2 % below that of the tenth before, at the latest after half of the steps. The losses are those
+of the probes, so that it costs no answer.
+Last: ``--generator``, to the end.
+
+A stage adds its generator to the sum that the fuse is made of, and all of the sum is trained. Its method is made anew for these
+parameters: it counts its own steps, its schedule runs over those that are left, it draws from streams of its own, and it knows
+nothing of what the method before it had gathered; `validate` refuses those with a surrogate, whose worth that is.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.base import InputError
+from bbfuse.config.schema import RunConfig, section_of
+from bbfuse.fuse.generators import GENERATORS, Shape
+from bbfuse.fuse.module import Fuse
+from bbfuse.optimizers.base import Method, Problem
+from bbfuse.optimizers.settings import METHODS, CmaConfig
+from bbfuse.seeds import stream
+
+__all__ = ["Stage", "Stages", "stages", "stopped_paying"]
+
+_SMALLEST_GAIN = 0.02
+_WARM_UP = CmaConfig(subspace=100, sigma=0.05)  # a mix has at most 12 parameters where images have three channels
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What joins the fuse, and what moves it from then on."""
+
+    generator: str
+    method: str
+    """a name of `METHODS`"""
+    settings: Any
+    """those of the method"""
+
+
+def stages(config: RunConfig) -> list[Stage]:
+    """What ``config`` asks for, in order; without ``--warm-up`` and ``--grow`` one stage.
+
+    Raises:
+        InputError: there is no generator ``--grow``.
+    """
+    if config.grow is not None and config.grow not in GENERATORS:
+        raise InputError(f"--grow must be one of {', '.join(GENERATORS)}, got {config.grow}")
+    settings = getattr(config, section_of(config.optimizer))
+    grown = [name for name in (config.grow, config.generator) if name is not None]
+    warm_up = [Stage("Mix", "cma", _WARM_UP)] if config.warm_up else []
+    return warm_up + [Stage(name, config.optimizer, settings) for name in grown]
+
+
+def stopped_paying(losses: Sequence[float], window: int) -> bool:
+    """Whether the mean of the last ``window`` losses is not 2 % below that of as many before; asked at whole windows only."""
+    if window == 0 or len(losses) % window or len(losses) < 2 * window:
+        return False
+    return sum(losses[-window:]) > (1.0 - _SMALLEST_GAIN) * sum(losses[-2 * window : -window])
+
+
+class Stages:
+    """The fuse and the method of the present stage, and when the next one begins."""
+
+    def __init__(
+        self, config: RunConfig, problem: Problem, image_shape: Shape, images: Tensor, start: dict[str, Tensor] | None = None
+    ) -> None:
+        """Begin with the first stage; ``images`` (n, channels, height, width), owned, calibrate what is added.
+
+        ``start`` is the state dict of a fuse that was trained before, to begin with.
+
+        Raises:
+            InputError: there is no generator ``--grow``, or the first one does not exist or does not fit the images.
+        """
+        self._stages = stages(config)
+        self._root = problem
+        self._images = images
+        self._warm_up = bool(config.warm_up)
+        self._number = 0
+        self._losses: list[float] = []
+        self.begun = 0
+        """The step of the run that is the first of this stage."""
+        self.fuse = Fuse(self._stages[0].generator, image_shape, stream(problem.seed, "fuse")).to(images.device)
+        if start is None:
+            self.fuse.calibrate(images)
+        else:
+            self.fuse.load_state_dict(start)
+        self.method = self._made(self._stages[0], self.fuse)
+
+    def methods(self) -> list[Method]:
+        """The method of every stage in order, to plan with: those to come are made for a copy of the fuse as it will be then.
+
+        Raises:
+            InputError: a generator does not exist, does not fit the images, or is not larger than the one before it.
+        """
+        made, trial = [self.method], copy.deepcopy(self.fuse)
+        for stage in self._stages[1:]:
+            trial.grow(stage.generator, torch.Generator())
+            made.append(self._made(stage, trial))
+            small, large = (sum(p.numel() for p in part.parameters()) for part in trial.generators[-2:])
+            if small >= large:
+                names = " to ".join(trial.name.split("+")[-2:])
+                raise InputError(f"a fuse grows from small to large, not from {names} ({small} to {large} parameters): "
+                                 "choose another --generator or --grow, or drop --grow or --warm-up")  # fmt: skip
+        return made
+
+    @property
+    def seed(self) -> int:
+        """The root of this stage's random streams; the run's own for the first."""
+        root = self._root.seed
+        return stream(root, "stage", self._number).initial_seed() if self._number else root
+
+    @property
+    def grown_at_step(self) -> int | None:
+        """The step before which ``--generator`` joined a smaller fuse; ``None`` as long as it has not."""
+        return self.begun if self._is_last and self._number else None
+
+    @property
+    def _is_last(self) -> bool:
+        return self._number + 1 == len(self._stages)
+
+    def observe(self, loss: float | None) -> None:
+        """Note the training loss of a step, ``None`` where nothing was asked."""
+        if loss is not None and not self._is_last:
+            self._losses.append(loss)
+
+    def advance(self, step: int, steps: int, warm_up: int) -> bool:
+        """Begin the next stage if it is due before step ``step`` of ``steps``, ``warm_up`` of them for the warm-up."""
+        if self._is_last:
+            return False
+        done, left = step - self.begun, steps - warm_up
+        if self._warm_up and self._number == 0:
+            due = done == warm_up
+        else:
+            due = 2 * done >= left or stopped_paying(self._losses, left // 10)
+        if due:
+            self._grow()
+            self.begun, self._losses = step, []
+        return due
+
+    def _grow(self) -> None:
+        self._number += 1
+        stage = self._stages[self._number]
+        self.fuse.grow(stage.generator, stream(self.seed, "fuse"))
+        self.fuse.to(self._images.device).calibrate(self._images)
+        self.method = self._made(stage, self.fuse)
+
+    def _made(self, stage: Stage, fuse: Fuse) -> Method:
+        problem = dataclasses.replace(self._root, seed=self.seed)
+        made: Method = METHODS[stage.method].load()(stage.settings, problem, fuse)
+        return made
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the order stands, and what fuse and method hold."""
+        return {
+            "number": self._number, "begun": self.begun, "losses": list(self._losses),
+            "fuse": self.fuse.state_dict(), "method": self.method.state_dict(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to where `state_dict` was taken, from the first stage."""
+        while self._number < state["number"]:
+            self._grow()
+        self.begun, self._losses = state["begun"], list(state["losses"])
+        self.fuse.load_state_dict(state["fuse"])
+        self.method.load_state_dict(state["method"])

@@ -1,0 +1,134 @@
+"""The fuse: ``F(x) = clip(x + G(x), -1, 1)`` (NeuralFuse, Eq. 1), G a small generator that starts at zero, or a sum of some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from backends.base import InputError
+from bbfuse.fuse.generators import GENERATORS, Shape
+
+__all__ = ["Fuse"]
+
+_CALIBRATION_BATCH = 256
+_MOMENTUM = 0.1
+
+
+class Fuse(nn.Module):
+    """Generators and the clipped sum around them. A new one changes nothing: its last layer starts at zero.
+
+    Batch normalisation works with its stored statistics, so that an image is treated alike in every batch and no statistics move
+    while probes are scored; `calibrate` sets them, from images that are owned, before the training. Where a gradient is taken
+    through the fuse, `on_tape`, they go on moving.
+    """
+
+    def __init__(self, generator: str, image_shape: Shape, rng: torch.Generator) -> None:
+        """Build the generator called ``generator``, or all of a sum such as ``Filter+MLP``, with weights drawn from ``rng``.
+
+        Raises:
+            InputError: no generator has that name, or it does not fit the image shape.
+        """
+        super().__init__()
+        self.image_shape = image_shape
+        self.generators = nn.ModuleList()
+        self._names: list[str] = []
+        for name in generator.split("+"):
+            self.grow(name, rng)
+
+    @property
+    def name(self) -> str:
+        """The generators that it is made of, as the constructor takes them."""
+        return "+".join(self._names)
+
+    def grow(self, generator: str, rng: torch.Generator) -> None:
+        """Add one more generator to the sum. What the fuse makes of an image stays the same, bit for bit.
+
+        Its parameters come behind those that are there. Its normalisations have yet to be calibrated.
+
+        Raises:
+            InputError: no generator has that name, or it does not fit the image shape.
+        """
+        if generator not in GENERATORS:
+            raise InputError(f"--generator must be one of {', '.join(GENERATORS)}, got {generator}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            added = GENERATORS[generator](self.image_shape)
+        layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
+        last = [m for m in added.modules() if isinstance(m, layers)][-1]
+        assert last.bias is not None
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.generators.append(added)
+        self._names.append(generator)
+        self.eval()
+
+    @classmethod
+    def load(cls, path: Path) -> Fuse:
+        """The fuse that a run left in ``path``, its ``fuse.pt``."""
+        return cls.of(torch.load(path, weights_only=True))
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Fuse:
+        """The fuse of ``saved``, what a ``fuse.pt`` holds: ``generator``, ``image_shape`` and the state dict ``fuse``."""
+        fuse = cls(saved["generator"], tuple(saved["image_shape"]), torch.Generator())
+        fuse.load_state_dict(saved["fuse"])
+        return fuse
+
+    def calibrate(self, images: Tensor) -> None:
+        """Set the statistics of batch normalisation to those over ``images`` (n, channels, height, width), layer by layer.
+
+        Those that were set before stay, so that a fuse that has grown goes on with what it has learned.
+        """
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d) and not m.num_batches_tracked]
+        for norm in norms:
+            norm.momentum = None  # the mean over all batches, not a moving one
+            norm.train()
+        with torch.no_grad():
+            for part in images.split(_CALIBRATION_BATCH) if norms else ():
+                self(part)
+        for norm in norms:
+            norm.momentum = _MOMENTUM
+        self.eval()
+
+    def on_tape(self, images: Tensor) -> Tensor:
+        """``F(images)`` to take a gradient of, never to score: batch normalisation works with the statistics of these images and
+        moves the stored ones a tenth of the way to them, as in NeuralFuse's training."""
+        self.train(len(images) > 1)  # one image may have no spread
+        fused: Tensor = self(images)
+        self.eval()
+        return fused
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, channels, height, width) in [-1, 1], to the same."""
+        fused = images
+        for generator in self.generators:
+            fused = fused + generator(images)
+        return fused.clamp(-1.0, 1.0)
+
+    def vector(self) -> Tensor:
+        """All parameters as one detached vector (d,)."""
+        return parameters_to_vector(self.parameters()).detach()
+
+    def assign(self, vector: Tensor) -> None:
+        """Make ``vector`` (d,) the parameters."""
+        vector_to_parameters(vector, self.parameters())
+
+    def at(self, vector: Tensor, images: Tensor) -> Tensor:
+        """``F(images)`` with ``vector`` (d,) in place of the fuse's own parameters, which are left alone."""
+        return functional_call(self, self.unflatten(vector), (images,))  # type: ignore[no-any-return]
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """``vector`` (d,) cut into tensors by parameter name."""
+        named = list(self.named_parameters())
+        pieces = vector.split([p.numel() for _, p in named])
+        return {name: piece.view_as(p) for (name, p), piece in zip(named, pieces, strict=True)}
+
+    def add_gradient(self, vector: Tensor) -> None:
+        """Add ``vector`` (d,) to the parameters' gradients."""
+        for p, piece in zip(self.parameters(), self.unflatten(vector).values(), strict=True):
+            p.grad = piece.clone() if p.grad is None else p.grad + piece

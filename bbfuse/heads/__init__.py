@@ -1,0 +1,1 @@
+"""Heads: small corrections of the logits."""

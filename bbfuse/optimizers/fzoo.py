@@ -1,0 +1,36 @@
+"""FZOO: one-sided probes in a batch, the step divided by the spread of their losses (Dang et al., ICLR 2026).
+
+theta <- theta - lr * mean over i of (L(theta + c u_i) - L(theta)) / sd_j L(theta + c u_j) * u_i,  u Rademacher
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+
+from bbfuse.fuse.module import Fuse
+from bbfuse.optimizers.base import Descent, Problem
+from bbfuse.optimizers.probes import Moved, drawn, losses_of, signs
+from bbfuse.optimizers.settings import FzooConfig
+from bbfuse.training.objective import Step
+
+__all__ = ["Fzoo"]
+
+
+class Fzoo(Descent):
+    """``directions`` scores and one at the centre a step. The normalisation makes a step as long on a plain as on a slope."""
+
+    def __init__(self, config: FzooConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(torch.optim.SGD(fuse.parameters(), lr=0.0), config.lr)
+        self._config = config
+        self.answers_per_image = config.directions + 1
+
+    def estimate(self, step: Step) -> None:
+        """See `Descent`; the direction of the gradient up to ``O(c)``, scaled by the inverse of the losses' sd."""
+        numbers, size = range(self._config.directions), self._config.smoothing
+        base, *losses = losses_of(step, [Moved(signs, 0, 0.0), *(Moved(signs, number, size) for number in numbers)])
+        found = [(loss, drawn(step, signs, number)) for number, loss in enumerate(losses) if loss is not None]
+        spread = statistics.pstdev(loss for loss, _ in found) if found else 0.0
+        if base is not None and spread > 0.0:
+            step.fuse.add_gradient(torch.stack([(loss - base) / spread * u for loss, u in found]).mean(0))

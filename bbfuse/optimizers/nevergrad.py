@@ -1,0 +1,58 @@
+"""Any optimizer of nevergrad's registry."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import nevergrad as ng
+import numpy as np
+
+from backends.base import InputError
+from bbfuse.fuse.module import Fuse
+from bbfuse.optimizers.ask_and_tell import Point, Searcher
+from bbfuse.optimizers.base import Problem
+from bbfuse.optimizers.settings import NevergradConfig
+
+__all__ = ["Nevergrad"]
+
+
+class Nevergrad(Searcher):
+    """The fuse becomes what the optimizer recommends."""
+
+    def __init__(self, config: NevergradConfig, problem: Problem, fuse: Fuse) -> None:
+        """Look the optimizer up.
+
+        Raises:
+            InputError: nevergrad has none of that name, or it takes one point at a time only.
+        """
+        if config.name not in ng.optimizers.registry:
+            raise InputError(
+                f"--nevergrad.name must be one of nevergrad's registry, such as DiagonalCMA or TBPSA, got {config.name}"
+            )
+        kind = ng.optimizers.registry[config.name]
+        super().__init__(fuse, config.subspace, problem.seed, config.workers)
+        if kind.no_parallelization and self.answers_per_image > 1:
+            raise InputError(f"--nevergrad.name {config.name} takes one point at a time: give --nevergrad.workers 1")
+        space = ng.p.Array(init=np.zeros(self.dimensions)).set_mutation(sigma=config.sigma)
+        space.random_state = np.random.RandomState(problem.seed % 2**32)
+        self._optimizer = kind(space, budget=None, num_workers=self.answers_per_image)
+        self._asked: list[ng.p.Parameter] = []
+
+    def ask(self) -> Sequence[Point]:
+        """See `Searcher`."""
+        self._asked = [self._optimizer.ask() for _ in range(self.answers_per_image)]
+        return [candidate.value for candidate in self._asked]
+
+    def tell(self, points: Sequence[Point], losses: list[float]) -> None:
+        """See `Searcher`."""
+        # some divide by a spread of losses that may be nothing, or find fault with the rounding of points they get back
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for candidate, loss in zip(self._asked, losses, strict=True):
+                self._optimizer.tell(candidate, loss)
+
+    def best(self) -> Point:
+        """See `Searcher`."""
+        recommended: Point = self._optimizer.provide_recommendation().value
+        return recommended

@@ -1,0 +1,78 @@
+"""PGPE with symmetric samples and centred ranks (Sehnke et al. 2010) under ClipUp (Toklu, Liskowski, Srivastava 2020).
+
+e = s * u, u Gaussian (d,); r+, r- the centred ranks of the losses at theta + e and theta - e
+gradient of theta: mean over pairs of (r+ - r-) / 2 * e
+gradient of s:     mean over pairs of (r+ + r-) / 2 * (e^2 - s^2) / s,  a step changes no sd by more than ``largest_change``
+ClipUp: v <- m v - lr * g / |g|,  shortened to 2 lr where it is longer;  theta <- theta + v
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bbfuse.fuse.module import Fuse
+from bbfuse.optimizers.base import Descent, Problem
+from bbfuse.optimizers.probes import normal, ranked_pairs
+from bbfuse.optimizers.settings import PgpeConfig
+from bbfuse.training.objective import Step
+
+__all__ = ["ClipUp", "Pgpe"]
+
+
+class ClipUp(torch.optim.Optimizer):
+    """Steps of a fixed length along the gradient, with momentum and a bounded speed; all parameters count as one vector."""
+
+    def __init__(self, parameters: Any, lr: float, momentum: float = 0.9) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move the parameters that have gradients; a gradient of zero moves them by their momentum alone."""
+        assert closure is None
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            if not moved:
+                continue
+            velocity = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in moved]
+            size = torch.stack([p.grad.norm() for p in moved]).norm().clamp_min(1e-30)
+            for p, v in zip(moved, velocity, strict=True):
+                v.mul_(group["momentum"]).sub_(group["lr"] * p.grad / size)
+            speed = torch.stack([v.norm() for v in velocity]).norm()
+            shortened = (2.0 * group["lr"] / speed.clamp_min(1e-30)).clamp_max(1.0)
+            for p, v in zip(moved, velocity, strict=True):
+                p.add_(v.mul_(shortened))
+
+
+class Pgpe(Descent):
+    """Two scores a pair; adapts the sd of every parameter."""
+
+    def __init__(self, config: PgpeConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(ClipUp(fuse.parameters(), config.lr), config.lr)
+        self._config = config
+        self._sigma = torch.full_like(fuse.vector(), config.sigma)
+        self.answers_per_image = 2 * config.pairs
+
+    def estimate(self, step: Step) -> None:
+        """See `Descent`; moves the sds on the way."""
+        pairs = ranked_pairs(step, normal, self._config.pairs, 1.0, self._sigma)
+        if pairs is None:
+            return
+        ranks, u = pairs
+        e = self._sigma * u
+        step.fuse.add_gradient(((ranks[:, 0] - ranks[:, 1])[:, None] / 2.0 * e).mean(0))
+        mean = (ranks.sum(1) / 2.0)[:, None]
+        downhill = -(mean * (e.square() - self._sigma.square()) / self._sigma).mean(0)
+        largest = self._config.largest_change * self._sigma
+        self._sigma = self._sigma + torch.clamp(self._config.sigma_lr * downhill, -largest, largest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer and the sds."""
+        return {**super().state_dict(), "sigma": self._sigma}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method`."""
+        super().load_state_dict(state)
+        self._sigma = state["sigma"].clone()

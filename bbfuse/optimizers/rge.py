@@ -1,0 +1,152 @@
+"""Random gradient estimation by antithetic pairs, in the space of the parameters or of the target's inputs.
+
+Parameters (Nesterov and Spokoiny 2017, central form): ``g = mean over u of (L(theta + mu u) - L(theta - mu u)) / (2 mu) * u``,
+``u`` Rademacher, as SPSA's.
+
+Inputs: every image ``i`` is probed on its own at the target's input ``z_i = F(x_i)``, ``u`` Rademacher, and its estimate is
+carried back through the fuse exactly (as ZO-AE-DS does, Zhang et al., ICLR 2022). Probes stay inside the pixel range:
+``z+ = clip(z + mu u)``, ``z- = clip(z - mu u)``, ``d = z+ - z-``, ``g_i = (l_i(z+) - l_i(z-)) / d``. Because the sign of each
+``d`` is still a fair coin, clipping leaves the first order unbiased. In a smaller basis of ``m`` dimensions, or along one
+coordinate, ``g_i = m (l_i(z+) - l_i(z-)) d / |d|^2``: where nothing is clipped unbiased for the projection of the gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bbfuse.fuse.module import Fuse
+from bbfuse.optimizers.base import Descent, Problem, adam
+from bbfuse.optimizers.directions import Directions
+from bbfuse.optimizers.jacobian_memory import JacobianMemory
+from bbfuse.optimizers.probes import signs, simultaneous_perturbation
+from bbfuse.optimizers.settings import GuidedConfig, RgeConfig
+from bbfuse.seeds import stream
+from bbfuse.training.objective import Step
+
+__all__ = ["InputRge", "ParameterRge", "Shifted", "make"]
+
+
+def make(config: RgeConfig, problem: Problem, fuse: Fuse) -> Descent:
+    """The one for ``config.space``."""
+    return (ParameterRge if config.space == "parameters" else InputRge)(config, problem, fuse)
+
+
+class ParameterRge(Descent):
+    """``directions`` pairs of probes a step, two scores each."""
+
+    def __init__(self, config: RgeConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(adam(fuse), config.lr or 1e-3)
+        self._directions = config.directions
+        self._size = config.smoothing or 0.01
+        self.answers_per_image = 2 * config.directions
+
+    def estimate(self, step: Step) -> None:
+        """See `Descent`; unbiased up to ``O(mu^2)``."""
+        gradient = simultaneous_perturbation(step, signs, self._directions, self._size)
+        if gradient is not None:
+            step.fuse.add_gradient(gradient)
+
+
+_INPUTS = "inputs of the target"
+
+
+@dataclass(frozen=True, eq=False)
+class Shifted:
+    """The target's inputs ``z + size * u``, clipped; ``u`` is drawn for every image on its own, by the number in the step."""
+
+    directions: Directions
+    number: int
+    size: float
+    by_image = True
+
+    def images(self, step: Step) -> Tensor:
+        """See `bbfuse.training.scoring.Probe`; as the target sees them."""
+        made: Tensor = step.once(self, lambda: self._made(step))
+        return made
+
+    def ahead(self, step: Step) -> None:
+        """See `bbfuse.training.scoring.Probe`; its images."""
+        self.images(step)
+
+    def _made(self, step: Step) -> Tensor:
+        z = step.once(_INPUTS, lambda: _fused(step).detach())
+        rng = stream(step.seed, "probe", step.number, self.number)
+        u = step.once((_INPUTS, self.number), lambda: self.directions.draw(len(z), rng))
+        return step.seen((z + self.size * u).clamp(-1.0, 1.0))
+
+
+def _fused(step: Step) -> Tensor:
+    """The target's inputs on the tape, whoever makes them: without it they may be rounded differently."""
+    with torch.enable_grad():
+        made: Tensor = step.fuse(step.images)
+    return made
+
+
+class InputRge(Descent):
+    """``directions`` pairs of probes an image and step; with ``broyden`` the Jacobians found so far are kept and corrected."""
+
+    def __init__(self, config: RgeConfig | GuidedConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(adam(fuse), config.lr or (3e-3 if problem.population else 5e-3))
+        self._pairs = config.directions
+        self._size = config.smoothing or 0.15
+        self._plain = config.basis == "pixels"
+        self._directions = Directions(config.basis, fuse.image_shape)
+        self._memory: JacobianMemory | None = None
+        if isinstance(config, GuidedConfig) or config.broyden:
+            self._memory = JacobianMemory(problem, self._directions.dimensions)
+        self.answers_per_image = 2 * config.directions
+
+    def estimate(self, step: Step) -> None:
+        """See `Descent`.
+
+        Without memory unbiased up to ``O(mu^2)``; with memory the estimate tends to the gradient as probes accumulate.
+        """
+        fused = _fused(step)
+        z = step.once(_INPUTS, fused.detach)
+        probes = [Shifted(self._directions, pair, sign * self._size) for pair in range(self._pairs) for sign in (1.0, -1.0)]
+        scores = step.scores(probes)
+        found = []
+        for up, down, plus, minus in zip(probes[::2], probes[1::2], scores[::2], scores[1::2], strict=True):
+            if plus is None or minus is None:
+                continue
+            above, below = up.images(step), down.images(step)
+            d = above - below
+            if self._memory is None:
+                change = (plus.losses - minus.losses)[:, None, None, None]
+                if self._plain:
+                    # a pixel that rounding kept where it was says nothing
+                    found.append(torch.where(d == 0.0, 0.0, change / d))
+                else:
+                    length = d.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+                    found.append(self._directions.dimensions * change * d / length)
+            else:
+                change = plus.answers - minus.answers
+                unexplained = change - self._explained(above, below, plus.answers, minus.answers)
+                self._memory.correct(step.index, self._directions.analyse(d), unexplained)
+                sensitivity = (plus.sensitivity + minus.sensitivity) / 2.0
+                remembered = self._directions.synthesise(self._memory.pull_back(step.index, sensitivity))
+                found.append(remembered + self._carried(z, sensitivity))
+        if found:
+            fused.backward(torch.stack(found).mean(0))
+
+    def _explained(self, above: Tensor, below: Tensor, plus: Tensor, minus: Tensor) -> Tensor | float:
+        """How much of the change from ``minus`` to ``plus`` (t, n, classes) needs no memory: a prior's forecast (n, classes)."""
+        return 0.0
+
+    def _carried(self, z: Tensor, sensitivity: Tensor) -> Tensor | float:
+        """That prior's own share of the gradient at ``z``, for ``sensitivity`` (t, n, classes)."""
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer and the Jacobians."""
+        return {**super().state_dict(), "memory": None if self._memory is None else self._memory.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method`."""
+        super().load_state_dict(state)
+        if self._memory is not None:
+            self._memory.load_state_dict(state["memory"])

@@ -1,0 +1,1 @@
+"""Optimizers that train through a surrogate of the target."""

@@ -1,0 +1,50 @@
+"""The base of methods that step the fuse through a surrogate, as it is or as simulated chips read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.base import Chip
+from bbfuse.fuse.module import Fuse
+from bbfuse.optimizers.base import Descent, Problem
+from bbfuse.optimizers.surrogate.network import Surrogate
+
+__all__ = ["Imitation"]
+
+
+class Imitation(Descent):
+    """Holds the surrogate and, if it ``simulates`` chips, a copy of it in a memory, which then is the objective's `model`."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, lr: float, problem: Problem, fuse: Fuse, simulates: bool
+    ) -> None:  # fmt: skip
+        super().__init__(optimizer, lr)
+        device = next(fuse.parameters()).device
+        self.surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed, device)
+        self.simulates = simulates
+        self._memory = problem.memory
+        self.renew()
+        if simulates:
+            self.model = self.answers
+
+    def renew(self) -> None:
+        """Store the surrogate as it is now."""
+        self._simulator = self.surrogate.simulator(self._memory) if self.simulates else None
+
+    def answers(self, images: Tensor, chip: Chip) -> Tensor:
+        """The surrogate's answers (n, classes), on the tape; those of a simulated ``chip`` where chips are simulated."""
+        simulator = self._simulator
+        return self.surrogate.logits(images, None if simulator is None else lambda these: simulator.logits(these, chip))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer and the surrogate."""
+        return {**super().state_dict(), "surrogate": self.surrogate.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method`."""
+        super().load_state_dict(state)
+        self.surrogate.load_state_dict(state["surrogate"])
+        self.renew()

@@ -1,0 +1,78 @@
+"""Input probes with a surrogate as control variate: what it foretells of a probe need not be learned from it.
+
+The target's Jacobian at image ``i`` is modelled as ``w J_s(z_i) + S + M_i``: the surrogate's, times a weight, and `broyden`'s
+memory of what is missing. A pair of probes changes the logits by ``y`` and the surrogate's by ``p``; the memory is corrected with
+``y - w p``. ``w = <y, p> / <p, p>`` over the last pairs, held in [0, 1], is the least-squares weight: where the surrogate
+misleads it is zero and the pure estimate is left (P-RGF, Cheng et al. 2019, sets its trust from an estimated cosine instead). The
+surrogate goes on learning from every answer that the probes buy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.datasets.loading import Split
+from bbfuse.fuse.module import Fuse
+from bbfuse.optimizers.base import Problem
+from bbfuse.optimizers.rge import InputRge
+from bbfuse.optimizers.settings import GuidedConfig
+from bbfuse.optimizers.surrogate.network import Surrogate
+from bbfuse.querying.ledger import Answered, Ask
+
+__all__ = ["Guided"]
+
+_MEMORY = 0.95
+
+
+class Guided(InputRge):
+    """`InputRge` with memory and prior; ``trust`` is the share of the probes' variance that ``w p`` explains."""
+
+    def __init__(self, config: GuidedConfig, problem: Problem, fuse: Fuse) -> None:
+        super().__init__(config, problem, fuse)
+        self._surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed)
+        self._products = torch.zeros(3, dtype=torch.float64)
+
+    @property
+    def trust(self) -> float:  # type: ignore[override]
+        """Squared correlation of foretold and real changes, 0 if they are opposed."""
+        real_foretold, foretold, real = self._products.tolist()
+        return max(real_foretold, 0.0) ** 2 / (foretold * real) if foretold * real > 0.0 else 0.0
+
+    @property
+    def weight(self) -> float:
+        """``w``."""
+        real_foretold, foretold, _ = self._products.tolist()
+        return min(max(real_foretold / foretold, 0.0), 1.0) if foretold > 0.0 else 0.0
+
+    def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
+        """See `Method`."""
+        self._surrogate.prepare(owned, answered)
+
+    def _explained(self, above: Tensor, below: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
+        with torch.no_grad():
+            p = self._surrogate.logits(above) - self._surrogate.logits(below)
+        y = (plus - minus).mean(0)
+        now = torch.stack([(y * p).sum(), (p * p).sum(), (y * y).sum()]).double()
+        self._products = _MEMORY * self._products + now
+        explained = self.weight * p
+        self._surrogate.learn(torch.cat([above, below]), torch.cat([plus.mean(0), minus.mean(0)]))
+        return explained
+
+    def _carried(self, z: Tensor, sensitivity: Tensor) -> Tensor:
+        at = z.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(self._surrogate.logits(at), at, sensitivity.sum(0))
+        return self.weight * gradient
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer, the Jacobians, the surrogate and its record."""
+        return {**super().state_dict(), "surrogate": self._surrogate.state_dict(), "products": self._products}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method`."""
+        super().load_state_dict(state)
+        self._surrogate.load_state_dict(state["surrogate"])
+        self._products = state["products"].clone()

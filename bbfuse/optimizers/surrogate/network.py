@@ -1,0 +1,230 @@
+"""A network of our own that answers like the target, and whose gradient we have.
+
+It is fitted to the labels that the user has, and then to the target's answers as they come, on the images that the fuse makes
+now. What it is worth is known before it learns from a batch: the share of the variance of answers not yet seen that it foretold.
+No part of the target is used but its answers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backends.base import InputError
+from backends.datasets.loading import Split
+from backends.memory.config import Memory
+from backends.memory.simulator import Simulator
+from backends.training.fitting import kept, recipe_for
+from bbfuse.optimizers.settings import SurrogateConfig
+from bbfuse.querying.ledger import Answered
+from bbfuse.seeds import stream
+
+__all__ = ["ARCHITECTURES", "Surrogate"]
+
+_BATCH = 128
+_PENALTY = 0.1
+_MEMORY_OF_TRUST = 0.9
+
+
+class _Network(nn.Module):
+    """Features (n, width) of images by ``body``, and a linear layer ``last`` on them."""
+
+    def __init__(self, body: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.body = body
+        self.last = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.last(self.body(images))
+        return output
+
+
+def _stages(shape: Sequence[int]) -> int:
+    """How often the sides can be halved until the smaller one is 4, once at least."""
+    return max(1, int(math.log2(min(shape[1:]) / 4)))
+
+
+def _block(inputs: int, outputs: int, stride: int = 1, normalised: bool = True) -> list[nn.Module]:
+    norm = [nn.BatchNorm2d(outputs)] if normalised else []
+    return [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=not normalised), *norm, nn.ReLU()]
+
+
+def _plain(shape: Sequence[int], classes: int) -> _Network:
+    """Two convolutions and a pool for each halving of the sides, 32, 64, ... channels, and a hidden layer: as VGG has it.
+
+    Batch normalisation from two pools on; a shallower one fits without.
+    """
+    layers: list[nn.Module] = []
+    inputs = shape[0]
+    for stage in range(_stages(shape)):
+        width = 32 * 2**stage
+        deep = _stages(shape) > 1
+        layers += [*_block(inputs, width, normalised=deep), *_block(width, width, normalised=deep), nn.MaxPool2d(2)]
+        inputs = width
+    left = math.prod(side // 2 ** _stages(shape) for side in shape[1:])
+    return _Network(nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * left, 128), nn.ReLU()), 128, classes)
+
+
+class _Residual(nn.Module):
+    """``relu(x + two convolutions of x)``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_block(width, width), *_block(width, width)[:-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(images + self.body(images))
+
+
+def _residual(shape: Sequence[int], classes: int) -> _Network:
+    """A stem, then two residual blocks and a convolution of stride 2 for each halving, global average: as ResNet has it."""
+    layers, inputs = _block(shape[0], 16), 16
+    for _ in range(_stages(shape)):
+        layers += [_Residual(inputs), _Residual(inputs), *_block(inputs, 2 * inputs, stride=2)]
+        inputs *= 2
+    return _Network(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), inputs, classes)
+
+
+def _perceptron(shape: Sequence[int], classes: int) -> _Network:
+    """Two hidden layers of 256 units."""
+    layers = [nn.Linear(math.prod(shape), 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
+    return _Network(nn.Sequential(nn.Flatten(), *layers), 256, classes)
+
+
+ARCHITECTURES: dict[str, Callable[[Sequence[int], int], _Network]] = {
+    "plain": _plain, "residual": _residual, "perceptron": _perceptron,
+}  # fmt: skip
+"""By the name that ``--surrogate.arch`` takes; each is made for an image shape (channels, height, width) and a number of
+classes."""
+
+
+class Surrogate:
+    """Follows the target by least squares on its answers, newest and remembered ones together."""
+
+    def __init__(
+        self, settings: SurrogateConfig, shape: tuple[int, int, int], classes: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """Fresh weights drawn from ``seed``, or those of ``settings.weights``; it computes on ``device``, its answers come back.
+
+        Raises:
+            InputError: ``settings.weights`` does not hold weights of this architecture.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._network = ARCHITECTURES[settings.arch](shape, classes)
+        self._settings = settings
+        self._seed = seed
+        if settings.weights is not None:
+            self._load(settings.weights)
+        self._recipe = recipe_for(shape)
+        self._large = self._recipe.bfloat16
+        """Worth bfloat16 and channels last, which are two times as fast there."""
+        if self._large:
+            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._device = device
+        self._network.to(device)
+        self._bought: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.memory)
+        self._seen = 0
+        self.trust = 0.0
+        """Share of the variance of answers that it foretold, in [0, 1], over the last ten purchases or so."""
+        self._optimizer = torch.optim.Adam(self._network.parameters(), settings.lr)
+        self._network.eval()
+
+    def prepare(self, owned: Split, answered: Sequence[Answered]) -> None:
+        """Fit it to the labels, then to what was ``answered`` already."""
+        steps = self._settings.steps if self._settings.steps is not None else 3000 if self._large else 600
+        if steps and self._settings.weights is None:
+            # batch normalisation keeps the statistics of this fit: answers then depend on one image alone
+            recipe = replace(self._recipe, steps=steps, seed=self._seed)
+            kept(self._network, owned, recipe, f"surrogate-{self._settings.arch}", str(self._device)).to(self._device)
+        self._network.eval()
+        if answered:
+            images, answers = torch.cat([a.images for a in answered]), torch.cat([a.answers for a in answered])
+            self._rematch(images, answers)
+            order = torch.randperm(len(images), generator=stream(self._seed, "surrogate", "order"))
+            self._bought.extend((images[part], answers[part]) for part in order.split(_BATCH))
+            for number in range(self._settings.rounds * len(self._bought)):
+                self._fit(*self._recalled(("warm-up", number)))
+
+    def learn(self, images: Tensor, answers: Tensor) -> None:
+        """From bought ``answers`` (n, classes) to ``images``; `trust` is measured before."""
+        with torch.no_grad():
+            error = (self.logits(images) - answers).square().sum()
+        foretold = 1.0 - (error / (answers - answers.mean(0)).square().sum().clamp_min(1e-12)).item()
+        weight = 1.0 - _MEMORY_OF_TRUST if self._seen else 1.0
+        self.trust += weight * (max(foretold, 0.0) - self.trust)
+        if not self._seen and not self._bought:
+            self._rematch(images, answers)
+        self._bought.append((images, answers))
+        for number in range(self._settings.updates):
+            # the newest first, then any of those remembered
+            self._fit(*(self._bought[-1] if number == 0 else self._recalled(("step", self._seen, number))))
+        self._seen += 1
+
+    def logits(self, images: Tensor, reader: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Its answers (n, classes), on the tape wherever ``images`` are; those of ``reader``, of the same size, in its place."""
+        if self._large:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._large):
+            output: Tensor = (reader or self._network)(images)
+        return output.float().cpu()
+
+    def simulator(self, memory: Memory) -> Simulator:
+        """The surrogate as it is now, stored in ``memory``: it answers for chips that nobody has seen."""
+        return Simulator(copy.deepcopy(self._network), memory)
+
+    def _load(self, path: str) -> None:
+        try:
+            self._network.load_state_dict(torch.load(path, weights_only=True))
+        except Exception as error:  # whatever the reader of a foreign file trips over
+            arch, said = self._settings.arch, " ".join(str(error).split())[:200]
+            raise InputError(
+                f"--surrogate.weights {path} does not hold the state dict of a {arch} surrogate for these images: {said}"
+            ) from error
+
+    def _recalled(self, name: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        drawn = torch.randint(len(self._bought), (), generator=stream(self._seed, "surrogate", *name))
+        return self._bought[int(drawn)]
+
+    def _fit(self, images: Tensor, answers: Tensor) -> None:
+        """One step of Adam on the squared error in units of the answers' variance."""
+        self._optimizer.zero_grad()
+        spread = answers.var(0, correction=0).mean().clamp_min(1e-6)
+        (F.mse_loss(self.logits(images), answers) / spread).backward()
+        self._optimizer.step()
+
+    def _rematch(self, images: Tensor, answers: Tensor) -> None:
+        """Bring the last layer to the scale of the answers: ridge regression on the features, towards the layer that it was."""
+        with torch.no_grad():
+            last = self._network.last
+            features = torch.cat([self._network.body(part) for part in images.split(_BATCH)])
+            missing = answers.double() - last(features).cpu().double()
+            features = features.cpu()
+            design = torch.cat([features, torch.ones(len(features), 1)], 1).double()
+            gram = design.T @ design
+            gram.diagonal().add_(_PENALTY * gram.diagonal().mean())
+            change = torch.linalg.solve(gram, design.T @ missing).float()
+            last.weight.add_(change[:-1].T.to(self._device))
+            last.bias.add_(change[-1].to(self._device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer, and the answers that are remembered."""
+        return {
+            "network": self._network.state_dict(), "optimizer": self._optimizer.state_dict(), "bought": list(self._bought),
+            "seen": self._seen, "trust": self.trust,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to where `state_dict` was taken."""
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._bought = deque(state["bought"], maxlen=self._settings.memory)
+        self._seen, self.trust = state["seen"], state["trust"]

@@ -1,0 +1,1 @@
+"""Queries to the target: budget, requests, journal, cache, checks."""

@@ -1,0 +1,202 @@
+"""The run folder: one config in, everything else out.
+
+``config.json`` (settings), ``versions.json`` (the library versions it was computed with, one entry for each change),
+``events.jsonl`` (a line a step, flushed), ``checkpoint`` (written, synced, renamed),
+``answers.jsonl`` (remote: paid answers since the checkpoint), ``start.pt`` (what was taken over from another run), ``fuse.pt``
+(what was trained), ``summary.json``, ``report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backends.base import InputError
+from bbfuse.config.schema import RunConfig, from_dict, to_dict
+
+__all__ = ["RunFolder", "events", "learned", "settings"]
+
+
+class RunFolder:
+    """A run's files. Nothing outside ``path`` is written."""
+
+    def __init__(self, path: Path, created: bool) -> None:
+        self.path = path
+        self._created = created
+        self._events = (path / "events.jsonl").open("ab")
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+        """A new run in ``path``, which must not exist or be empty.
+
+        Raises:
+            InputError: something is there already, or it cannot be written.
+        """
+        existed = path.exists()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise InputError(f"--out {path} is not empty: choose another folder, or go on with --resume {path}")
+            _write(path / "config.json", _json(to_dict(config)))
+            return cls(path, created=not existed)
+        except OSError as error:
+            raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[RunFolder, RunConfig]:
+        """The run that ``path`` holds, to go on with.
+
+        Raises:
+            InputError: there is none, or its settings cannot be read.
+        """
+        config = settings(path, "--resume")
+        try:
+            return cls(path, created=False), config
+        except OSError as error:
+            raise InputError(f"--resume {path} cannot be written: {error.strerror or error}") from error
+
+    def event(self, record: dict[str, Any]) -> None:
+        """Append a line to ``events.jsonl``."""
+        self._events.write((json.dumps(record) + "\n").encode())
+        self._events.flush()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint; a kill at any moment leaves the old one or the new one."""
+        self._events.flush()
+        temporary = self.path / "checkpoint.new"
+        with temporary.open("wb") as file:
+            torch.save({**state, "events": self._events.tell()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path / "checkpoint")
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint, if one was written; events after it are dropped, since their steps will be done again.
+
+        Raises:
+            InputError: there is one that cannot be read.
+        """
+        state = _loaded(self.path / "checkpoint")
+        self._events.truncate(state["events"] if state else 0)
+        return state
+
+    def write_fuse(self, fuse: dict[str, Any]) -> None:
+        """The trained fuse and heads, as `bbfuse.training.trainer` names them."""
+        self._replace("fuse.pt", fuse)
+
+    def write_start(self, start: dict[str, Any]) -> None:
+        """What the run takes over from another one, as `bbfuse.training.warm_start` names it."""
+        self._replace("start.pt", start)
+
+    def start(self) -> dict[str, Any] | None:
+        """What `write_start` wrote, if it did.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return _loaded(self.path / "start.pt")
+
+    def versions(self) -> list[dict[str, str]]:
+        """The library versions that the run was computed with, the newest last; none if it has
+        not begun."""
+        path = self.path / "versions.json"
+        found: list[dict[str, str]] = json.loads(path.read_text()) if path.exists() else []
+        return found
+
+    def write_versions(self, found: list[dict[str, str]]) -> None:
+        """Replace what `versions` gives."""
+        _write(self.path / "versions.json", json.dumps(found, indent=2) + "\n")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """``summary.json``, whole or not at all."""
+        _write(self.path / "summary.json", _json(summary))
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that has ended."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def discard(self) -> None:
+        """Take back a run that could not begin."""
+        self._events.close()
+        if self._created:
+            shutil.rmtree(self.path)
+        else:
+            for name in ("config.json", "versions.json", "events.jsonl", "answers.jsonl", "start.pt"):
+                (self.path / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._events.close()
+
+    def _replace(self, name: str, state: dict[str, Any]) -> None:
+        temporary = self.path / f"{name}.new"
+        torch.save(state, temporary)
+        os.replace(temporary, self.path / name)
+
+
+def settings(path: Path, flag: str) -> RunConfig:
+    """The settings of the run in ``path``, which the user gave as ``flag``.
+
+    Raises:
+        InputError: there is none, or they cannot be read.
+    """
+    try:
+        return from_dict(json.loads((path / "config.json").read_text()))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise InputError(f"{flag} {path} holds no run that can be read: {error}") from error
+
+
+def learned(path: Path, flag: str) -> dict[str, Any]:
+    """What the run in ``path``, which the user gave as ``flag``, was trained to: its ``fuse.pt``, as `Trainer.trained` has it.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    if not (path / "fuse.pt").is_file():
+        raise InputError(f"{flag} {path} holds no fuse.pt: give the folder of a run that has ended")
+    try:
+        saved = _loaded(path / "fuse.pt")
+        assert saved is not None
+        found = {name: saved[name] for name in ("generator", "image_shape", "fuse", "heads")}
+        return {**found, "answers": saved.get("answers")}
+    except (InputError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, InputError) else f"{path / 'fuse.pt'} lacks {error}"
+        raise InputError(f"{flag} {reason}") from error
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of ``events.jsonl`` in the run folder ``path``; a torn last line is left out."""
+    lines = (path / "events.jsonl").read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+_SPOILT = (
+    OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, struct.error, pickle.UnpicklingError,
+)  # fmt: skip
+"""What reading a file of torch may raise that holds something else, or only a part."""
+
+
+def _loaded(path: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
+        return state
+    except _SPOILT as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,69 @@
+"""Accuracies on held-out images, before and after: the closing report, and the validations on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.base import NOMINAL, Chip
+from backends.datasets.loading import Split
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Heads
+from bbfuse.querying.ledger import Ask
+
+__all__ = ["Spread", "accuracies", "accuracy", "report_images"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and population standard deviation of an accuracy over chips (NeuralFuse reports the same)."""
+
+    mean: float
+    sd: float
+    chips: int
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """Over ``values``, one a chip."""
+        v = torch.tensor(values, dtype=torch.float64)
+        return Spread(v.mean().item(), v.std(correction=0).item(), len(values))
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows of ``logits`` (n, classes) whose largest entry is the label's, in [0, 1]."""
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def report_images(images: int, chips: int, images_per_chip: int = 0) -> int:
+    """What `accuracies` sends: ``images`` raw and fused, at nominal voltage and on each chip, and those of its head."""
+    return 2 * images * (1 + chips) + chips * images_per_chip
+
+
+def accuracies(ask: Ask, fuse: Fuse, heads: Heads, test: Split, chips: Sequence[Chip]) -> dict[str, Any]:
+    """The part ``accuracy`` of the summary.
+
+    ``perturbed`` is the bare target, ``perturbed_head`` with the head alone, ``perturbed_fuse`` with the trained fuse and the
+    head taken away, ``perturbed_fused`` with both. The head alone is the one fitted before the fuse was trained.
+    """
+    with torch.no_grad():
+        fused = fuse(test.images)
+        rows: dict[str, list[float]] = {name: [] for name in ("perturbed", "perturbed_head", "perturbed_fuse", "perturbed_fused")}
+        nominal = heads.meet(NOMINAL)
+        clean = accuracy(ask(test.images, NOMINAL), test.labels)
+        clean_fused = accuracy(nominal(ask(fused, NOMINAL)), test.labels)
+        for chip in chips:
+            head = heads.meet(chip)
+            raw, repaired = ask(test.images, chip), ask(fused, chip)
+            rows["perturbed"].append(accuracy(raw, test.labels))
+            rows["perturbed_head"].append(accuracy(heads.alone(head)(raw), test.labels))
+            rows["perturbed_fuse"].append(accuracy(repaired, test.labels))
+            rows["perturbed_fused"].append(accuracy(head(repaired), test.labels))
+    return {
+        "clean": clean,
+        "clean_fused": clean_fused,
+        **{name: vars(Spread.of(values)) for name, values in rows.items()},
+    }

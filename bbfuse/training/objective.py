@@ -1,0 +1,166 @@
+"""The loss that a fuse is trained on, image by image, and one training step's view of it.
+
+EOPM (NeuralFuse, Eq. 2 to 5), per image: ``w_clean * CE(nominal) + w_perturbed * mean over chips of CE(chip)``,
+each answer taken through its head, divided by ``w_clean + w_perturbed`` so that a learning rate means the same for any weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from backends.base import Chip
+from bbfuse.fuse.module import Fuse
+from bbfuse.heads.base import Head
+from bbfuse.querying.ledger import Ask, AskAll
+from bbfuse.training.scoring import Given, Probe, Score, Scorer
+
+__all__ = ["Step", "Term"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the objective: a chip, its head and its weight."""
+
+    chip: Chip
+    head: Head
+    weight: float
+
+
+@dataclass
+class Step:
+    """What a method may use in one step. Every score is a pure function of images, chips and heads (law 2)."""
+
+    number: int
+    seed: int
+    fuse: Fuse
+    index: Tensor
+    """(n,): which owned images these are."""
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+    """(n,): weight of each image in the step's loss."""
+    terms: list[Term]
+    ask: Ask
+    ask_with_tape: Ask
+    seen: Callable[[Tensor], Tensor] = lambda images: images
+    """Images as the target sees them: rounded where it takes 256 levels only."""
+    ask_all: AskAll | None = None
+    """Several questions at once; one after the other by `ask` if not given."""
+    scorer: Scorer | None = None
+    """Who scores the probes; this process if not given."""
+    hard: bool = True
+    """Whether it is wanted how hard every image was."""
+    _difficulty: list[Tensor] = field(default_factory=list)
+    _loss: list[float] = field(default_factory=list)
+    _scores: int = 0
+    _made: dict[Hashable, Any] = field(default_factory=dict)
+
+    def score(self, images: Tensor) -> Score | None:
+        """Ask the target about ``images`` (n, channels, height, width) in place of the step's own; the heads learn from it."""
+        return self.scores([Given(images)])[0]
+
+    def scores(self, probes: Sequence[Probe]) -> list[Score | None]:
+        """The score of each of ``probes``, in order; none depends on another's, so that all may be asked at once.
+
+        ``None`` says that a probe failed.
+        """
+        found = (self.scorer or Step.scored_here)(self, probes)
+        # in the order of the probes, whoever was answered first
+        for score in found:
+            if score is not None:
+                self._gather(score)
+        return found
+
+    def scored_here(self, probes: Sequence[Probe]) -> list[Score | None]:
+        """The scores of ``probes`` by this step's own questions; nothing is added up."""
+        return [self.scored(answers) for answers in self.answers(probes)]
+
+    def answers(self, probes: Sequence[Probe]) -> list[list[Tensor]]:
+        """The logits (n, classes) of each term that each of ``probes`` earns."""
+        with torch.no_grad():
+            asked = [probe.images(self) for probe in probes]
+        questions = [(images, term.chip) for images in asked for term in self.terms]
+        answers = iter(self.ask_all(questions) if self.ask_all else [self.ask(*question) for question in questions])
+        return [[next(answers) for _ in self.terms] for _ in probes]
+
+    def scored(self, answers: Sequence[Tensor]) -> Score:
+        """What ``answers`` (n, classes), one a term, are worth."""
+        answers = [a.requires_grad_() for a in answers]
+        losses, difficulty = self._losses(answers)
+        gradients = torch.autograd.grad(losses.sum(), [*answers, *self.head_parameters()])
+        sensitivity, of_heads = torch.stack(gradients[: len(answers)]), gradients[len(answers) :]
+        loss = losses.detach().double().sum().item()
+        return Score(loss, difficulty, of_heads, losses.detach(), torch.stack(answers).detach(), sensitivity)
+
+    def _gather(self, score: Score) -> None:
+        for p, gradient in zip(self.head_parameters(), score.gradients, strict=True):
+            p.grad = gradient if p.grad is None else p.grad + gradient
+        self._loss.append(score.loss)
+        self._difficulty.append(score.difficulty)
+        self._scores += 1
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, made once in this step: what several probes share."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def heads(self) -> list[Head]:
+        """The heads of the terms, each of them once."""
+        return list({id(term.head): term.head for term in self.terms}.values())
+
+    def head_parameters(self) -> list[Tensor]:
+        """All parameters of `heads`."""
+        return [p for head in self.heads() for p in head.parameters()]
+
+    def backward(self) -> None:
+        """The true gradient, to the fuse and the heads alike; needs a target that grants it."""
+        fused = self.fuse.on_tape(self.images)
+        losses = self._noted([self.ask_with_tape(fused, term.chip) for term in self.terms])
+        losses.sum().backward()
+        self._scores += 1
+
+    def backward_through(self, model: Ask) -> None:
+        """The gradient with ``model``'s answers, which are on the tape, in place of the target's; to the fuse alone."""
+        fused = self.fuse.on_tape(self.images)
+        loss = self._noted([model(fused, term.chip) for term in self.terms]).sum()
+        parameters = list(self.fuse.parameters())
+        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            p.grad = gradient
+
+    def finish(self) -> tuple[float, Tensor] | None:
+        """Make the heads' gradients those of the mean over the scores; the step's loss and each image's difficulty (n,), which is
+        empty if it was not wanted.
+
+        ``None`` if nothing was asked, neither the target nor a model of it.
+        """
+        if not self._loss:
+            return None
+        for head in self.heads():
+            for p in head.parameters():
+                if p.grad is not None:
+                    p.grad /= self._scores
+            if self._scores and any(True for _ in head.parameters()):
+                head.penalty().backward()
+        return sum(self._loss) / len(self._loss), torch.stack(self._difficulty).mean(0)
+
+    def _noted(self, answers: Sequence[Tensor]) -> Tensor:
+        losses, difficulty = self._losses(answers)
+        self._loss.append(losses.detach().double().sum().item())
+        self._difficulty.append(difficulty)
+        return losses
+
+    def _losses(self, answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of each image (n,), on the tape, and its difficulty."""
+        total = sum(term.weight for term in self.terms)
+        per_image = torch.zeros(len(self.labels))
+        for term, logits in zip(self.terms, answers, strict=True):
+            per_image = per_image + term.weight / total * F.cross_entropy(term.head(logits), self.labels, reduction="none")
+        losses = per_image * self.weights / len(self.labels)
+        return losses, 1.0 - torch.exp(-per_image.detach()) if self.hard else torch.empty(0)

@@ -1,0 +1,274 @@
+"""The loop: draw batch and chips, let the method ask and move the fuse, record. The same for every method and backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.base import NOMINAL, BackendInfo, Chip, InputError
+from backends.datasets.loading import Dataset, Split
+from backends.training.fitting import moved, recipe_for
+from bbfuse import seeds
+from bbfuse.config.schema import RunConfig
+from bbfuse.fuse.growth import Stages
+from bbfuse.heads.base import LEARNT, Heads
+from bbfuse.optimizers.base import Problem, falling
+from bbfuse.querying.drift import Watch
+from bbfuse.querying.ledger import IMAGES_PER_REQUEST, Answered, BudgetSpentError, Ledger
+from bbfuse.runs.folder import RunFolder
+from bbfuse.training.evaluation import accuracies, accuracy
+from bbfuse.training.objective import Step, Term
+from bbfuse.training.planning import nominal_drawn, plan
+from bbfuse.training.sampling import Sampler
+from bbfuse.training.scoring import Scorer
+from bbfuse.training.warm_start import taken_over
+
+__all__ = ["Status", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands."""
+
+    images: int
+    budget: int
+    step: int
+    steps: int
+    loss: float | None
+    validation: float | None
+
+
+class Trainer:
+    """One run, from its first question to its summary. ``run`` may be called on a fresh or on a resumed folder."""
+
+    def __init__(
+        self, config: RunConfig, info: BackendInfo, data: Dataset, ledger: Ledger, folder: RunFolder | None,
+        scorer: Scorer | None = None,
+    ) -> None:  # fmt: skip
+        """Build everything; nothing is asked yet. Without a ``folder`` it is a run to be planned, not to be begun.
+
+        Probes are scored by ``scorer``, in this process if not given.
+
+        Raises:
+            InputError: the settings do not fit each other, the target or the budget.
+        """
+        shape = data.image_shape
+        if shape != info.image_shape or data.classes != info.classes:
+            takes = f"{info.name} takes images {info.image_shape} and knows {info.classes} classes"
+            raise InputError(f"{takes}, but --data {data.name} has {shape} and {data.classes}")
+        data = dataclasses.replace(data, test=data.test[: config.report.images]).on(config.device)
+        self.config = config
+        self.ledger = ledger
+        self._folder = folder
+        self._scorer = scorer
+        self.data = data
+        self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
+        raw = data.train.images[: config.affine.images if config.head_name in LEARNT else config.standardize.images]
+        self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
+        start = taken_over(config, info.image_shape, folder)
+        if start is not None and start["heads"] is not None:
+            self.heads.take_over(start["heads"])
+        problem = Problem(
+            len(data.train), info.classes, self.chip is None, config.seed, config.memory, config.surrogate
+        )  # fmt: skip
+        self.stages = Stages(config, problem, shape, data.train.images, start["fuse"] if start is not None else None)
+        self.fuse = self.stages.fuse
+        chip = self.chip or Chip(config.bit_error_rate, seeds.training_chips(config.seed, 0, 1)[0])
+        self.watch = Watch(data.train.images, chip, config.watch)
+        self.plan = plan(config, data, self.heads, self.stages.methods(), self.watch, info.limit)
+        ledger.at_risk = IMAGES_PER_REQUEST  # what the plan keeps back for a run that is killed
+        self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
+        self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
+        self.labels = data.train.labels
+        self.validation_labels = data.validation.labels
+        self.step = 0
+        self.loss: float | None = None
+        self.validation: float | None = None
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run is recorded."""
+        assert self._folder is not None
+        return self._folder
+
+    def status(self) -> Status:
+        """Where the run stands."""
+        return Status(self.ledger.images, self.config.budget, self.step, self.plan.steps, self.loss, self.validation)
+
+    def run(
+        self, show: Callable[[Status], None], checkpoint_seconds: float = 10.0, say: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Train until the budget is spent, measure, and return the accuracies; ``say`` is told what a user should know.
+
+        Raises:
+            BudgetSpentError: retries took what was kept for the report.
+            TargetError: the target failed; everything up to the last whole step is in the checkpoint.
+        """
+        self.ledger.limit = self.plan.training_limit
+        state = self.folder.load()
+        if state is not None:
+            self._load(state)
+        try:
+            if state is None:
+                for line in self.watch.open(self.ledger):
+                    say(line)
+                self._warm_up()
+                self.save()
+            saved = time.monotonic()
+            while self.step < self.plan.steps:
+                if self.stages.advance(self.step, self.plan.steps, self.plan.warm_up_steps):
+                    self.folder.event({"step": self.step, "images": self.ledger.images, "generator": self.fuse.name})
+                self._look()
+                self.loss = self._train_step()
+                self.stages.observe(self.loss)
+                self.step += 1
+                event, trust = {"step": self.step, "images": self.ledger.images, "loss": self.loss}, self.stages.method.trust
+                self.folder.event(event if trust is None else {**event, "trust": trust})
+                show(self.status())
+                if time.monotonic() - saved > checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+            self._look()
+            show(self.status())
+        except BudgetSpentError:
+            pass  # retries have used up the rest; what was learned is reported
+        self.ledger.limit = self.config.budget
+        return accuracies(self.ledger.ask, self.fuse, self.heads, self.data.test, self._reported())
+
+    def fused(self, images: Tensor) -> Tensor:
+        """``images`` as the fuse makes them now."""
+        with torch.no_grad():
+            result: Tensor = self.fuse(images)
+        return result
+
+    def trained(self) -> dict[str, Any]:
+        """What was learned, for ``fuse.pt``."""
+        return {
+            "generator": self.fuse.name,
+            "image_shape": list(self.data.image_shape),
+            "fuse": {name: tensor.cpu() for name, tensor in self.fuse.state_dict().items()},
+            "heads": self.heads.state_dict(),
+            "answers": self.ledger.kind,
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that changes."""
+        self.folder.save({
+            "step": self.step, "loss": self.loss, "validation": self.validation,
+            "stages": self.stages.state_dict(), "heads": self.heads.state_dict(),
+            "head_optimizer": self.head_optimizer.state_dict() if self.head_optimizer else None,
+            "difficulty": self.sampler.difficulty, "labels": (self.labels, self.validation_labels),
+            "ledger": self.ledger.state_dict(), "watch": self.watch.state_dict(),
+        })  # fmt: skip
+        self.ledger.checkpointed()
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
+        self.stages.load_state_dict(state["stages"])
+        self.heads.load_state_dict(state["heads"])
+        if self.head_optimizer:
+            self.head_optimizer.load_state_dict(state["head_optimizer"])
+        self.sampler.difficulty = state["difficulty"]
+        self.labels, self.validation_labels = state["labels"]
+        self.ledger.load_state_dict(state["ledger"])
+        self.watch.load_state_dict(state["watch"])
+
+    def _warm_up(self) -> None:
+        owned, answered = self.data.train.images, []
+        if self.config.labels == "target":
+            checked = self.data.validation.images[: self.config.validation.images]
+            answered.append(Answered(owned, NOMINAL, self.ledger.ask(owned, NOMINAL)))
+            self.labels = answered[0].answers.argmax(1)
+            self.validation_labels = self.ledger.ask(checked, NOMINAL).argmax(1)
+        answers = self.heads.warm_up(self.labels)
+        if answers is not None:
+            assert self.chip is not None
+            answered.append(Answered(owned[: len(answers)], self.chip, answers))
+            sure = self.heads.meet(self.chip)(answers).detach().softmax(1).gather(1, self.labels[: len(answers), None])[:, 0]
+            self.sampler.observe(torch.arange(len(sure)), 1.0 - sure)
+        self.stages.method.prepare(Split(owned, self.labels), answered, self.ledger.ask)
+
+    def _train_step(self) -> float | None:
+        index, weights = self.sampler.draw(seeds.stream(self.config.seed, "batch", self.step))
+        begun = self.stages.begun
+        images = self.data.train.images[index]
+        if self.config.augment:
+            moves = dataclasses.replace(recipe_for(self.data.image_shape), each=True)
+            images = moved(images, moves, seeds.stream(self.config.seed, "augment", self.step))
+        if self.config.precision == "bfloat16":
+            images = images.contiguous(memory_format=torch.channels_last)  # the order in which it is fast
+        step = Step(
+            self.step - begun, self.stages.seed, self.fuse, index, images, self.labels[index], weights,
+            self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen, self.ledger.ask_all,
+            self._scorer, self.config.sampling == "hard",
+        )  # fmt: skip
+        if self.head_optimizer:
+            self.head_optimizer.zero_grad()
+        with self._multiplying():
+            self.stages.method.update(step, self.plan.steps - begun)
+        finished = step.finish()
+        if finished is None:
+            return None
+        loss, difficulty = finished
+        if len(difficulty):
+            self.sampler.observe(index, difficulty)
+        if self.head_optimizer:
+            for group in self.head_optimizer.param_groups:
+                group["lr"] = falling(self.config.affine.lr, self.step, self.plan.steps)
+            self.head_optimizer.step()
+        return loss
+
+    def _multiplying(self) -> torch.autocast:
+        return torch.autocast(
+            self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        )  # fmt: skip
+
+    def _terms(self) -> list[Term]:
+        """The nominal term, where it has a weight, and the perturbed ones; or one of the two kinds, drawn by their weights.
+
+        A step's loss is divided by the weights of its terms, so that drawing leaves it unbiased.
+        """
+        clean, perturbed = self.config.clean_weight, self.config.eopm.perturbed_weight
+        if clean > 0 and self.config.eopm.terms == "one":
+            if nominal_drawn(self.config, self.step):
+                return [Term(NOMINAL, self.heads.meet(NOMINAL, self.stages.method.model), clean)]
+            clean = 0.0
+        model = self.stages.method.model
+        if self.chip is not None and model is None:
+            chips = [self.chip]
+        else:
+            eopm = self.config.eopm
+            numbers = seeds.training_chips(self.config.seed, self.step, eopm.chips, eopm.pool)
+            chips = [Chip(self.config.bit_error_rate, number) for number in numbers]
+        weight = perturbed / len(chips)
+        terms = [Term(chip, self.heads.meet(chip, model), weight) for chip in chips]
+        if clean > 0:
+            terms.insert(0, Term(NOMINAL, self.heads.meet(NOMINAL, model), clean))
+        return terms
+
+    def _look(self) -> None:
+        """What is due before the present step: is the target still the same, and what has been learned?"""
+        if self.plan.watches_at(self.step):
+            drift = self.watch.again(self.ledger)
+            self.folder.event({"step": self.step, "images": self.ledger.images, "drift": drift})
+        if self.plan.validates(self.step):
+            self._validate()
+
+    def _validate(self) -> None:
+        chip = self.chip or Chip(self.config.bit_error_rate, seeds.validation_chip(self.step))
+        images = self.data.validation.images[: self.config.validation.images]
+        with torch.no_grad():
+            logits: Tensor = self.heads.meet(chip)(self.ledger.ask(self.fused(images), chip))
+        self.validation = accuracy(logits, self.validation_labels[: len(images)])
+        self.folder.event({"step": self.step, "images": self.ledger.images, "validation": self.validation})
+
+    def _reported(self) -> list[Chip]:
+        if self.chip is not None:
+            return [self.chip]
+        return [Chip(self.config.bit_error_rate, number) for number in seeds.reporting_chips(self.config.report.chips)]

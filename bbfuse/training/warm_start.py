@@ -1,0 +1,47 @@
+"""A run that begins where another one ended: with its fuse, and with its head where that one still fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backends.base import InputError
+from bbfuse.config.schema import LEARNT_HEADS, RunConfig
+from bbfuse.fuse.generators import Shape
+from bbfuse.runs.folder import RunFolder, learned, settings
+
+__all__ = ["taken_over"]
+
+
+def taken_over(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dict[str, Any] | None:
+    """What the run takes over from the one in ``config.init``, ``None`` if it is given none: state dicts ``fuse`` and ``heads``.
+
+    ``heads`` is ``None`` unless both runs learnt a head of one kind for one chip of one target. ``folder``, the run's own, keeps
+    a copy, which is read from then on: a resumed run does not need the other folder any more.
+
+    Raises:
+        InputError: there is no fuse in ``config.init``, or it is one of another generator or for images of another ``shape``.
+    """
+    if config.init is None:
+        return None
+    kept = folder.start() if folder is not None else None
+    if kept is not None:
+        return kept
+    saved, other = learned(config.init, "--init"), settings(config.init, "--init")
+    generator, its_shape, fuse, heads = saved["generator"], tuple(saved["image_shape"]), saved["fuse"], saved["heads"]
+    if (generator, its_shape) != (config.generator, shape):
+        raise InputError(
+            f"--init {config.init} holds the fuse {generator} for images {its_shape}, this run has {config.generator} for "
+            f"{shape}: give the --generator and --data of that run, or drop --init"
+        )
+    start = {"fuse": fuse, "heads": heads if _one_chip(config, other) and config.head_name in LEARNT_HEADS else None}
+    if folder is not None:
+        folder.write_start(start)
+    return start
+
+
+def _one_chip(a: RunConfig, b: RunConfig) -> bool:
+    """Whether the heads of both are of one kind and correct the answers of one chip of one target."""
+    names = ("head_name", "chip_seed", "bit_error_rate", "target", "data", "memory")
+    return all(getattr(a, name) == getattr(b, name) for name in names) and (
+        (a.remote.url, a.remote.model) == (b.remote.url, b.remote.model)
+    )  # fmt: skip

@@ -1,0 +1,329 @@
+"""The ledger's arithmetic by hand: what fits below the limit, what counts, what an answer is taken for."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from backends.base import Access, BackendInfo, Chip, Sending, TargetError
+from bbfuse.querying.cache import Store
+from bbfuse.querying.journal import Journal
+from bbfuse.querying.ledger import IMAGES_PER_REQUEST, Answered, BudgetSpentError, Grant, Ledger, logits_of
+from tests.helpers.answering import Crowd, Scripted
+
+CHIP = Chip(0.1, 1)
+
+
+def images(count: int, value: float = 0.3) -> Tensor:
+    return torch.full((count, 1, 1, 2), value) + torch.arange(count)[:, None, None, None] / 1000.0
+
+
+class Sized(Scripted):
+    """Keeps the size of every request."""
+
+    def __init__(self, attempts: int = 1) -> None:
+        super().__init__(attempts)
+        self.sizes: list[int] = []
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        answer = super().query(images, chip, sending)
+        self.sizes.append(len(images))
+        return answer
+
+
+def answering(answer: Tensor, classes: int) -> Ledger:
+    backend = Scripted(classes=classes)
+    backend.answer = answer
+    return Ledger(backend, 1000)
+
+
+def test_a_new_ledger_has_counted_nothing() -> None:
+    ledger = Ledger(Scripted(), 9)
+    assert (ledger.images, ledger.requests, ledger.kept, ledger.lost) == (0, 0, 0, 0)
+    assert ledger.reuses is True
+    assert ledger.keeps is False
+    assert (ledger.kind, ledger.at_risk, ledger.limit) == (None, None, 9)
+    assert ledger.granted([4]).first == 0
+    ledger.checkpointed()  # nothing was written down
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (127, [127]), (128, [128]), (129, [128, 1]), (300, [128, 128, 44])])
+def test_a_question_is_cut_into_requests_of_128_images(count: int, sizes: list[int]) -> None:
+    backend = Sized()
+    ledger = Ledger(backend, 1000)
+    answer = ledger.ask(images(count), CHIP)
+    assert torch.equal(answer, images(count).flatten(1).sum(1, keepdim=True).repeat(1, 2))
+    assert backend.sizes == sizes
+    assert (ledger.images, ledger.requests) == (count, len(sizes))
+    assert IMAGES_PER_REQUEST == 128
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_the_limit_may_be_reached_and_not_passed_and_what_would_pass_it_is_not_sent(in_flight: int) -> None:
+    backend = Sized()
+    ledger = Ledger(backend, 50, in_flight=in_flight)
+    ledger.ask(images(20), CHIP)
+    with pytest.raises(BudgetSpentError, match="31 more images would pass the limit of 50, 20 are sent"):
+        ledger.ask(images(31), CHIP)
+    assert (ledger.images, ledger.requests) == (20, 1)
+    ledger.ask(images(30), CHIP)
+    assert (ledger.images, ledger.requests, backend.sizes) == (50, 2, [20, 30])
+    with pytest.raises(BudgetSpentError, match="1 more images would pass the limit of 50, 50 are sent"):
+        ledger.ask(images(1), CHIP)
+
+
+def test_every_attempt_counts_and_one_that_would_pass_the_limit_is_not_made() -> None:
+    ledger = Ledger(Scripted(attempts=3), 60)
+    ledger.ask(images(20), CHIP)
+    assert (ledger.images, ledger.requests) == (60, 3)
+    backend = Scripted(attempts=3)
+    ledger = Ledger(backend, 59)
+    with pytest.raises(BudgetSpentError, match="20 more images would pass the limit of 59, 40 are sent"):
+        ledger.ask(images(20), CHIP)
+    assert (ledger.images, ledger.requests, backend.received) == (40, 2, 40)
+    backend.attempts = 1
+    ledger.ask(images(19), CHIP)  # what was reserved for the failed one is free again
+    assert ledger.images == 59
+
+
+def test_a_request_that_fails_before_it_is_sent_leaves_its_room_to_others() -> None:
+    class Refusing(Scripted):
+        def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+            raise TargetError("nobody there")
+
+    ledger = Ledger(Refusing(), 30)
+    for _ in range(3):
+        with pytest.raises(TargetError, match="nobody there"):
+            ledger.ask(images(30), CHIP)
+    assert (ledger.images, ledger.requests) == (0, 0)
+    ledger.reserve(Grant(0, [20, 10]))
+
+
+def test_what_was_lost_counts_against_the_limit(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "answers.jsonl")
+    ledger = Ledger(Scripted(), 50, journal)
+    grant = ledger.granted([7, 8])
+    assert (grant.first, grant.images) == (0, 15)
+    ledger.reserve(grant)
+    with pytest.raises(BudgetSpentError, match="36 more images would pass the limit of 50, 15 are sent"):
+        ledger.ask(images(36), CHIP)
+    ledger.lose(grant)
+    assert (ledger.images, ledger.lost) == (0, 15)
+    journal.close()
+    journal = Journal(tmp_path / "answers.jsonl")
+    assert [journal.recall(number, "").lost for number in (0, 1, 2)] == [7, 8, 0]
+    journal.close()
+    ledger._journal = None
+    ledger.ask(images(35), CHIP)
+    with pytest.raises(BudgetSpentError, match="1 more images would pass the limit of 50, 50 are sent"):
+        ledger.ask(images(1), CHIP)
+
+
+def test_grants_are_numbered_with_the_requests_and_settled_by_what_was_sent() -> None:
+    ledger = Ledger(Scripted(), 100)
+    ledger.ask(images(3), CHIP)
+    first, second = ledger.granted([20, 10, 5]), ledger.granted([6])
+    assert (first.first, second.first, ledger.granted([1]).first) == (1, 4, 5)
+    ledger.reserve(first)
+    ledger.settle(first, 33, 4, None)
+    assert (ledger.images, ledger.requests, ledger.lost) == (36, 5, 0)
+    ledger.reserve(Grant(9, [64]))  # 36 and 64: nothing else is reserved any more
+    with pytest.raises(BudgetSpentError):
+        ledger.reserve(Grant(10, [1]))
+
+
+def test_answers_of_others_are_read_again_whole_or_not_at_all(tmp_path: Path) -> None:
+    path, rows = tmp_path / "answers.jsonl", [torch.arange(12.0).view(6, 2), torch.arange(12.0, 20.0).view(4, 2)]
+    journal = Journal(path)
+    ledger = Ledger(Scripted(), 100, journal)
+    assert ledger.keeps
+    whole, half = ledger.granted([7, 3]), ledger.granted([5, 4])
+    for grant in (whole, half):
+        ledger.reserve(grant)
+    ledger.settle(whole, 10, 2, rows)
+    journal.answered(half.first, "", torch.zeros(5, 2), "logits", 0)  # killed before the answer to its second request
+    journal.close()
+    journal = Journal(path)
+    again = Ledger(Scripted(), 100, journal)
+    found = again.recalled(again.granted([7, 3]))
+    assert found is not None
+    assert [len(part) for part in found] == [7, 3]
+    assert torch.equal(torch.cat(found), torch.cat(rows))
+    assert (again.images, again.requests, again.lost) == (10, 2, 0)
+    assert again.recalled(again.granted([5, 4])) is None
+    assert (again.images, again.requests, again.lost) == (10, 2, 9)
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "kind"),
+    [
+        ([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]], "probabilities"),
+        ([[0.2, 0.3, 0.5], [0.1, 0.2, 0.7046]], "probabilities"),
+        ([[0.2, 0.3, 0.5], [0.1, 0.2, 0.6954]], "probabilities"),
+        ([[0.2, 0.3, 0.5], [0.1, 0.2, 0.7054]], "logits"),
+        ([[0.2, 0.3, 0.5], [0.1, 0.2, 0.6946]], "logits"),
+        ([[0.2, 0.3, 0.5], [-0.1, 0.3, 0.8]], "logits"),
+    ],
+)
+def test_rows_of_shares_that_sum_to_one_up_to_rounding_are_probabilities(first: list[list[float]], kind: str) -> None:
+    ledger = answering(torch.tensor(first), 3)
+    found = ledger.ask(images(2), CHIP)
+    assert ledger.kind == kind
+    expected = torch.tensor(first)
+    torch.testing.assert_close(found, expected if kind == "logits" else expected.clamp_min(1e-8).log())
+
+
+def test_the_first_answer_says_what_all_others_are() -> None:
+    shares, others = torch.tensor([[0.2, 0.3, 0.5]]), torch.tensor([[2.0, -3.0, 0.5]])
+    ledger = answering(shares, 3)
+    ledger.ask(images(1), CHIP)
+    ledger._backend.answer = others  # type: ignore[attr-defined]
+    with pytest.raises(TargetError, match="scripted answered with probabilities at first and with something else now"):
+        ledger.ask(images(1), CHIP)
+    ledger = answering(others, 3)
+    ledger.ask(images(1), CHIP)
+    ledger._backend.answer = shares  # type: ignore[attr-defined]
+    assert torch.equal(ledger.ask(images(1), CHIP), shares)
+
+
+def test_no_probability_is_below_1e_minus_8() -> None:
+    found = logits_of(torch.tensor([[0.0, 1e-9, 2e-8, 0.5]])).exp()
+    torch.testing.assert_close(found, torch.tensor([[1e-8, 1e-8, 2e-8, 0.5]]))
+
+
+LABELS, TOP = "a bare label for each image", "the top {} of 4 classes"
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [((3,), LABELS), ((3, 1), LABELS), ((2, 1), None), ((3, 2), TOP.format(2)), ((3, 3), TOP.format(3)), ((2, 3), None),
+     ((3, 5), None), ((3, 4, 1), None), ((2, 4), None), ((4,), None)],
+)  # fmt: skip
+def test_an_answer_of_another_shape_is_refused_and_named_where_it_is_a_common_one(
+    shape: tuple[int, ...], found: str | None
+) -> None:
+    with pytest.raises(TargetError) as error:
+        answering(torch.zeros(shape), 4).ask(images(3), CHIP)
+    way_out = f": {found}, it seems; ask the server for the logits or probabilities of all classes" if found else ""
+    assert str(error.value) == f"scripted answered with shape {shape} where (3, 4) was due{way_out}"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_number_that_is_none_is_refused(value: float) -> None:
+    answer = torch.zeros(3, 4)
+    answer[1, 2] = value
+    with pytest.raises(TargetError, match="not finite"):
+        answering(answer, 4).ask(images(3), CHIP)
+
+
+def test_what_a_store_has_is_not_sent_and_counts_as_kept(tmp_path: Path) -> None:
+    store, backend = Store(tmp_path, "somebody"), Sized()
+    ledger = Ledger(backend, 1000, store=store)
+    expected = images(9).flatten(1).sum(1, keepdim=True).repeat(1, 2)
+    ledger.ask(images(9)[2:5], CHIP)
+    assert (ledger.images, ledger.kept) == (3, 0)
+    assert torch.equal(ledger.ask(images(9), CHIP), expected)
+    assert (ledger.images, ledger.requests, ledger.kept, backend.sizes) == (9, 2, 3, [3, 6])
+    assert torch.equal(ledger.ask(images(9), CHIP), expected)  # all of it is there: no request
+    assert (ledger.images, ledger.requests, ledger.kept) == (9, 2, 12)
+    ledger.ask(images(9), Chip(0.1, 2))
+    assert backend.sizes == [3, 6, 9]
+    ledger.ask_all([(images(4), CHIP)], fresh=True)
+    assert (ledger.kept, backend.sizes[-1]) == (12, 4)
+    ledger.reuses = False
+    ledger.ask(images(4), CHIP)
+    assert (ledger.kept, backend.sizes[-1]) == (12, 4)
+    store.close()
+
+
+def test_a_process_that_takes_over_counts_what_was_sent_and_what_was_kept(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    found = []
+    for _ in range(2):
+        journal, store = Journal(path), Store(tmp_path, "somebody")
+        store.keep(store.keys(images(9)[2:5], CHIP), torch.zeros(3, 2))
+        ledger = Ledger(Scripted(attempts=2), 1000, journal, store)
+        ledger.kept, ledger.images, ledger.requests, ledger.lost = 100, 200, 300, 400
+        answer = ledger.ask(images(9), CHIP)
+        found.append((ledger.images, ledger.requests, ledger.kept, ledger.lost, ledger.kind, answer.tolist()))
+        journal.close()
+        store.close()
+    assert found[0] == found[1]
+    assert found[0][:5] == (212, 302, 103, 400, "logits")
+
+
+class Patient(Crowd):
+    """Answers nothing until so many images are under way at once, however slow the machine is to send them."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__(seed=3)
+        self._images, self._there = images, threading.Event()
+
+    def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
+        with self._lock:
+            if sum(self.now) + len(images) >= self._images:
+                self._there.set()
+            self.now.append(len(images))
+            self.most = (max(self.most[0], len(self.now)), max(self.most[1], sum(self.now)))
+        assert self._there.wait(60)
+        time.sleep(0.002)  # for one too many to come
+        with self._lock:
+            self.now.remove(len(images))
+        sending(len(images))
+        return images.flatten(1)
+
+
+def test_no_more_images_are_under_way_than_may_be_lost_and_that_many_may_be() -> None:
+    for at_risk, most in ((60, 60), (59, 40), (None, 100)):
+        backend = Patient(most)
+        ledger = Ledger(backend, 10_000, in_flight=5)
+        ledger.kind, ledger.at_risk = "logits", at_risk
+        ledger.ask_all([(images(20), CHIP)] * 15)
+        assert backend.most[1] == most
+
+
+def test_a_state_goes_on_where_it_was_taken() -> None:
+    ledger = Ledger(Scripted(), 1000)
+    ledger.ask(images(200), CHIP)
+    grant = ledger.granted([5])
+    ledger.reserve(grant)
+    ledger.lose(grant)
+    ledger.kept, ledger.reuses = 17, False
+    other = Ledger(Scripted(), 1000)
+    other.load_state_dict(ledger.state_dict())
+    assert other.state_dict() == {
+        "images": 200, "requests": 2, "kept": 17, "lost": 5, "number": 3, "kind": "logits", "reuses": False,
+    }  # fmt: skip
+
+
+def test_only_a_target_with_gradients_is_asked_with_tape_and_its_tape_reaches_the_images() -> None:
+    backend = Scripted()
+    with pytest.raises(AssertionError):
+        Ledger(backend, 100).ask_with_tape(images(3), CHIP)
+    backend.info = BackendInfo("open", Access.GRADIENTS, (1, 1, 2), 2)
+    asked = images(3).requires_grad_()
+    ledger = Ledger(backend, 100)
+    ledger.ask_with_tape(asked, CHIP)[:, 0].sum().backward()
+    assert asked.grad is not None
+    assert asked.grad.tolist() == torch.ones(3, 1, 1, 2).tolist()
+    assert not ledger.ask(asked, CHIP).requires_grad
+
+
+def test_answers_and_grants_cannot_be_changed() -> None:
+    for made, name in ((Answered(images(1), CHIP, torch.zeros(1, 2)), "chip"), (Grant(0, [3]), "first")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, 5)
+
+
+def test_a_ledger_asks_one_question_at_a_time_unless_told_otherwise() -> None:
+    crowd = Crowd()
+    ledger = Ledger(crowd, 100)
+    ledger.ask_all([(images(2), CHIP), (images(3), CHIP), (images(4), CHIP)])
+    assert crowd.most == (1, 4)

@@ -1,0 +1,88 @@
+"""What the command prints and the code it exits with, whatever the run itself does."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.base import InputError, TargetError
+from bbfuse.cli import run
+from bbfuse.cli.run import main
+from bbfuse.config.schema import RunConfig
+
+
+@contextlib.contextmanager
+def doing(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, Any] | BaseException, seen: list[Any]) -> Any:
+    """`main` whose work has this ``outcome``; what it was called with is ``seen``."""
+
+    def done(name: str) -> Callable[[Any], Any]:
+        def do(given: Any) -> Any:
+            seen.append((name, given))
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        return do
+
+    with monkeypatch.context() as patch:
+        for name in ("execute", "forecast"):
+            patch.setattr(run, name, done(name))
+        for name in ("closing_table", "plan_table"):
+            patch.setattr(f"bbfuse.cli.console.{name}", lambda result, name=name: seen.append((name, result)))
+        yield
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--chip-seed", "3"], ["execute", "closing_table"]), (["--plan"], ["forecast", "plan_table"]), (["--json"], ["execute"]),
+        (["--plan", "--json"], ["forecast"]),
+    ],
+)  # fmt: skip
+def test_a_table_or_json_of_the_run_or_of_the_plan_is_printed(
+    arguments: list[str], names: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+    with doing(monkeypatch, {"a": {"b": 3}}, seen):
+        assert main(arguments) == 0
+    assert [name for name, _ in seen] == names
+    told = capsys.readouterr()
+    assert told.out == ('{\n  "a": {\n    "b": 3\n  }\n}\n' if "--json" in arguments else "")
+    assert told.err == ""
+
+
+def test_without_arguments_it_runs_for_chip_0_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+    with doing(monkeypatch, {}, seen):
+        assert main([]) == 0
+    assert seen == [("execute", RunConfig(chip_seed=0)), ("closing_table", {})]
+    assert capsys.readouterr().err == "no arguments: running python -m bbfuse.run --chip-seed 0\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (InputError("bad"), 2, "error: bad\n"), (TargetError("gone"), 1, "error: gone\n"),
+        (KeyboardInterrupt(), 130, "interrupted; go on with --resume and the run folder\n"),
+    ],
+)  # fmt: skip
+def test_what_ends_a_run_has_its_exit_code(
+    error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with doing(monkeypatch, error, []):
+        assert main(["--chip-seed", "3"]) == code
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", words)
+
+
+def test_the_command_line_is_known_without_torch() -> None:
+    code = "import sys, bbfuse.cli.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -1,0 +1,241 @@
+"""A plan's arithmetic by hand: what is sent for what, how many steps a budget allows, and when a run looks at itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from backends.base import Chip, InputError
+from backends.datasets.loading import Dataset, Split
+from bbfuse import seeds
+from bbfuse.config.schema import EopmConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig
+from bbfuse.querying.drift import Watch
+from bbfuse.training.planning import Plan, Price, Queries, nominal_drawn, plan
+
+NOTHING = Price(Queries(), Queries())
+
+
+def split(images: int) -> Split:
+    return Split(torch.zeros(images, 1, 2, 2), torch.zeros(images, dtype=torch.int64))
+
+
+DATA = Dataset("some", 10, split(200), split(30), split(150))
+
+
+def heads(asked_first: tuple[int, ...], images_per_chip: int = 0) -> Any:
+    return SimpleNamespace(asked_first=asked_first, images_per_chip=images_per_chip)
+
+
+def method(answers_per_image: int, **changed: Any) -> Any:
+    return SimpleNamespace(
+        answers_per_image=answers_per_image, **{"every": 1, "steps": 0, "images_first": 0, "model": None, **changed}
+    )
+
+
+def watch(times: int) -> Watch:
+    return Watch(DATA.train.images, Chip(0.05, 3), times)
+
+
+def timetable(steps: int, validations: int = 0, watches: int = 0) -> Plan:
+    queries = Queries()
+    return Plan(steps, validations, 0, queries, NOTHING, True, 0, NOTHING, 1, queries, queries, queries, watches)
+
+
+@pytest.mark.parametrize("limit", [None, 1, 50, 64, 100, 127, 128, 129, 1000])
+def test_a_question_is_cut_into_requests_of_128_and_these_at_a_server_s_limit(limit: int | None) -> None:
+    for images in (0, 1, 49, 50, 51, 127, 128, 129, 255, 256, 300):
+        requests, left = 0, images
+        while left:
+            part = min(left, 128)
+            left -= part
+            while part > 0:
+                part -= limit or 128
+                requests += 1
+        assert Queries.of(images, limit) == Queries(images, requests)
+    assert Queries() == Queries(0, 0)
+
+
+def test_queries_add_up_and_repeat() -> None:
+    assert Queries(30, 4) + Queries(7, 2) == Queries(37, 6)
+    assert Queries(30, 4) * 3 == Queries(90, 12)
+
+
+@pytest.mark.parametrize(
+    ("steps", "validations", "expected"),
+    [
+        (100, 0, []),
+        (100, 1, [100]),
+        (100, 2, [0, 100]),
+        (100, 3, [0, 50, 100]),
+        (100, 6, [0, 6, 12, 25, 50, 100]),  # halves are rounded to even
+        (7, 4, [0, 2, 4, 7]),
+        (3, 8, [0, 1, 2, 3]),
+    ],
+)
+def test_validations_are_at_the_end_at_a_half_a_quarter_and_so_on_and_at_the_beginning(
+    steps: int, validations: int, expected: list[int]
+) -> None:
+    made = timetable(steps, validations=validations)
+    assert [step for step in range(steps + 2) if made.validates(step)] == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "watches", "expected"),
+    [(100, 0, []), (100, 1, [100]), (100, 3, [33, 67, 100]), (9, 4, [2, 4, 7, 9]), (1, 4, [1]), (3, 5, [1, 2, 3])],
+)
+def test_watches_are_evenly_spread_and_end_after_the_last_step(steps: int, watches: int, expected: list[int]) -> None:
+    made = timetable(steps, watches=watches)
+    assert [step for step in range(steps + 2) if made.watches_at(step)] == expected
+
+
+def drawn_numbers(seed: int, steps: int) -> list[float]:
+    return [torch.rand((), generator=seeds.stream(seed, "term", step)).item() for step in range(steps)]
+
+
+def test_a_kind_of_term_is_drawn_with_the_probability_of_its_weight() -> None:
+    config = RunConfig(seed=5, eopm=EopmConfig(clean_weight=3.0, perturbed_weight=4.5))
+    drawn = drawn_numbers(5, 2000)
+    found = [nominal_drawn(config, step) for step in range(2000)]
+    assert found == [number < 0.4 for number in drawn]
+    assert abs(sum(found) / 2000 - 0.4) < 5 * (0.24 / 2000) ** 0.5  # error probability below 6e-7
+    edge = drawn[0]  # a number that is drawn in [0, 1) lies below a probability as often as this says, if equal does not count
+    assert not nominal_drawn(dataclasses.replace(config, eopm=EopmConfig(clean_weight=edge, perturbed_weight=1.0 - edge)), 0)
+    assert not any(nominal_drawn(RunConfig(seed=5, chip_seed=3), step) for step in range(99))  # one chip: weight 0
+    everything = EopmConfig(clean_weight=3.0, perturbed_weight=0.1, terms="all")
+    assert not any(nominal_drawn(RunConfig(seed=5, eopm=everything), step) for step in range(99))
+    share = sum(nominal_drawn(RunConfig(seed=5), step) for step in range(2000))
+    assert share == sum(number < 1 / 6 for number in drawn)  # the population's default: 1 to 5
+
+
+def test_steps_cost_by_what_they_draw() -> None:
+    config = RunConfig(seed=5, eopm=EopmConfig(clean_weight=3.0, perturbed_weight=4.5))
+    nominal = sum(number < 0.4 for number in drawn_numbers(5, 60)[7:60:3])
+    found = Price(Queries(100, 9), Queries(40, 2)).of(config, range(7, 60, 3))
+    assert 0 < nominal < 18
+    assert found == Queries(100 * (18 - nominal) + 40 * nominal, 9 * (18 - nominal) + 2 * nominal)
+
+
+ONE_CHIP = RunConfig(
+    budget=10_000, chip_seed=3, batch=13, backend="remote", remote=RemoteConfig(reserve=0.07),
+    validation=ValidationConfig(images=40, times=3),
+)  # fmt: skip
+
+
+def test_one_chip_by_hand() -> None:
+    made = plan(ONE_CHIP, DATA, heads((70,)), [method(6, images_first=35)], watch(4))
+    step = Queries(6 * 13, 6)
+    # 10,000 - 105 before - 6 watches of 16 - 3 validations of 30 - report of 600 - reserve of 700 - one request of 128 = 8,281
+    assert made == Plan(
+        steps=106, validations=3, training_limit=10_000 - 600 - 42, warm_up=Queries(105, 2), step=Price(step, step), exact=True,
+        warm_up_steps=0, warm_up_step=Price(step, step), every=1, validation=Queries(30, 1), report=Queries(600, 8),
+        watch=Queries(16, 2), watches=4,
+    )  # fmt: skip
+    assert made.sent(ONE_CHIP) == {
+        "watch": Queries(96, 12), "warm_up": Queries(105, 2), "training": Queries(106 * 78, 106 * 6),
+        "validation": Queries(90, 3), "report": Queries(600, 8),
+    }  # fmt: skip
+    for budget, steps in ((9_985, 106), (9_984, 105)):  # 78 times 106 are left, to the last image
+        assert (
+            plan(dataclasses.replace(ONE_CHIP, budget=budget), DATA, heads((70,)), [method(6, images_first=35)], watch(4)).steps
+            == steps
+        )
+    bare = plan(ONE_CHIP, DATA, heads(()), [method(6)], watch(0))
+    assert (bare.watch, bare.watches, bare.sent(ONE_CHIP)["watch"]) == (Queries(), 0, Queries())
+    assert bare.steps == (8_281 + 105 + 96) // 78
+
+
+POPULATION = RunConfig(
+    budget=40_000, batch=260, labels="target", seed=5, eopm=EopmConfig(chips=3, perturbed_weight=2.0), warm_up=10_000,
+    validation=ValidationConfig(images=20, times=2), report=ReportConfig(chips=4),
+)  # fmt: skip
+
+
+def test_a_population_by_hand() -> None:
+    methods = [method(5, images_first=35), method(2)]
+    made = plan(POPULATION, DATA, heads((60, 60), 60), methods, watch(0), limit=50)
+    # a batch of 200, all that is owned: 128 in 3 parts and 72 in 2; a head's 60 in 2
+    whole, nominal = Queries(2 * 200 * 3 + 3 * 60, 2 * 5 * 3 + 3 * 2), Queries(2 * 200, 2 * 5)
+    first = Price(Queries(5 * 200 * 3 + 3 * 60, 5 * 5 * 3 + 3 * 2), Queries(5 * 200, 5 * 5))
+    warm_up = Queries(200 + 20 + 60 + 60 + 35, 5 + 1 + 2 + 2 + 1)
+    kept = 2 * 150 * 5 + 4 * 60
+    free = 40_000 - 375 - 3 * 3_180 - 2 * (20 + 60) - kept - 128
+    assert made == Plan(
+        steps=3 + free // 1_380, validations=2, training_limit=40_000 - kept, warm_up=warm_up, step=Price(whole, nominal),
+        exact=True, warm_up_steps=3, warm_up_step=first, every=1, validation=Queries(80, 3),
+        report=Queries(kept, 2 * 5 * (3 + 1) + 4 * 2), watch=Queries(), watches=0,
+    )  # fmt: skip
+    drawn = drawn_numbers(5, made.steps)
+    count = [sum(number < 1 / 3 for number in part) for part in (drawn[:3], drawn[3:])]
+    rest = made.steps - 3
+    assert made.sent(POPULATION)["training"] == (
+        first.whole * (3 - count[0]) + first.nominal * count[0] + whole * (rest - count[1]) + nominal * count[1]
+    )
+    assert made.sent(POPULATION)["validation"] == Queries(160, 6)
+    everything = dataclasses.replace(POPULATION, eopm=dataclasses.replace(POPULATION.eopm, terms="all"))
+    price = plan(everything, DATA, heads((60, 60), 60), methods, watch(0), limit=50).step.whole
+    assert price == Queries(2 * 200 * 4 + 3 * 60, 2 * 5 * 4 + 3 * 2)
+
+
+def test_the_dearest_stage_after_the_warm_up_sets_the_steps_and_a_plan_of_unlike_stages_is_not_exact() -> None:
+    config = dataclasses.replace(ONE_CHIP, backend="local", remote=RemoteConfig(), warm_up=100)
+    alike = [plan(config, DATA, heads(()), [method(first), method(2), method(2)], watch(0)) for first in (7, 2)]
+    assert [(made.exact, made.step.whole.images, made.warm_up_steps) for made in alike] == [(True, 26, 1), (True, 26, 3)]
+    for order in ((2, 3), (3, 2)):
+        unlike = plan(config, DATA, heads(()), [method(7), *map(method, order)], watch(0))
+        assert (unlike.exact, unlike.step.whole.images) == (False, 39)
+    without = plan(dataclasses.replace(config, warm_up=0), DATA, heads(()), [method(2), method(3)], watch(0))
+    assert (without.exact, without.step.whole.images, without.warm_up_steps) == (False, 39, 0)
+    with pytest.raises(InputError, match="--warm-up 90 does not allow one step of it: give at least 91, or 0"):
+        plan(dataclasses.replace(config, warm_up=90), DATA, heads(()), [method(7), method(2)], watch(0))
+    assert plan(dataclasses.replace(config, warm_up=91), DATA, heads(()), [method(7), method(2)], watch(0)).warm_up_steps == 1
+
+
+def test_a_method_that_asks_every_few_steps_has_so_many_times_the_steps_and_asks_in_the_first_one() -> None:
+    made = plan(ONE_CHIP, DATA, heads(()), [method(1, every=4)], watch(0))
+    asking = (10_000 - 90 - 600 - 700 - 128) // 13
+    assert (made.steps, made.every) == (4 * asking, 4)
+    assert made.sent(ONE_CHIP)["training"] == Queries(13 * asking, asking)
+    mixed = plan(dataclasses.replace(ONE_CHIP, warm_up=40), DATA, heads(()), [method(3, every=2), method(1, every=4)], watch(0))
+    assert (mixed.steps, mixed.every) == (1 + 4 * ((10_000 - 90 - 600 - 700 - 128 - 39) // 13), 4)
+
+
+def test_a_method_with_a_model_asks_one_term_at_nominal_voltage_and_calibrates_no_chip() -> None:
+    made = plan(POPULATION, DATA, heads((60,), 60), [method(5), method(2, model=lambda: None)], watch(0))
+    assert made.step == Price(Queries(400, 4), Queries(400, 4))
+
+
+def test_a_method_that_asks_nothing_takes_its_own_number_of_steps_and_needs_only_what_all_else_costs() -> None:
+    config = dataclasses.replace(ONE_CHIP, backend="local", remote=RemoteConfig(), budget=90 + 600 + 128)
+    made = plan(config, DATA, heads(()), [method(0, steps=19)], watch(0))
+    assert made.steps == 19
+    assert made.sent(config)["training"] == Queries()
+    with pytest.raises(
+        InputError, match=r"--budget 817 .* 818 images go to all but the training, 0 to a step; give at least 818"
+    ):
+        plan(dataclasses.replace(config, budget=817), DATA, heads(()), [method(0, steps=19)], watch(0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.07, 0.3])
+def test_the_budget_that_is_named_as_the_least_allows_one_step_and_one_less_does_not(share: float) -> None:
+    config = dataclasses.replace(ONE_CHIP, remote=RemoteConfig(reserve=share))
+    least = next(budget for budget in range(2000) if budget - int(share * budget) >= 90 + 600 + 128 + 78)
+    for budget in (1, 700, least - 1):
+        reserve = int(share * budget)
+        retries = f", {reserve} of them kept by --remote.reserve" if reserve else ""
+        with pytest.raises(InputError) as error:
+            plan(dataclasses.replace(config, budget=budget), DATA, heads(()), [method(6)], watch(0))
+        assert str(error.value) == (
+            f"--budget {budget} does not allow one step: {818 + reserve} images go to all but the training{retries}, 78 to a "
+            f"step; give at least {least}"
+        )
+    assert plan(dataclasses.replace(config, budget=least), DATA, heads(()), [method(6)], watch(0)).steps == 1
+
+
+def test_what_is_planned_cannot_be_changed() -> None:
+    for made, name in ((Queries(3, 2), "images"), (NOTHING, "whole"), (timetable(9), "steps")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, 5)
