@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from bbfuse.cli.run import main
+from tests.helpers.pages import ROOT
 
-ROOT = Path(__file__).parent.parent
 SMALL = ["--chip-seed", "0", "--budget", "4000", "--validation.times", "3"]
 
 

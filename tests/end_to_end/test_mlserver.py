@@ -26,12 +26,12 @@ from backends.base import Chip
 from backends.datasets.loading import Dataset
 from backends.http.backend import RemoteBackend
 from backends.memory.simulator import Simulator
+from tests.helpers.pages import ROOT
 from tests.helpers.servers import command
 
 pytestmark = [pytest.mark.peer, pytest.mark.xdist_group("mlserver")]
 
 VERSION = "1.7.1"
-ROOT = Path(__file__).parent.parent
 # read when this file is imported: later the tests have a cache of their own, which does not outlive them
 CACHE = Path(os.environ.get("BBFUSE_CACHE") or Path.home() / ".cache" / "bbfuse")
 

@@ -28,8 +28,8 @@ import yaml
 from backends.base import InputError
 from bbfuse.cli.run import execute, parse
 from bbfuse.config.schema import validate
+from tests.helpers.pages import ROOT
 
-ROOT = Path(__file__).parent.parent
 MANIFEST = ROOT / "experiments" / "rayjob.yaml"
 
 

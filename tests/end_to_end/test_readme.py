@@ -16,8 +16,8 @@ import torch
 from backends.base import Access
 from backends.http.backend import OwnServer
 from bbfuse.optimizers.settings import METHODS
+from tests.helpers.pages import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md"]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]

@@ -6,12 +6,12 @@ import dataclasses
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from backends.base import NOMINAL, Access, BackendInfo, Chip, InputError, levels
+from tests.helpers.pages import ROOT
 
 TINY = 5e-324
 
@@ -77,4 +77,4 @@ def test_a_target_of_eight_bits_sees_the_nearest_level_and_others_what_was_sent(
 
 def test_what_a_backend_is_is_known_without_torch() -> None:
     code = "import sys, backends.base; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -297,7 +297,7 @@ def test_the_module_is_a_script_that_leaves_out_its_own_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["export", "--run", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
-    monkeypatch.delitem(sys.modules, "bbfuse.export")
+    monkeypatch.delitem(sys.modules, "bbfuse.export", raising=False)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("bbfuse.export", run_name="__main__", alter_sys=True)
     assert ended.value.code == 2

@@ -18,9 +18,9 @@ from bbfuse.querying.cache import Store
 from bbfuse.querying.journal import Journal
 from bbfuse.querying.ledger import Ledger
 from tests.helpers.answering import Crowd, KilledError
+from tests.helpers.pages import ROOT
 
 CHIP = Chip(0.1, 1)
-ROOT = Path(__file__).parent.parent
 
 
 def images(*values: float) -> Tensor:

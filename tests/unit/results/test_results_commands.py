@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from experiments.study import RESULTS
+from tests.helpers.pages import ROOT
 
-ROOT = Path(__file__).parents[2]
 NAMES = (
     "bit_errors", "bit_error_robustness", "bit_attacks", "cross_layer", "cross_layer_cifar10", "cross_layer_profiles",
     "cross_layer_search", "families", "hardened_fuse", "benchmarks/hardening", "benchmarks/injection", "benchmarks/overhead",

@@ -6,7 +6,6 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from backends.base import InputError, TargetError
 from bbfuse.cli import run
 from bbfuse.cli.run import main
 from bbfuse.config.schema import RunConfig
+from tests.helpers.pages import ROOT
 
 
 @contextlib.contextmanager
@@ -85,4 +85,4 @@ def test_what_ends_a_run_has_its_exit_code(
 
 def test_the_command_line_is_known_without_torch() -> None:
     code = "import sys, bbfuse.cli.run; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
