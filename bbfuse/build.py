@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from backends.base import Backend, BackendInfo, Chip, InputError, Sending, TargetError
-from backends.datasets.loading import Dataset, load
+from backends.datasets.base import Dataset
+from backends.datasets.loading import load
 from bbfuse.config.schema import GRANTS, RunConfig
 from bbfuse.fuse.module import Fuse
 from bbfuse.training.planning import Queries
@@ -63,7 +64,7 @@ def served(config: RunConfig, say: Callable[[str], None], stack: ExitStack) -> R
     """
     if config.backend != "remote" or config.remote.url is not None:
         return config
-    from backends.http.backend import OwnServer
+    from backends.server.subprocess_server import OwnServer
 
     server = OwnServer(config.target, config.data, config.threads, config.memory, config.remote.pixels or "float32")
     stack.callback(server.close)

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 import bbfuse
 from backends.base import NOMINAL, Chip
-from backends.datasets.loading import Dataset, Split, load
+from backends.datasets.base import Dataset, Split
+from backends.datasets.loading import load
 from backends.memory.config import Memory
 from backends.memory.protection.cost import Cost, cost
 from backends.memory.protection.policy import Layer, Protection, chosen

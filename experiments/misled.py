@@ -15,7 +15,6 @@ steps, ``trust_end`` that of the summary.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +27,9 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from backends.datasets.loading import Split, load
+from backends.datasets.base import Split
+from backends.datasets.loading import load
+from backends.files import write_torch
 from backends.training.fitting import RECIPE, fit
 from bbfuse.config.schema import RunConfig, ValidationConfig
 from bbfuse.optimizers.settings import SurrogateConfig
@@ -91,8 +92,7 @@ def _write_weights() -> None:
     for path, name, seed in ((_weights(name, seed), name, seed) for name in MISLEADING for seed in CHIPS):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(misleading(name, seed), path.with_suffix(".new"))
-            os.replace(path.with_suffix(".new"), path)
+            write_torch(path, misleading(name, seed))
 
 
 def _tasks() -> list[Task]:

@@ -12,8 +12,10 @@ from hypothesis import settings
 from torch import nn
 
 from backends.base import Access, Backend, Chip
-from backends.datasets.loading import Dataset, load
-from backends.http.backend import OwnServer, RemoteBackend
+from backends.datasets.base import Dataset
+from backends.datasets.loading import load
+from backends.http.backend import RemoteBackend
+from backends.server.subprocess_server import OwnServer
 from backends.simulated import SimulatedBackend
 from backends.targets.fit import fitted
 from bbfuse.fuse.module import Fuse

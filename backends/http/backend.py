@@ -1,4 +1,4 @@
-"""A target behind HTTP, and a server of our own for those who have none (`OwnServer`)."""
+"""A target behind HTTP."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from backends.base import Chip, InputError, Sending, TargetError
 from backends.http.codecs import Message, RefusedError
 from backends.http.discovery import Wanted, found
 from backends.http.transport import Connection, Manners, TooMuchError, UnreachableError
-from backends.server.subprocess_server import OwnServer
 
-__all__ = ["Manners", "OwnServer", "RemoteBackend", "Wanted"]
+__all__ = ["Manners", "RemoteBackend", "Wanted"]
 
 
 class RemoteBackend:

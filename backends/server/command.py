@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import uvicorn
@@ -21,6 +20,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from backends.base import Backend, InputError
+from backends.files import short_name
 from backends.flags import parse, refused
 from backends.memory.config import Memory
 from backends.server.app import Limits, application, error
@@ -105,7 +105,7 @@ def _opened(config: ServerConfig) -> Sequence[Backend]:
     from backends.simulated import SimulatedBackend
     from backends.targets.fit import fitted
 
-    models = [Path(target).stem for target in config.target]
+    models = [short_name(target) for target in config.target]
     if not models or len(set(models)) < len(models):
         raise InputError("--target must name each target once")
     if len(config.data) not in (1, len(config.target)):

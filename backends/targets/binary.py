@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from torch.special import ndtr
 
 from backends.memory.number_formats import Binary, Code
+from backends.targets.base import TARGETS, architecture
+from backends.targets.digits import SMALL
+from backends.training.fitting import Recipe
 
 __all__ = ["MARGIN", "BinaryConv2d", "BinaryLinear", "Signs", "network", "sign_errors", "signs"]
 
@@ -123,3 +126,24 @@ def sign_errors(target: nn.Sequential, images: Tensor, rate: float) -> dict[str,
             shares[weighed] = float(ndtr(-distance / (4 * rate * (1 - rate) * inputs) ** 0.5).mean())
         hidden = layer(hidden)
     return shares
+
+
+@TARGETS.register("binary")
+@architecture(SMALL)
+def binary(classes: int) -> nn.Module:
+    """Binary weights and activations: two convolutions and two linear layers, 80,160 weights of one bit."""
+    return network(classes)
+
+
+@TARGETS.register("binary-flip")
+@architecture(SMALL)
+def binary_flip(classes: int) -> nn.Module:
+    """The target binary, trained with 5 % random flips of its weights."""
+    return network(classes, flip=0.05)
+
+
+@TARGETS.register("binary-margin")
+@architecture(SMALL, Recipe(margin=MARGIN))
+def binary_margin(classes: int) -> nn.Module:
+    """The target binary, trained with a hinge loss of large margin."""
+    return network(classes)

@@ -12,7 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from backends.targets.base import TARGETS, architecture
 from backends.targets.binary import BinaryConv2d, Signs
+from backends.targets.digits import SHORT, SMALL
 
 __all__ = ["Nonlinearity", "network"]
 
@@ -44,3 +46,24 @@ def network(classes: int, nonlinearity: Nonlinearity) -> nn.Sequential:
         _Block(8, nonlinearity), _Block(8, nonlinearity, halve=True), _Block(16, nonlinearity), _Block(16, nonlinearity),
         nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, classes),
     )  # fmt: skip
+
+
+@TARGETS.register("bireal")
+@architecture(SMALL, SHORT)
+def bireal(classes: int) -> nn.Module:
+    """Bi-Real network: binary convolutions with shortcuts, without a further nonlinearity."""
+    return network(classes, "none")
+
+
+@TARGETS.register("bireal-hardtanh")
+@architecture(SMALL, SHORT)
+def bireal_hardtanh(classes: int) -> nn.Module:
+    """The target bireal with hardtanh."""
+    return network(classes, "hardtanh")
+
+
+@TARGETS.register("bireal-prelu")
+@architecture(SMALL, SHORT)
+def bireal_prelu(classes: int) -> nn.Module:
+    """The target bireal with PReLU."""
+    return network(classes, "prelu")

@@ -1,11 +1,9 @@
-"""A fitted target in one file: weights, what network they are for, how they were made, and a checksum over all of it."""
+"""A fitted target in one file: weights, architecture, settings of the fit, and a checksum over all of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +12,20 @@ import torch
 from torch import Tensor
 
 from backends.base import InputError
+from backends.files import write_torch
 
 __all__ = ["SUFFIX", "Checkpoint", "read", "write"]
 
 SUFFIX = ".pt"
-"""What the name of a checkpoint ends with; a target that is called otherwise is an architecture."""
+"""The names of checkpoints end with this; a target of another name is an architecture."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds."""
+    """The content of a file."""
 
     architecture: str
-    """a name of `backends.targets.networks.TARGETS`"""
+    """a name in `backends.targets.base.TARGETS`"""
     image_shape: tuple[int, int, int]
     classes: int
     config: dict[str, Any]
@@ -50,27 +49,23 @@ class Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Put ``checkpoint`` at ``path``, all of it or nothing.
+    """Write ``checkpoint`` to ``path``, all of it or nothing.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError: ``path`` cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            torch.save({**vars(checkpoint), "sha256": checkpoint.sha256}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
+        write_torch(path, {**vars(checkpoint), "sha256": checkpoint.sha256}, sync=True)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}") from error
 
 
 def read(path: Path) -> Checkpoint:
-    """What `write` has put at ``path``.
+    """The checkpoint that `write` wrote to ``path``.
 
     Raises:
-        InputError: it is no such file, or not as it was written.
+        InputError: there is none, or it is damaged.
     """
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
@@ -78,9 +73,9 @@ def read(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(**held)
         intact = checkpoint.sha256 == checksum
     except OSError as error:
-        raise InputError(f"--target {path} cannot be read: {error}") from error
-    except Exception as error:  # whatever a spoilt file makes of the reader
-        raise InputError(f"--target {path} is not a file of python -m backends.targets.fit, or spoilt") from error
+        raise InputError(f"`target` {path} cannot be read: {error}") from error
+    except Exception as error:  # a damaged file makes the reader raise all kinds
+        raise InputError(f"`target` {path} is damaged, or no file of python -m backends.targets.fit: fit it again") from error
     if not intact:
-        raise InputError(f"--target {path} does not match its checksum: it is spoilt, fit it again")
+        raise InputError(f"`target` {path} does not match its checksum: it is damaged, fit it again")
     return checkpoint

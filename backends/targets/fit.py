@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import NOMINAL, InputError
-from backends.datasets.loading import Dataset, Split, load
+from backends.datasets.base import Dataset, Split
+from backends.datasets.loading import load
+from backends.files import short_name
 from backends.flags import parse, refused
 from backends.memory.config import PRESETS, Memory
 from backends.memory.simulator import Simulator
 from backends.targets import networks
+from backends.targets.base import TARGETS, architecture_of
 from backends.targets.checkpoint import SUFFIX, Checkpoint, write
 from backends.training.fitting import Recipe, kept, recipe_for
 from backends.training.hardening import Hardening
@@ -34,23 +37,29 @@ _AT_ONCE = 500
 def fitted(target: str, data: Dataset, recipe: Recipe | None = None, device: str = "cpu") -> nn.Module:
     """The target called ``target``, fitted on the training part of ``data``, frozen; from the cache where it is.
 
-    A ``target`` that is a checkpoint's file comes as it lies there; that of several, ``A+B``, answers by each in turn.
+    A checkpoint and a target that is declared as trained are not fitted again; ``A+B`` is an `Ensemble` of both.
 
     Raises:
-        InputError: there is no such target, it takes other images, or its file is spoilt.
+        InputError: there is no such target, it takes other images, or its file is damaged.
     """
-    if "+" in target:
-        return networks.Ensemble([fitted(part, data, recipe, device) for part in target.split("+")]).eval()
+    if len(networks.parts(target)) > 1:
+        return networks.Ensemble([fitted(part, data, recipe, device) for part in networks.parts(target)]).eval()
     network = networks.build(target, data.image_shape, data.classes)
-    if not target.endswith(SUFFIX):
+    made = None if target.endswith(SUFFIX) else architecture_of(target)
+    if made is not None and not made.trained:
         recipe = recipe or usual_recipe(target, data)
-        network = kept(network, data.train, recipe, f"{target}-{Path(data.name).name}", device)
+        name = f"{_file_name(target)}-{_file_name(Path(data.name).name)}"
+        network = kept(network, data.train, recipe, name, device, made.source)
     return network.eval().requires_grad_(False)
 
 
 def usual_recipe(target: str, data: Dataset) -> Recipe:
     """How the architecture called ``target`` is fitted to ``data``: its own recipe, or that for images of this size."""
-    return networks.TARGETS[target].recipe or recipe_for(data.image_shape)
+    return architecture_of(target).recipe or recipe_for(data.image_shape)
+
+
+def _file_name(name: str) -> str:
+    return short_name(name) if ":" in name else name
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
         if config.out.suffix != SUFFIX:
             raise InputError(f"--out must end with {SUFFIX}, got {config.out}")
         if config.target.endswith(SUFFIX):
-            raise InputError(f"--target is an architecture here, one of {', '.join(networks.TARGETS)}: got {config.target}")
+            raise InputError(f"--target is an architecture here, one of {', '.join(TARGETS)}: got {config.target}")
         if config.device != "cpu" and not torch.cuda.is_available():
             raise InputError(f"--device {config.device} is not there: use cpu")
         hardening = hardening_of(config)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.memory.number_formats import Code, FixedPoint, PowersOfTwo
+from backends.targets.base import TARGETS, architecture
+from backends.targets.digits import SHORT, SMALL
 
 __all__ = ["AddConv2d", "ShiftConv2d", "ShiftLinear", "network"]
 
@@ -111,3 +113,17 @@ def network(classes: int, shift: bool = True) -> nn.Sequential:
         ]  # fmt: skip
 
     return nn.Sequential(*pair(1, 16, 2), *pair(16, 32, 1), *pair(32, 32, 2), nn.Flatten(), linear(128, classes))
+
+
+@TARGETS.register("shiftadd")
+@architecture(SMALL, SHORT)
+def shiftadd(classes: int) -> nn.Module:
+    """ShiftAddNet: layers that shift and layers that add, without multiplications."""
+    return network(classes)
+
+
+@TARGETS.register("shiftadd-plain")
+@architecture(SMALL, SHORT)
+def shiftadd_plain(classes: int) -> nn.Module:
+    """The target shiftadd with plain layers in the place of those that shift."""
+    return network(classes, shift=False)

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from backends.memory.config import Quantization
 from backends.memory.number_formats import Code, FixedPoint, PowersOfTwo
+from backends.targets.base import TARGETS, architecture
+from backends.targets.digits import SMALL, convolutions
 
 __all__ = ["ExchangedConv2d", "ExchangedLinear", "decomposed", "network"]
 
@@ -126,3 +128,17 @@ def network(dense: nn.Sequential, safe: bool = False) -> nn.Sequential:
         nn.Linear: lambda layer: ExchangedLinear(layer.in_features, layer.out_features, safe),  # type: ignore[arg-type]
     }
     return nn.Sequential(*(kinds[type(layer)](layer) if type(layer) in kinds else layer for layer in dense))
+
+
+@TARGETS.register("smartexchange")
+@architecture(SMALL)
+def smartexchange(classes: int) -> nn.Module:
+    """The target digits with weights that are sparse powers of two times small bases (SmartExchange)."""
+    return network(convolutions(classes))
+
+
+@TARGETS.register("smartexchange-safe")
+@architecture(SMALL)
+def smartexchange_safe(classes: int) -> nn.Module:
+    """The target smartexchange with bases that have no bit errors."""
+    return network(convolutions(classes), safe=True)

@@ -9,6 +9,9 @@ import math
 
 from torch import Tensor, nn
 
+from backends.targets.base import TARGETS, architecture
+from backends.targets.digits import SMALL, convolutions
+
 __all__ = ["Largest", "network"]
 
 _SHARE = 0.25
@@ -39,3 +42,10 @@ def network(dense: nn.Module) -> nn.Module:
             if isinstance(child, nn.ReLU):
                 setattr(layer, name, Largest())
     return dense
+
+
+@TARGETS.register("digits-sparse")
+@architecture(SMALL)
+def digits_sparse(classes: int) -> nn.Module:
+    """The target digits with the largest quarter of each layer's activations, the others 0 (FlatENN)."""
+    return network(convolutions(classes))

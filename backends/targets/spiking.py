@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from backends.base import InputError
 from backends.memory.number_formats import Code, FixedPoint
+from backends.targets.base import TARGETS, architecture
+from backends.targets.digits import SMALL
 
 __all__ = ["Bound", "Spiking", "SpikingLinear"]
 
@@ -88,3 +90,31 @@ class Spiking(nn.Module):
             counts = counts + fired
         self.neurons.mem = torch.zeros(0)  # the neurons keep the last state, and all that it was made from
         return counts
+
+
+@TARGETS.register("spiking")
+@architecture(SMALL)
+def spiking(classes: int) -> nn.Module:
+    """Two layers of leaky integrate-and-fire neurons (needs the library snntorch)."""
+    return Spiking(64, classes)
+
+
+@TARGETS.register("spiking-bnp1")
+@architecture(SMALL)
+def spiking_bnp1(classes: int) -> nn.Module:
+    """The target spiking; weights read beyond the largest clean one count as 0."""
+    return Spiking(64, classes, bound="zero")
+
+
+@TARGETS.register("spiking-bnp2")
+@architecture(SMALL)
+def spiking_bnp2(classes: int) -> nn.Module:
+    """The target spiking; weights read beyond the largest clean one count as that one."""
+    return Spiking(64, classes, bound="limit")
+
+
+@TARGETS.register("spiking-bnp3")
+@architecture(SMALL)
+def spiking_bnp3(classes: int) -> nn.Module:
+    """The target spiking; weights read beyond the largest clean one count as the median."""
+    return Spiking(64, classes, bound="usual")

@@ -11,7 +11,6 @@ import hashlib
 import io
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
+from backends.files import write_bytes
 from backends.training.hardening import Hardened, Hardening, without_unused
 
 __all__ = ["LARGE_RECIPE", "RECIPE", "Recipe", "fit", "kept", "moved", "recipe_for"]
@@ -75,10 +75,14 @@ def recipe_for(image_shape: Sequence[int]) -> Recipe:
     return LARGE_RECIPE if min(image_shape[1:]) >= 32 else RECIPE
 
 
-def kept(network: nn.Module, data: Split, recipe: Recipe, name: str, device: str = "cpu") -> nn.Module:
-    """``network`` as `fit` makes it, from the cache where it is; ``name`` begins the file's name."""
+def kept(network: nn.Module, data: Split, recipe: Recipe, name: str, device: str = "cpu", source: str | None = None) -> nn.Module:
+    """``network`` as `fit` makes it, from the cache where it is; ``name`` begins the file's name.
+
+    ``source`` is a digest of the code that defines a network from outside this package: a changed one is fitted again.
+    """
     seen = hashlib.blake2b(data.images.cpu().numpy().tobytes() + data.labels.numpy().tobytes()).hexdigest()
-    made_by = (seen, recipe, str(network), *([] if device == "cpu" else [device]))  # another device rounds otherwise
+    # another device rounds otherwise
+    made_by = (seen, recipe, str(network), *([] if device == "cpu" else [device]), *([] if source is None else [source]))
     digest = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("BBFUSE_CACHE") or Path.home() / ".cache" / "bbfuse")
     path = folder / f"{name}-{digest}.pt"
@@ -218,8 +222,6 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         for destination, content in (
             (path.with_suffix(".sha256"), hashlib.sha256(blob).hexdigest().encode()), (path, blob),
         ):  # fmt: skip
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(content)
-            os.replace(file.name, destination)
+            write_bytes(destination, content)
     except OSError as error:
         log.warning("the fitted network could not be cached in %s: %s", path.parent, error)

@@ -18,7 +18,7 @@ from bbfuse.config.schema import RayConfig, RunConfig, to_dict, validate
 from bbfuse.runs.versions import changed, versions
 
 if TYPE_CHECKING:
-    from backends.datasets.loading import Dataset
+    from backends.datasets.base import Dataset
     from bbfuse.cli.console import Show
     from bbfuse.querying.ledger import Ledger
     from bbfuse.runs.folder import RunFolder

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from backends.base import Access, Chip, InputError
+from backends.files import short_name
 from backends.http.address import check_address
 from backends.memory.config import Memory
 from bbfuse.optimizers.settings import (
@@ -264,7 +265,7 @@ class RunConfig:
     @property
     def model(self) -> str:
         """The target's name on a server; that of a file is its own without folder and suffix."""
-        return self.remote.model or Path(self.target).stem
+        return self.remote.model or short_name(self.target)
 
     @property
     def watch(self) -> int:

@@ -10,9 +10,6 @@ import contextlib
 import io
 import json
 import logging
-import os
-import shutil
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import InputError, levels
+from backends.files import write_folder
 from backends.flags import parse, refused
 from bbfuse.deploy.trained import Trained, Uncalibrated
 
@@ -133,16 +131,7 @@ def export(trained: Trained, text: str, config: ExportConfig) -> None:
         answers = answers if trained.answers == "logits" else answers.softmax(1)
         files["head.onnx"] = onnx_of(trained.head, answers, (trained.answers, "corrected"))
     try:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        written = Path(tempfile.mkdtemp(prefix=".export-", dir=config.out.parent))
-        try:
-            for name, content in files.items():
-                (written / name).write_bytes(content)
-            written.chmod(0o755)
-            os.replace(written, config.out)  # an empty folder gives way
-        except OSError:
-            shutil.rmtree(written)
-            raise
+        write_folder(config.out, files)
     except OSError as error:
         raise InputError(f"--out {config.out} cannot be written: {error.strerror or error}") from error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from backends.memory.config import Memory
 from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.settings import SurrogateConfig

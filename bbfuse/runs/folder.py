@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 import struct
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from backends.base import InputError
+from backends.files import write_text, write_torch
 from bbfuse.config.schema import RunConfig, from_dict, to_dict
 
 __all__ = ["RunFolder", "events", "learned", "settings"]
@@ -44,7 +44,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise InputError(f"--out {path} is not empty: choose another folder, or go on with --resume {path}")
-            _write(path / "config.json", _json(to_dict(config)))
+            write_text(path / "config.json", _json(to_dict(config)))
             return cls(path, created=not existed)
         except OSError as error:
             raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
@@ -70,12 +70,7 @@ class RunFolder:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint; a kill at any moment leaves the old one or the new one."""
         self._events.flush()
-        temporary = self.path / "checkpoint.new"
-        with temporary.open("wb") as file:
-            torch.save({**state, "events": self._events.tell()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path / "checkpoint")
+        write_torch(self.path / "checkpoint", {**state, "events": self._events.tell()}, sync=True)
 
     def load(self) -> dict[str, Any] | None:
         """The checkpoint, if one was written; events after it are dropped, since their steps will be done again.
@@ -89,11 +84,11 @@ class RunFolder:
 
     def write_fuse(self, fuse: dict[str, Any]) -> None:
         """The trained fuse and heads, as `bbfuse.training.trainer` names them."""
-        self._replace("fuse.pt", fuse)
+        write_torch(self.path / "fuse.pt", fuse)
 
     def write_start(self, start: dict[str, Any]) -> None:
         """What the run takes over from another one, as `bbfuse.training.warm_start` names it."""
-        self._replace("start.pt", start)
+        write_torch(self.path / "start.pt", start)
 
     def start(self) -> dict[str, Any] | None:
         """What `write_start` wrote, if it did.
@@ -112,11 +107,11 @@ class RunFolder:
 
     def write_versions(self, found: list[dict[str, str]]) -> None:
         """Replace what `versions` gives."""
-        _write(self.path / "versions.json", json.dumps(found, indent=2) + "\n")
+        write_text(self.path / "versions.json", json.dumps(found, indent=2) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """``summary.json``, whole or not at all."""
-        _write(self.path / "summary.json", _json(summary))
+        write_text(self.path / "summary.json", _json(summary))
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a run that has ended."""
@@ -135,11 +130,6 @@ class RunFolder:
     def close(self) -> None:
         """Close the files."""
         self._events.close()
-
-    def _replace(self, name: str, state: dict[str, Any]) -> None:
-        temporary = self.path / f"{name}.new"
-        torch.save(state, temporary)
-        os.replace(temporary, self.path / name)
 
 
 def settings(path: Path, flag: str) -> RunConfig:
@@ -194,9 +184,3 @@ def _loaded(path: Path) -> dict[str, Any] | None:
 
 def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text)
-    os.replace(temporary, path)

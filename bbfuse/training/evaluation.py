@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, Chip
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Heads
 from bbfuse.querying.ledger import Ask

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from backends.base import InputError
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from bbfuse import seeds
 from bbfuse.config.schema import RunConfig
 from bbfuse.heads.base import Heads

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, BackendInfo, Chip, InputError
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from backends.training.fitting import moved, recipe_for
 from bbfuse import seeds
 from bbfuse.config.schema import RunConfig

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from backends.memory.config import PRESETS
 from backends.targets import networks
+from backends.targets.base import image_shape_of
 from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe, fit
 from backends.training.hardening import Hardening
 from experiments.benchmarks.timing import median_seconds
@@ -53,7 +54,7 @@ def _compute() -> tuple[Any, list[dict[str, Any]]]:
 
 
 def _rows(target: str, recipe: Recipe) -> list[dict[str, Any]]:
-    shape = networks.TARGETS[target].image_shape
+    shape = image_shape_of(target)
     rng = torch.Generator().manual_seed(0)
     data = Split(torch.rand(1000, *shape, generator=rng) * 2 - 1, torch.randint(10, (1000,), generator=rng))
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from backends.base import NOMINAL, Backend
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from backends.http.backend import RemoteBackend
 from backends.simulated import SimulatedBackend
 from backends.targets.networks import build

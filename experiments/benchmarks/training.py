@@ -22,6 +22,7 @@ from backends.base import NOMINAL, Chip
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
 from backends.targets import networks
+from backends.targets.base import image_shape_of
 from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import stream
 from experiments.study import command
@@ -36,7 +37,7 @@ PRECISIONS = {"float32": False, "bfloat16": True}
 def measure(target: str, generator: str, turns: int, device: str = "cpu") -> list[dict[str, Any]]:
     """A record for each part and precision."""
     torch.set_num_threads(1)
-    shape = networks.TARGETS[target].image_shape
+    shape = image_shape_of(target)
     simulator = Simulator(networks.build(target, shape).to(device), Memory(errors="neuralfuse-map"))
     fuse = Fuse(generator, shape, stream(0, "fuse")).to(device)
     optimizer = torch.optim.Adam(fuse.parameters())

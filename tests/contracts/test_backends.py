@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from backends.base import Backend, Chip
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from tests.helpers import contract
 
 

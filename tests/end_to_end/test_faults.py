@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backends.http.backend import OwnServer
+from backends.server.subprocess_server import OwnServer
 from bbfuse.cli.run import execute
 from bbfuse.config.schema import RemoteConfig, ReportConfig, RunConfig
 from tests.helpers.faults import FAULTS, FaultyProxy, faulty

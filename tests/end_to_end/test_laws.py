@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, Access, BackendInfo, Chip, InputError, Sending, TargetError
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from bbfuse.config.schema import (
     AffineConfig,
     validate,

@@ -23,7 +23,7 @@ from torch import nn
 
 import bbfuse
 from backends.base import Chip
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from backends.http.backend import RemoteBackend
 from backends.memory.simulator import Simulator
 from tests.helpers.pages import ROOT

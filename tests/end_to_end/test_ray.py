@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from backends.base import InputError, TargetError
-from backends.http.backend import OwnServer
+from backends.server.subprocess_server import OwnServer
 from bbfuse.cli.run import execute
 from bbfuse.config.schema import RayConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig, validate
 from bbfuse.optimizers.settings import CmaConfig, NesConfig, PgpeConfig, RgeConfig

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from backends.base import Access
-from backends.http.backend import OwnServer
+from backends.server.subprocess_server import OwnServer
 from bbfuse.optimizers.settings import METHODS
 from tests.helpers.pages import ROOT
 

@@ -15,11 +15,12 @@ from hypothesis import given
 from torch import nn
 
 from backends.base import NOMINAL, Chip, InputError, TargetError
-from backends.datasets.loading import Dataset
-from backends.http.backend import OwnServer, RemoteBackend
+from backends.datasets.base import Dataset
+from backends.http.backend import RemoteBackend
 from backends.http.oip import chip_of, request_body, tensor_of
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
+from backends.server.subprocess_server import OwnServer
 from tests.helpers.faults import Reply, script
 
 METADATA = {

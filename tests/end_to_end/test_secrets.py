@@ -14,7 +14,8 @@ import requests
 import torch
 
 from backends.base import NOMINAL, InputError, TargetError
-from backends.http.backend import Manners, OwnServer, RemoteBackend
+from backends.http.backend import Manners, RemoteBackend
+from backends.server.subprocess_server import OwnServer
 from bbfuse.cli.run import main, parse
 from bbfuse.config.schema import validate
 from tests.helpers.faults import Handler, faulty, script

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backends.base import NOMINAL, Chip
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
 from bbfuse.optimizers.base import Problem

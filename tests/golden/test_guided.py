@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from bbfuse.optimizers.base import Problem
 from bbfuse.optimizers.settings import GuidedConfig, SurrogateConfig
 from bbfuse.optimizers.surrogate.guided import Guided

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, BackendInfo, Chip, InputError
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from bbfuse.config.schema import AffineConfig, EopmConfig, RemoteConfig, ReportConfig, StandardizeConfig, ValidationConfig
 from bbfuse.optimizers.base import Descent
 from bbfuse.optimizers.spsa import Spsa

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from backends.base import NOMINAL, Access, Backend, Chip
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from backends.memory.simulator import Simulator
 from backends.simulated import SimulatedBackend
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, Access, BackendInfo, Chip, Sending
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from bbfuse.config.schema import AffineConfig, EopmConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from backends.base import Access
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from bbfuse.config.schema import (
     WITH_SURROGATE,
     EopmConfig,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import Access, BackendInfo, Chip, Sending
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from bbfuse.training.objective import Step
 
 CHIP = Chip(0.05, 0)

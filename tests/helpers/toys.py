@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from torch import nn
 
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from tests.helpers.drawn import cells, headers
 
 __all__ = ["TOY_SHAPE", "band", "cells", "headers", "kept_figures", "lines", "tables_of", "toy_data", "toy_network"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.base import Problem, adam
 from bbfuse.optimizers.settings import FollowConfig

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.base import Problem
 from bbfuse.optimizers.rge import InputRge

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.base import InputError
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
 from backends.training.fitting import kept, recipe_for

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backends.base import NOMINAL
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.base import Problem, adam
 from bbfuse.optimizers.settings import TransferConfig

@@ -60,7 +60,7 @@ def test_colour_comes_as_channels_first(monkeypatch: pytest.MonkeyPatch, tmp_pat
     pixels = np.zeros((6, 9, 3), dtype=np.uint8)
     pixels[1, 2] = (51, 102, 255)
     rows = [(png(Image.fromarray(pixels)), number % 2) for number in range(12)]
-    monkeypatch.setattr("backends.datasets.loading._opened", lambda _: {"train": in_memory(rows), "test": in_memory(rows)})
+    monkeypatch.setattr("backends.datasets.folders._opened", lambda _: {"train": in_memory(rows), "test": in_memory(rows)})
     data = load(str(tmp_path))
     assert data.image_shape == (3, 6, 9)
     assert data.test.images[0, :, 1, 2].tolist() == pytest.approx([-0.6, -0.2, 1.0])
@@ -127,11 +127,11 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2_before_the_first_query(
 ) -> None:
     train, test, label, words = BAD[kind]
     monkeypatch.setattr(
-        "backends.datasets.loading._opened", lambda _: {"train": in_memory(train, label), "test": in_memory(test, label)}
+        "backends.datasets.folders._opened", lambda _: {"train": in_memory(train, label), "test": in_memory(test, label)}
     )
     monkeypatch.setattr(SimulatedBackend, "query", lambda *_: pytest.fail("the target was asked"))
     monkeypatch.setattr("backends.targets.fit.fitted", lambda *_: pytest.fail("a target was fitted"))
-    monkeypatch.setattr("backends.http.backend.OwnServer.__init__", lambda *_: pytest.fail("a server was started"))
+    monkeypatch.setattr("backends.server.subprocess_server.OwnServer.__init__", lambda *_: pytest.fail("a server was started"))
     (tmp_path / "mine").mkdir()
     for backend in ("local", "remote"):
         flags = ["--data", str(tmp_path / "mine"), "--backend", backend, "--out", str(tmp_path / "run"), "--budget", "3000"]
@@ -151,12 +151,12 @@ def arrays(values: list[Any]) -> datasets.Dataset:
 
 def test_arrays_are_levels_and_are_named_by_their_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     good = [grey(number).astype(np.int64) for number in range(12)]
-    monkeypatch.setattr("backends.datasets.loading._opened", lambda _: {"train": arrays(good), "test": arrays(good[:3])})
+    monkeypatch.setattr("backends.datasets.folders._opened", lambda _: {"train": arrays(good), "test": arrays(good[:3])})
     data = load(f"{tmp_path}/good/")
     sums = sorted((array / 127.5 - 1).sum() for array in good[:3])
     assert sorted(image.sum().item() for image in data.test.images) == pytest.approx(sums, abs=1e-3)
     spoilt = [*good[:3], good[3] + 300, *good[4:]]
-    monkeypatch.setattr("backends.datasets.loading._opened", lambda _: {"train": arrays(spoilt), "test": arrays(good[:3])})
+    monkeypatch.setattr("backends.datasets.folders._opened", lambda _: {"train": arrays(spoilt), "test": arrays(good[:3])})
     with pytest.raises(InputError, match=r"bad/: train image 3 must be of pixels in \[0, 255\], got 30"):
         load(f"{tmp_path}/bad/")
 
@@ -169,14 +169,14 @@ def test_a_picture_that_is_missing_or_has_no_file_is_named_by_its_place(
     for image, words in ((None, "a picture or an array"), ({"bytes": CLEAR, "path": None}, "opaque")):
         columns = {"image": [*images[:5], image, *images[6:]], "label": rows["label"][:]}
         part = datasets.Dataset.from_dict(columns, features=rows.features)
-        monkeypatch.setattr("backends.datasets.loading._opened", lambda _, part=part: {"train": in_memory(GOOD[0]), "test": part})
+        monkeypatch.setattr("backends.datasets.folders._opened", lambda _, part=part: {"train": in_memory(GOOD[0]), "test": part})
         with pytest.raises(InputError, match=f"mine/: test image 5 must be {words}"):
             load(f"{tmp_path}/mine/")
 
 
 def test_pixels_that_use_more_than_one_level_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rows = [(png(Image.fromarray(grey(number) // 128 * 2)), number % 2) for number in range(12)]
-    monkeypatch.setattr("backends.datasets.loading._opened", lambda _: {"train": in_memory(rows), "test": in_memory(rows)})
+    monkeypatch.setattr("backends.datasets.folders._opened", lambda _: {"train": in_memory(rows), "test": in_memory(rows)})
     assert load(str(tmp_path)).test.images.max() == pytest.approx(2 / 127.5 - 1.0)
 
 
@@ -184,7 +184,7 @@ def test_one_image_a_class_and_one_to_report_on_is_enough(monkeypatch: pytest.Mo
     rows = [(png(picture), number) for number, (picture, _) in enumerate(TRAIN[:10])]
     label = datasets.Value("int64")
     monkeypatch.setattr(
-        "backends.datasets.loading._opened", lambda _: {"train": in_memory(rows, label), "test": in_memory(rows[:1], label)}
+        "backends.datasets.folders._opened", lambda _: {"train": in_memory(rows, label), "test": in_memory(rows[:1], label)}
     )
     data = load(str(tmp_path))
     assert [len(part) for part in (data.train, data.validation, data.test)] == [9, 1, 1]
@@ -194,8 +194,8 @@ def test_one_image_a_class_and_one_to_report_on_is_enough(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: path / "nowhere", "error: --data must be digits, a folder, or a hub id, and {} cannot be read: "),
-        (lambda path: path, "error: --data must be digits, a folder, or a hub id, and {} cannot be read: "),
+        (lambda path: path / "nowhere", "error: --data {} cannot be read as a folder or hub id: "),
+        (lambda path: path, "error: --data {} cannot be read as a folder or hub id: "),
         (lambda path: class_folders(path / "one", train=TRAIN), "error: --data {} must have the splits train and test, got "),
         (lambda path: named(path / "named"), "error: --data {} must have the columns image and label, got image, colour"),
     ],
@@ -219,8 +219,8 @@ def named(path: Path) -> Path:
 
 
 def test_a_name_that_is_neither_folder_nor_hub_id_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backends.datasets.loading._opened", lambda _: pytest.fail("it was looked for"))
-    with pytest.raises(InputError, match=r"^--data must be digits, a folder, or a hub id OWNER/NAME, got digit$"):
+    monkeypatch.setattr("backends.datasets.folders._opened", lambda _: pytest.fail("it was looked for"))
+    with pytest.raises(InputError, match=r"^`data` must be digits, module:attribute, a folder, or a hub id .*, got digit$"):
         load("digit")
 
 

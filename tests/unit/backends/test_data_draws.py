@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from backends.base import InputError
-from backends.datasets.loading import Dataset, Split, load, stratified
+from backends.datasets.base import Dataset, Split
+from backends.datasets.drawing import stratified
+from backends.datasets.loading import load
 from tests.helpers.pictures import NAMES, drawings, in_memory, png
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=40)
@@ -28,7 +30,7 @@ def loaded(name: str, monkeypatch: pytest.MonkeyPatch, train: list[int], test: l
         rows = drawings(counts, seed)
         places = range(len(rows)) if order is None else np.random.default_rng(order).permutation(len(rows))
         parts[part] = in_memory([(png(rows[place][0]), rows[place][1]) for place in places])
-    monkeypatch.setattr("backends.datasets.loading._opened", lambda _: parts)
+    monkeypatch.setattr("backends.datasets.folders._opened", lambda _: parts)
     return load.__wrapped__(name)
 
 
@@ -130,7 +132,7 @@ def test_no_fewer_are_owned_than_ten_or_than_there_are_classes(monkeypatch: pyte
     with pytest.raises(FrozenInstanceError):
         data.test.labels = data.train.labels  # type: ignore[misc]
     for images in (9, 91):
-        with pytest.raises(InputError, match=rf"^--images must lie in \[10, 90\] for me/mine, got {images}$"):
+        with pytest.raises(InputError, match=rf"^`images` must lie in \[10, 90\] for me/mine, got {images}$"):
             data.owned(images)
     many = Dataset("many", 12, data.train, data.validation, data.test)
     assert len(many.owned(12).train) == 10

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from backends.base import NOMINAL, Chip
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from backends.memory.config import Quantization
 from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe
 from backends.training.hardening import Hardening

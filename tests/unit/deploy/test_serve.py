@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 import bbfuse
 from backends.base import NOMINAL, Chip, InputError
-from backends.datasets.loading import Dataset
-from backends.http.backend import OwnServer
+from backends.datasets.base import Dataset
 from backends.http.codecs import Pixels
 from backends.http.oip import named_tensor, request_body, tensor_of
 from backends.http.oip_binary import LENGTH, packed, unpacked
 from backends.memory.simulator import Simulator
+from backends.server.subprocess_server import OwnServer
 from bbfuse.config.schema import RemoteConfig, RunConfig
 from bbfuse.deploy.proxy import application, fused, main
 from bbfuse.deploy.trained import Trained

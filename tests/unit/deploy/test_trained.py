@@ -17,7 +17,7 @@ from torch import Tensor
 
 import bbfuse
 from backends.base import NOMINAL, Chip, InputError
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from bbfuse.config.schema import ReportConfig, RunConfig, StandardizeConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder

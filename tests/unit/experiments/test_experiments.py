@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from backends.memory.config import Quantization
 from backends.memory.encoding import store
 from bbfuse import seeds

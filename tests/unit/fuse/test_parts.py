@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 
 from backends.base import NOMINAL, Chip, InputError
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from bbfuse import seeds
 from bbfuse.fuse.generators import GENERATORS
 from bbfuse.fuse.module import Fuse

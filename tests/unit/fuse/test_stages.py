@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 
 from backends.base import NOMINAL, InputError
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from backends.memory.energy import macs, weight_reads
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.growth import Stages, stages, stopped_paying

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, Chip, InputError
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from backends.memory.config import Memory
 from bbfuse.optimizers.base import Problem
 from bbfuse.optimizers.settings import GuidedConfig, SurrogateConfig

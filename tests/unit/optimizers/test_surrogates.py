@@ -13,7 +13,7 @@ from torch import Tensor
 
 import bbfuse.optimizers.surrogate.network
 from backends.base import NOMINAL, Chip, InputError
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from backends.memory.config import Memory
 from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe
 from bbfuse.optimizers.settings import SurrogateConfig

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from backends.base import Chip
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from backends.memory.attacks import search as attacks
 from backends.memory.attacks.loss import Victim
 from backends.memory.config import PRESETS, Memory, Quantization

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from backends.base import NOMINAL, Chip, InputError
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from backends.memory.config import Memory, Quantization
 from backends.memory.encoding import Errors, Reading, Stored, store
 from backends.memory.faults.arrays import Columns

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backends.base import Chip, InputError, Sending
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from bbfuse.config.schema import RemoteConfig, RunConfig, validate
 from bbfuse.runs.folder import events
 from bbfuse.training.planning import Queries

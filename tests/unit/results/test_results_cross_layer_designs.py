@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import NOMINAL, Chip
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from backends.memory.config import Memory
 from backends.memory.protection.cost import Cost
 from backends.memory.protection.policy import Protection

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, Chip
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from backends.memory.protection.policy import Layer, Protection
 from backends.memory.protection.simulator import Scores, layers_of
 from backends.memory.simulator import Simulator

@@ -68,7 +68,7 @@ def test_our_own_server_is_started_with_the_settings_of_the_run_and_stopped(
         given.append(settings)
         return SimpleNamespace(url=URL, close=lambda: given.append("closed"))
 
-    monkeypatch.setattr("backends.http.backend.OwnServer", own)
+    monkeypatch.setattr("backends.server.subprocess_server.OwnServer", own)
     config, said = RunConfig(backend="remote", threads=3, remote=RemoteConfig(pixels=pixels)), list[str]()
     found = build.served(config, said.append, stack)
     assert found.remote.url == URL

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.backprop import Backprop
 from bbfuse.optimizers.settings import RgeConfig, SpsaConfig

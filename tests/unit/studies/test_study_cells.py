@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import NOMINAL, Chip
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from backends.memory.config import Memory
 from experiments import cells
 from experiments.cells import Cell

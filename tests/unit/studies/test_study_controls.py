@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from backends.training.fitting import LARGE_RECIPE, Recipe
 from experiments import controls
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backends.base import Chip
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from experiments import fleet
 from tests.helpers.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, unlabelled
 

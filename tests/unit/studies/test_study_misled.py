@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from backends.datasets.loading import Split, load
+from backends.datasets.base import Split
+from backends.datasets.loading import load
 from bbfuse.config.schema import validate
 from bbfuse.seeds import stream
 from experiments import misled

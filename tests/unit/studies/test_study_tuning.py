@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from backends.base import Chip, InputError, TargetError
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from bbfuse.config.schema import RunConfig
 from bbfuse.optimizers.settings import METHODS
 from experiments import tuning

@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.base import NOMINAL, Access, Chip, InputError
-from backends.datasets.loading import Dataset, load
+from backends.datasets.base import Dataset
+from backends.datasets.loading import load
 from backends.memory.config import Memory, Quantization
 from backends.memory.simulator import Simulator
 from backends.simulated import SimulatedBackend
 from backends.targets import binary, networks, shiftadd, smartexchange, sparse, spiking
+from backends.targets.base import TARGETS, image_shape_of
 from backends.targets.fit import usual_recipe
 from backends.training.fitting import RECIPE, Recipe, fit
 from backends.training.hardening import Hardened, Hardening
 from tests.helpers import contract
 
 DENSE = {"digits", "digits-bn", "digits-gn"}
-FAMILIES = [name for name, made in networks.TARGETS.items() if made.image_shape == (1, 8, 8) and name not in DENSE]
+FAMILIES = [name for name in TARGETS if image_shape_of(name) == (1, 8, 8) and name not in DENSE]
 WIDTHS = {
     "digits-sparse": {8: 25104}, "binary": {1: 80160}, "bireal": {8: 712, 1: 6336}, "shiftadd": {5: 15248, 8: 20736},
     "shiftadd-plain": {8: 15248 + 20736}, "smartexchange": {4: 25188, 8: 1530}, "smartexchange-safe": {4: 25188},

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.base import NOMINAL, Chip, InputError
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from backends.memory.config import PRESETS, Memory, Quantization
 from backends.memory.encoding import store
 from backends.memory.simulator import Simulator, scales

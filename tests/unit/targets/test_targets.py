@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from backends.base import NOMINAL, Chip, InputError
-from backends.datasets.loading import Dataset, load
+from backends.datasets.base import Dataset
+from backends.datasets.loading import load
 from backends.memory.simulator import Simulator
 from backends.targets import networks
+from backends.targets.base import image_shape_of
 from backends.targets.fit import fitted
+from backends.targets.norms import group
 from backends.training.fitting import Recipe, _cut, fit, moved
 from bbfuse.training.evaluation import accuracy
 
@@ -88,11 +91,11 @@ def test_more_or_fewer_images_than_there_are_is_refused(digits: Dataset, images:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError, match="--data must be digits, a folder, or a hub id OWNER/NAME, got mnist"):
+    with pytest.raises(InputError, match="`data` must be digits, module:attribute, a folder, or a hub id OWNER/NAME, got mnist"):
         load("mnist")
-    with pytest.raises(InputError, match=r"--target must be one of digits, .*, got alexnet"):
+    with pytest.raises(InputError, match=r"`target` must be one of binary, .*, or module:attribute, got alexnet"):
         networks.build("alexnet", (1, 8, 8))
-    with pytest.raises(InputError, match="--target resnet18 takes images"):
+    with pytest.raises(InputError, match="`target` resnet18 takes images"):
         fitted("resnet18", load("digits"))
 
 
@@ -119,7 +122,7 @@ def test_the_papers_targets_have_its_sizes(name: str, parameters: int, stored: i
     [("simplenet-gn", 5_498_378), ("digits", 25_274), ("digits-gn", 25_466), ("digits-bn", 25_466), ("resnet8-gn", 78_042)],
 )
 def test_targets_with_group_normalisation_have_their_sizes(name: str, parameters: int) -> None:
-    network, shape = networks.build(name, networks.TARGETS[name].image_shape).eval(), networks.TARGETS[name].image_shape
+    network, shape = networks.build(name, image_shape_of(name)).eval(), image_shape_of(name)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert network(torch.zeros(2, *shape)).shape == (2, 10)
     for layer in network.modules():
@@ -128,7 +131,7 @@ def test_targets_with_group_normalisation_have_their_sizes(name: str, parameters
 
 @pytest.mark.parametrize(("channels", "groups"), [(16, 8), (32, 16), (64, 32), (48, 24), (2048, 32), (24, 12), (1, 1)])
 def test_groups_are_the_most_there_may_be(channels: int, groups: int) -> None:
-    assert networks.group(channels).num_groups == groups
+    assert group(channels).num_groups == groups
 
 
 def test_one_square_of_each_image_is_made_grey() -> None:

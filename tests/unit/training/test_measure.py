@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, Chip
-from backends.datasets.loading import Split
+from backends.datasets.base import Split
 from bbfuse.training.evaluation import Spread, accuracies, accuracy, report_images
 
 CLASSES = 5

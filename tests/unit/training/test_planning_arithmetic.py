@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from backends.base import Chip, InputError
-from backends.datasets.loading import Dataset, Split
+from backends.datasets.base import Dataset, Split
 from bbfuse import seeds
 from bbfuse.config.schema import EopmConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.querying.drift import Watch

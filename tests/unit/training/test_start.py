@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from backends.base import InputError
-from backends.datasets.loading import Dataset
+from backends.datasets.base import Dataset
 from bbfuse.config.schema import RunConfig, StandardizeConfig, from_dict, to_dict
 from bbfuse.optimizers.settings import RgeConfig
 from bbfuse.querying.ledger import Ledger
