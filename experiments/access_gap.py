@@ -23,12 +23,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from backends.datasets.loading import load
+from bbfuse.compare.baselines import control
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import ReportConfig, ValidationConfig
 from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.training.evaluation import report_images
 from experiments import cifar10
-from experiments.controls import control
-from experiments.study import RESULTS, Study, Task, rows_of
+from experiments.study import RESULTS, Study, rows_of
 from experiments.tuning import ARMS, SETTINGS, tuned
 
 __all__ = ["STUDY"]
@@ -189,7 +190,7 @@ def _draw(rows: list[dict[str, Any]], setting: str) -> None:
     (RESULTS / f"access_gap_{setting}.svg").write_text(svg(figure))
 
 
-STUDY = Study("access_gap", _tasks, _record, _rows, _table, also=lambda: rows_of("cifar10"))
+STUDY = Study("access_gap", _tasks, _record, _table, _rows, more_rows=lambda: rows_of("cifar10"))
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

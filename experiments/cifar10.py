@@ -26,12 +26,13 @@ from matplotlib.figure import Figure
 from rich.console import Group
 from rich.table import Table
 
+from bbfuse.compare.baselines import control
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import AffineConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.optimizers.settings import RgeConfig
 from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.training.evaluation import report_images
-from experiments.controls import control
-from experiments.study import RESULTS, Study, Task, rows_of
+from experiments.study import RESULTS, Study, rows_of
 
 __all__ = ["STUDY", "needed"]
 
@@ -241,7 +242,7 @@ def _bars(axes: Axes, x: list[int], rows: list[dict[str, Any]], place: int, look
     axes.errorbar([value * 1.06 ** (place - 2) for value in x], y, sd, **look)  # side by side, so that they can be told apart
 
 
-STUDY = Study("cifar10", lambda: list(_tasks()), _record, _rows, _table)
+STUDY = Study("cifar10", lambda: list(_tasks()), _record, _table, _rows)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

@@ -19,9 +19,10 @@ from backends import flags
 from backends.base import InputError
 from backends.memory.energy import macs, saving, weight_reads
 from backends.targets import networks
+from bbfuse.compare.results import as_json
 from bbfuse.fuse.generators import GENERATORS
 from bbfuse.runs.figures import legend_beside, svg, without_frame
-from experiments.study import RESULTS, as_json
+from experiments.study import RESULTS
 
 __all__ = ["rows"]
 
@@ -86,7 +87,7 @@ def main(arguments: list[str]) -> int:
     if asked.run:
         _draw(records)
     if asked.json:
-        print(as_json({"image_shape": SHAPE, "access_energy": ACCESS_ENERGY}, records), end="")
+        print(as_json({"image_shape": SHAPE, "access_energy": ACCESS_ENERGY}, records, RESULTS), end="")
     else:
         _show(records)
     return 0

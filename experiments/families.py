@@ -32,11 +32,13 @@ from backends.targets.checkpoint import Checkpoint, write
 from backends.targets.fit import fitted, usual_recipe
 from backends.training.fitting import Recipe
 from backends.training.hardening import Hardening
+from bbfuse.compare.executor import run_all
+from bbfuse.compare.tasks import Task, settings_of
 from bbfuse.config.schema import RunConfig
 from bbfuse.runs.figures import svg, without_frame
 from bbfuse.seeds import reporting_chips
 from bbfuse.training.evaluation import accuracy
-from experiments.study import RESULTS, Task, carried_out, command, settings_of
+from experiments.study import RESULTS, command
 
 __all__ = ["ARMS", "Arm", "compared", "judged", "main", "tasks"]
 
@@ -135,7 +137,7 @@ def _compute() -> tuple[Any, list[dict[str, Any]]]:
     torch.set_num_threads(1)
     rows = [row for arm in ARMS for row in _kept(arm)]
     every = tasks()
-    summaries, _ = carried_out(FOLDER, every)
+    summaries, _ = run_all(FOLDER, every)
     for row in rows:
         fused = [
             summary["accuracy"]["perturbed_fused"]["mean"] for summary, task in zip(summaries, every, strict=True)

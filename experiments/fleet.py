@@ -29,11 +29,13 @@ from backends.base import Chip
 from backends.datasets.loading import load
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
+from bbfuse.compare.executor import run_all
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import HeadName, RunConfig, ValidationConfig
 from bbfuse.fuse.module import Fuse
 from bbfuse.runs.figures import svg, without_frame
 from bbfuse.training.evaluation import accuracy, report_images
-from experiments.study import RESULTS, Study, Task, carried_out
+from experiments.study import RESULTS, Study
 
 __all__ = ["CHIPS", "IMAGES", "STUDY"]
 
@@ -72,7 +74,7 @@ def _calibrations() -> Iterator[Task]:
 
 
 def _train_population() -> None:
-    carried_out(ROOT, [_population()])
+    run_all(ROOT, [_population()])
 
 
 def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -162,7 +164,7 @@ def _draw(rows: list[dict[str, Any]]) -> None:
     (RESULTS / "fleet.svg").write_text(svg(figure))
 
 
-STUDY = Study("fleet", _tasks, _record, _rows, _table, _train_population)
+STUDY = Study("fleet", _tasks, _record, _table, _rows, prepare=_train_population)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

@@ -22,9 +22,10 @@ from backends.datasets.loading import load
 from backends.memory.config import Memory
 from backends.targets.fit import fit_to
 from backends.training.fitting import RECIPE
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import RunConfig
 from experiments.bit_error_robustness import DIGITS
-from experiments.study import Study, Task
+from experiments.study import Study
 
 __all__ = ["CHIPS", "HARDENED", "RATES", "STUDY"]
 
@@ -107,7 +108,7 @@ def _table(rows: list[dict[str, Any]]) -> Group:
     return Group(table, least)
 
 
-STUDY = Study("hardened_fuse", _tasks, _record, _rows, _table, _make)
+STUDY = Study("hardened_fuse", _tasks, _record, _table, _rows, prepare=_make)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

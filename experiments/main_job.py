@@ -16,10 +16,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import RunConfig
 from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.runs.folder import events
-from experiments.study import RESULTS, Study, Task
+from experiments.study import RESULTS, Study
 
 __all__ = ["STUDY"]
 
@@ -66,7 +67,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
+def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> None:
     figure = Figure(figsize=(8.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for arm, colour in COLOURS.items():
@@ -100,10 +101,9 @@ def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, An
     without_frame(axes)
     legend_beside(axes)
     (RESULTS / "main_job.svg").write_text(svg(figure))
-    return rows
 
 
-STUDY = Study("main_job", _tasks, _record, _drawn, _table)
+STUDY = Study("main_job", _tasks, _record, _table, draw=_drawn)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

@@ -31,6 +31,7 @@ from backends.datasets.base import Split
 from backends.datasets.loading import load
 from backends.files import write_torch
 from backends.training.fitting import RECIPE, fit
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import RunConfig, ValidationConfig
 from bbfuse.optimizers.settings import SurrogateConfig
 from bbfuse.optimizers.surrogate.network import ARCHITECTURES
@@ -38,7 +39,7 @@ from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.runs.folder import events
 from bbfuse.seeds import stream
 from bbfuse.training.evaluation import report_images
-from experiments.study import RESULTS, Study, Task
+from experiments.study import RESULTS, Study
 
 __all__ = ["LIMIT", "STUDY", "misleading"]
 
@@ -142,7 +143,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
+def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> None:
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for method, axes in zip(WITH_SURROGATE, panels, strict=True):
@@ -160,10 +161,9 @@ def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, An
     panels[0].set_ylabel("trust")
     legend_beside(panels[1])
     (RESULTS / "misled.svg").write_text(svg(figure))
-    return rows
 
 
-STUDY = Study("misled", _tasks, _record, _drawn, _table, _write_weights)
+STUDY = Study("misled", _tasks, _record, _table, draw=_drawn, prepare=_write_weights)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

@@ -21,12 +21,13 @@ from rich.console import Group
 from rich.table import Table
 
 from backends.datasets.loading import load
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig
 from bbfuse.optimizers.settings import TransferConfig
 from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.training.evaluation import report_images
 from experiments import cifar10
-from experiments.study import RESULTS, Study, Task, rows_of
+from experiments.study import RESULTS, Study, rows_of
 from experiments.tuning import ARMS, SETTINGS, tuned
 
 __all__ = ["STUDY"]
@@ -163,7 +164,7 @@ def _draw(curves: list[tuple[str, str, dict[int, float]]]) -> None:
     (RESULTS / "query_efficiency.svg").write_text(svg(figure))
 
 
-STUDY = Study("query_efficiency", lambda: list(_tasks()), _record, _rows, _table, also=cifar10.needed)
+STUDY = Study("query_efficiency", lambda: list(_tasks()), _record, _table, _rows, more_rows=cifar10.needed)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

@@ -26,12 +26,13 @@ from backends.base import Chip, InputError
 from backends.datasets.loading import load
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
+from bbfuse.compare.executor import connected, run_all, run_task, summaries_of
+from bbfuse.compare.tasks import Outcome, Task
 from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig, section_of
 from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import validation_chip
 from bbfuse.training.evaluation import accuracy
-from experiments.carrying import Outcome, Task, joined, run
-from experiments.study import Study, all_of, carried_out, rows_of
+from experiments.study import Study, rows_of
 
 __all__ = ["ARMS", "SETTINGS", "STUDY", "Arm", "by_tune", "tuned"]
 
@@ -137,28 +138,31 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 
 def by_tune(root: Path, tasks: Sequence[Task], ray_address: str | None) -> tuple[list[dict[str, Any]], list[Path]]:
-    """As `carried_out`; with ``ray_address`` every task is a trial of Ray Tune there.
+    """As `run_all`; with ``ray_address`` every task is a trial of Ray Tune there.
 
     Raises:
         InputError: there is no Ray at that address, or no Ray Tune here.
         TargetError: some runs failed, once all others are done.
     """
     if ray_address is None:
-        return carried_out(root, tasks)
+        return run_all(root, tasks)
     try:
         from ray import tune
     except ImportError as error:
-        raise InputError("--ray-address needs Ray Tune here: python -m pip install -e '.[tune]'") from error
+        raise InputError("`ray_address` needs Ray Tune here: python -m pip install -e '.[tune]'") from error
     root = root.resolve()  # a trial has a working directory of its own
     folders = [task.folder(root) for task in tasks]
     found: list[Outcome] = []
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:
         place = config["place"]
-        summary = run(tasks[place], folders[place])
+        summary = run_task(tasks[place], folders[place])
         return {**tasks[place].labels, **_record(summary, folders[place])}
 
-    with joined(ray_address), redirect_stdout(sys.stderr):  # Tune tells how it goes on standard output, which is for the result
+    with (
+        connected(ray_address),
+        redirect_stdout(sys.stderr),
+    ):  # Tune writes its progress to standard output
         tuner = tune.Tuner(
             tune.with_resources(trial, {"cpu": max(task.config.threads for task in tasks)}),
             param_space={"place": tune.grid_search(list(range(len(tasks))))},
@@ -171,10 +175,10 @@ def by_tune(root: Path, tasks: Sequence[Task], ray_address: str | None) -> tuple
             found.append(Outcome(json.loads((folder / "summary.json").read_text())))
         else:
             found.append(Outcome(None, str(failure).strip().splitlines()[-1]))
-    return all_of(tasks, found), folders
+    return summaries_of(tasks, found), folders
 
 
-STUDY = Study("tuning", _tasks, _record, _rows, _table, carry_out=by_tune)
+STUDY = Study("tuning", _tasks, _record, _table, _rows, run_all=by_tune)
 
 if __name__ == "__main__":
     from experiments.tuning import STUDY  # under its own name, by which other processes know what it sends

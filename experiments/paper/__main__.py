@@ -27,10 +27,13 @@ from rich.console import Group
 from rich.table import Table
 
 from backends.targets import checkpoint
+from bbfuse.compare.command import tier_result
+from bbfuse.compare.executor import run_all
+from bbfuse.compare.tasks import settings_of
 from experiments.paper.figures import draw
 from experiments.paper.rows import rows
 from experiments.paper.tiers import TIERS, fit_targets, tasks
-from experiments.study import carried_out, settings_of, tier_result, tiered
+from experiments.study import tiered
 
 __all__ = ["main"]
 
@@ -40,7 +43,7 @@ def compute(name: str) -> tuple[Any, list[dict[str, Any]]]:
     tier = TIERS[name]
     fit_targets(tier)
     trained = tasks(tier)
-    summaries, folders = carried_out(tier.root, trained)
+    summaries, folders = run_all(tier.root, trained)
     found = rows(tier, list(zip(trained, summaries, folders, strict=True)))
     draw(found, tier_result("paper", name))
     held = {target: checkpoint.read(Path(tier.file_of(target))).validation_accuracy for target in (*tier.targets, tier.smaller)}

@@ -13,14 +13,14 @@ import torch
 from backends.datasets.loading import load
 from backends.memory.energy import saving, voltage, weight_reads
 from backends.targets.networks import build
+from bbfuse.compare.baselines import control, network
+from bbfuse.compare.cells import Cell, evaluate
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.module import Fuse
 from bbfuse.training.evaluation import Spread
-from experiments.cells import Cell, answered
-from experiments.controls import control, network
 from experiments.paper import published
 from experiments.paper.tiers import CARRIED, MEMORY, STANDARDIZED, Tier
-from experiments.study import Task
 
 __all__ = ["KEYS", "rows"]
 
@@ -59,7 +59,7 @@ def rows(tier: Tier, records: Trained) -> list[dict[str, Any]]:
     for target in (*tier.targets, tier.smaller):
         wanted += [{"study": "alternatives", "target": target, "rate": rate, "run": None} for rate in (*tier.rates, *tier.grid)]
     cells = [_cell(tier, row["target"], row["rate"], run, row.get("bits", 8)) for row in wanted for run in (None, row["run"])]
-    answers = iter(answered(tier.root / "cells", cells))
+    answers = iter(evaluate(tier.root / "cells", cells))
     found = [_row(tier, row, next(answers), next(answers), sent.get(row["run"], 0)) for row in wanted]
     return [*found, *_of_runs(tier, records), *_of_controls(tier)]
 

@@ -14,11 +14,11 @@ from backends.targets import checkpoint
 from backends.targets.fit import fit_to
 from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe
 from backends.training.hardening import Hardening
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import EopmConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.optimizers.settings import BackpropConfig
 from bbfuse.seeds import reporting_chips
 from bbfuse.training.evaluation import report_images
-from experiments.study import Task
 
 __all__ = ["CARRIED", "GENERATORS", "MEMORY", "STANDARDIZED", "TIERS", "Tier", "fit_targets", "tasks"]
 

@@ -16,6 +16,7 @@ from backends.datasets.base import Dataset, Split
 from backends.memory.config import Quantization
 from backends.memory.encoding import store
 from bbfuse import seeds
+from bbfuse.compare.tasks import configs_of
 from bbfuse.config.schema import validate
 from experiments import (
     access_gap,
@@ -40,7 +41,7 @@ from experiments import (
 from experiments.benchmarks import hardening, injection, overhead, proxy, remote, scaling, training
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.paper import __main__ as paper
-from experiments.study import RESULTS, Study, configs_of, rows_of
+from experiments.study import RESULTS, Study, rows_of
 
 
 def test_the_committed_result_is_that_of_the_study_as_it_stands() -> None:
@@ -152,7 +153,7 @@ def test_the_committed_images_at_32x32_are_those_of_the_study_as_it_stands() -> 
 def test_what_is_asked_of_images_at_32x32_is_among_the_rows_of_the_two_studies_of_digits() -> None:
     both = {"digits", "CIFAR-10 (JPEG)"}
     for study in (access_gap.STUDY, query_efficiency.STUDY):
-        own, more = rows_of(study.name), study.also()
+        own, more = rows_of(study.name), study.more_rows()
         assert {row["data"] for row in own + more} == both
         assert {*own[0]} <= {*more[0]}
 

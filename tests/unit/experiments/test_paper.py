@@ -12,12 +12,14 @@ import torch
 from backends.targets.networks import build
 from backends.training.fitting import RECIPE
 from bbfuse.cli.run import execute
+from bbfuse.compare.command import tier_result
+from bbfuse.compare.tasks import configs_of
 from bbfuse.config.schema import RunConfig, ValidationConfig, validate
 from bbfuse.optimizers.settings import SurrogateConfig
 from experiments.paper import __main__ as paper
 from experiments.paper import published, rows, tiers
 from experiments.paper.tiers import GENERATORS, TIERS, Tier, tasks
-from experiments.study import RESULTS, configs_of, rows_of, tier_result
+from experiments.study import RESULTS, rows_of
 
 SEEN = set(range(30_000)) | set(range(40_000, 50_000))
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import RunConfig
-from experiments.carrying import Task
 from experiments.paper import __main__ as paper
 from experiments.paper.rows import KEYS
 from experiments.paper.tiers import TIERS
@@ -62,7 +62,7 @@ def test_what_is_committed_is_of_the_tier_that_was_asked_for(monkeypatch: pytest
     said: list[Any] = []
     monkeypatch.setattr(paper, "fit_targets", said.append)
     monkeypatch.setattr(paper, "tasks", lambda of: [task])
-    monkeypatch.setattr(paper, "carried_out", lambda root, tasks: ([{"of": root}], [Path("there")]))
+    monkeypatch.setattr(paper, "run_all", lambda root, tasks: ([{"of": root}], [Path("there")]))
     monkeypatch.setattr(paper, "rows", lambda of, records: [(of.name, records)])
     monkeypatch.setattr(paper, "draw", lambda found, name: said.append((found, name)))
     monkeypatch.setattr(paper.checkpoint, "read", lambda path: SimpleNamespace(validation_accuracy=path.stem.split(".")[0]))
@@ -84,7 +84,7 @@ def test_as_a_program_it_knows_its_tiers(monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_list_of_results_that_is_too_short_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper, "fit_targets", lambda tier: None)
     monkeypatch.setattr(paper, "tasks", lambda tier: [Task({}, RunConfig())])
-    monkeypatch.setattr(paper, "carried_out", lambda root, tasks: ([], []))
+    monkeypatch.setattr(paper, "run_all", lambda root, tasks: ([], []))
     monkeypatch.setattr(paper, "rows", lambda tier, records: pytest.fail("rows of less than was asked for"))
     with pytest.raises(ValueError, match="shorter"):
         paper.compute("cpu")

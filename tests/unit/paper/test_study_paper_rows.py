@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from bbfuse.compare.cells import Cell
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import AffineConfig, RunConfig
-from experiments.carrying import Task
-from experiments.cells import Cell
 from experiments.paper import rows
 from experiments.paper.tiers import MEMORY, TIERS
 
@@ -29,12 +29,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """Networks that are their names, whose reads and voltages are above; the cells that were asked."""
     cells: list[Cell] = []
 
-    def answered(root: Path, wanted: list[Cell]) -> list[dict[str, Any]]:
+    def evaluate(root: Path, wanted: list[Cell]) -> list[dict[str, Any]]:
         assert root == Path("runs/paper/cpu/cells")
         cells.extend(wanted)
         return [{"clean": 0.9 + n / 1e4, "mean": 0.4 + n / 1e3, "sd": 0.05 + n / 1e5} for n in range(len(wanted))]
 
-    monkeypatch.setattr(rows, "answered", answered)
+    monkeypatch.setattr(rows, "evaluate", evaluate)
     monkeypatch.setattr(rows, "load", lambda name: SimpleNamespace(image_shape=(1, 8, 8)))
     monkeypatch.setattr(rows, "build", lambda target, shape: target)
     monkeypatch.setattr(rows, "network", lambda shape, classes: "control" if classes == 10 else "?")

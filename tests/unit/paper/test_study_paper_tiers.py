@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from backends.targets import checkpoint
+from bbfuse.compare.command import tier_result
+from bbfuse.compare.tasks import configs_of
 from bbfuse.config.schema import validate
 from experiments.paper import tiers
 from experiments.paper.tiers import TIERS
-from experiments.study import configs_of, tier_result
 from tests.helpers.drawn import committed
 
 ALL = ("ConvL", "ConvS", "DeConvL", "DeConvS", "UNetL", "UNetS")

@@ -209,7 +209,7 @@ def test_a_row_has_the_mean_of_its_own_runs_with_a_fuse(monkeypatch: pytest.Monk
     ])  # fmt: skip
     found = [0.5, 0.75, 0.625, 0.25, 0.5, 0.875]
     summaries = [{"accuracy": {"perturbed_fused": {"mean": mean}, "perturbed": {"mean": 0.1}}} for mean in found]
-    monkeypatch.setattr(families, "carried_out", lambda folder, tasks: (summaries, []))
+    monkeypatch.setattr(families, "run_all", lambda folder, tasks: (summaries, []))
     settings, rows = families._compute()
     assert said == [1, 9]
     fused = [(row["fused_mean"], row["fused_chips"]) for row in rows]

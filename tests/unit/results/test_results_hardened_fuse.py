@@ -35,7 +35,7 @@ def test_the_targets_are_fitted_as_their_cells_say(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hardened_fuse, "load", toy_data)
     monkeypatch.setattr(hardened_fuse, "fit_to", lambda *given: made.append(given))
     monkeypatch.setattr(torch, "set_num_threads", made.append)
-    hardened_fuse.STUDY.before()
+    hardened_fuse.STUDY.prepare()
     assert made[0] == 1
     assert [(path.name, target, data.name) for path, target, data, _ in made[1:]] == [
         (f"{name}.pt", "digits-gn", "digits") for name in ("normal", "rquant", "clip", "randbet")

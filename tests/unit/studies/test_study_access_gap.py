@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from bbfuse.compare.tasks import configs_of
 from experiments import access_gap, tuning
-from experiments.study import configs_of
 from tests.helpers.drawn import cells, committed, deviations, figures_of, headers, points, shown_as_a_program, text_of
 
 PLACES = {"setting": ("chip", "population"), "owned": (1437, 200), "labels": ("given", "target"), "head": ("none", "affine")}

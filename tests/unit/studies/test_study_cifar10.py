@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from bbfuse.compare.tasks import configs_of
 from experiments import cifar10
-from experiments.study import configs_of
 from tests.helpers.drawn import cells, committed, deviations, figures_of, points, shown_as_a_program, text_of, unlabelled
 
 

@@ -169,8 +169,8 @@ def test_every_chip_is_calibrated_with_each_head_from_both_starts(monkeypatch: p
     for task in others:
         assert (task.config.budget, task.config.optimizer, task.config.validation.times) == (5_000 + 2 * 360 * 2, "follow", 0)
     done: list[Any] = []
-    monkeypatch.setattr(fleet, "carried_out", lambda root, tasks: done.append((root, tasks)))
-    fleet.STUDY.before()
+    monkeypatch.setattr(fleet, "run_all", lambda root, tasks: done.append((root, tasks)))
+    fleet.STUDY.prepare()
     assert done == [(Path("runs") / "fleet", [first])]
 
 

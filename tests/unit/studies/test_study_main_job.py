@@ -84,7 +84,7 @@ def test_a_curve_is_the_mean_over_chips_of_what_was_validated_with_a_band_of_one
             {"step": 3, "images": 700 + 10 * number, "validation": 0.6 + 0.02 * number},
         ]
         folders.append(written_events(tmp_path / str(number), lines))
-    assert main_job._drawn(found, folders) is found
+    main_job._drawn(found, folders)
     axes = figures[0].axes[0]
     drawn = points(axes)
     begins = {"fuse and head, strict": (0, 1), "fuse alone, strict": (2, 3, 4), "fuse alone, white-box": (5, 6, 7)}

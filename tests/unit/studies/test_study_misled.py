@@ -12,10 +12,10 @@ from torch import nn
 
 from backends.datasets.base import Split
 from backends.datasets.loading import load
+from bbfuse.compare.tasks import configs_of
 from bbfuse.config.schema import validate
 from bbfuse.seeds import stream
 from experiments import misled
-from experiments.study import configs_of
 from tests.helpers.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, text_of, written_events
 
 SUMMARY = {"queries": {"images": 21_312}, "lost_points": 61.0, "recovered_points": 47.5, "trust": 0.83}
@@ -91,7 +91,7 @@ def test_a_curve_is_the_mean_over_chips_of_every_so_manyth_step(monkeypatch: pyt
                 for step in range(120 if row["method"] == "guided" else 119)
             ]
         folders.append(written_events(tmp_path / str(number), lines))
-    assert misled._drawn(found, folders) is found
+    misled._drawn(found, folders)
     for panel, (method, axes) in enumerate(zip(("guided", "follow"), figures[0].axes, strict=True)):
         drawn = points(axes)
         assert list(drawn) == list(misled.SURROGATES)
@@ -172,7 +172,7 @@ def test_what_misleads_is_written_once_for_each_seed(monkeypatch: pytest.MonkeyP
     there = misled._weights("inverted", 2)
     there.parent.mkdir(parents=True)
     torch.save({"of": "before"}, there)
-    misled.STUDY.before()
+    misled.STUDY.prepare()
     every = [(name, seed) for name in ("shuffled", "inverted", "foreign") for seed in range(5)]
     assert made == [one for one in every if one != ("inverted", 2)]
     for name, seed in every:

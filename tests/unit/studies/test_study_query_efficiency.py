@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from bbfuse.compare.tasks import configs_of
 from experiments import cifar10, query_efficiency
-from experiments.study import configs_of
 from tests.helpers.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, text_of, unlabelled
 
 RELAXED = {"chip": (40.0, 50.0, 20.0, 10.0, 80.0), "population": (30.0, 60.0, 45.0, 15.0, 25.0)}
@@ -179,7 +179,7 @@ def test_there_is_a_run_for_every_number_of_images_and_seed() -> None:
 
 
 def test_the_rows_of_larger_images_are_those_of_the_other_study() -> None:
-    assert query_efficiency.STUDY.also is cifar10.needed
+    assert query_efficiency.STUDY.more_rows is cifar10.needed
 
 
 def test_as_a_program_it_prints_what_is_committed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

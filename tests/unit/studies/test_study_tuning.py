@@ -17,11 +17,10 @@ from torch import Tensor
 
 from backends.base import Chip, InputError, TargetError
 from backends.datasets.base import Dataset, Split
+from bbfuse.compare.tasks import Task, configs_of
 from bbfuse.config.schema import RunConfig
 from bbfuse.optimizers.settings import METHODS
 from experiments import tuning
-from experiments.carrying import Task
-from experiments.study import configs_of
 from tests.helpers.drawn import cells, committed, headers, shown_as_a_program
 
 
@@ -148,14 +147,14 @@ TASKS = [
 
 
 def test_without_an_address_the_cores_do_the_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tuning, "carried_out", lambda *given: given)
+    monkeypatch.setattr(tuning, "run_all", lambda *given: given)
     assert tuning.by_tune(tmp_path, TASKS, None) == (tmp_path, TASKS)
 
 
 @pytest.fixture
 def tune(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A Ray Tune that tries every point of the grid in this process; what it was given."""
-    seen: dict[str, Any] = {"failing": (), "joined": []}
+    seen: dict[str, Any] = {"failing": (), "connected": []}
 
     def fit(trial: Any, grid: list[int]) -> list[Any]:
         seen["metrics"] = [trial({"place": place}) for place in grid]
@@ -179,7 +178,7 @@ def tune(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     @contextmanager
     def joined(address: str) -> Iterator[None]:
-        seen["joined"].append(address)
+        seen["connected"].append(address)
         yield
 
     def run(task: Task, folder: Path) -> dict[str, Any]:
@@ -188,8 +187,8 @@ def tune(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (folder / "summary.json").write_text(json.dumps(summary))
         return summary
 
-    monkeypatch.setattr(tuning, "joined", joined)
-    monkeypatch.setattr(tuning, "run", run)
+    monkeypatch.setattr(tuning, "connected", joined)
+    monkeypatch.setattr(tuning, "run_task", run)
     monkeypatch.setattr(tuning, "_record", lambda summary, folder: {"accuracy": 2 * summary["of"]})
     return seen
 
@@ -204,7 +203,7 @@ def test_a_trial_of_ray_tune_is_a_run_of_the_grid(
     assert tune["needed"] == {"cpu": 3}
     assert tune["tune"] == {"metric": "accuracy", "mode": "max"}
     assert tune["run"] == {"name": "tune", "storage_path": str(tmp_path.resolve()), "verbose": 0}
-    assert tune["joined"] == ["here:6379"]
+    assert tune["connected"] == ["here:6379"]
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "a word of Tune's\n")
 
@@ -218,7 +217,7 @@ def test_a_trial_that_fails_is_told_with_its_last_line(tune: dict[str, Any], tmp
 def test_no_ray_tune_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
     monkeypatch.delitem(sys.modules, "ray.tune", raising=False)
-    with pytest.raises(InputError, match="--ray-address needs Ray Tune here"):
+    with pytest.raises(InputError, match="`ray_address` needs Ray Tune here"):
         tuning.by_tune(tmp_path, TASKS, "here:6379")
 
 

@@ -1,4 +1,4 @@
-"""A list of runs of one's own: done once, by processes or by Ray, and shown in one table."""
+"""A list of configurations: each run is executed once, by processes or by Ray, and shown in one table."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from bbfuse.cli.run import execute
+from bbfuse.compare import config_list, executor
+from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig
-from experiments import carrying, study, tuning
-from experiments.carrying import Task
+from experiments import tuning
 
 TWO = """
 from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig
@@ -23,7 +24,7 @@ CONFIGS = {name: RunConfig(chip_seed=chip, **small) for chip, name in enumerate(
 
 
 def summaries(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
-    assert study.main([*words, "--json"]) == 0
+    assert config_list.main([*words, "--json"], "python -m experiments.study") == 0
     found: dict[str, dict[str, object]] = json.loads(capsys.readouterr().out)
     return found
 
@@ -44,7 +45,7 @@ def test_a_list_is_done_once_by_processes_or_by_ray_and_comes_to_the_same(
         assert list(found[-1]) == ["first", "second"]
         assert len(list((place / "runs" / "mine").iterdir())) == 2
     kept = [(path, path.read_bytes()) for path in sorted(place.glob("runs/mine/*/summary.json"))]
-    assert study.main([str(file)]) == 0
+    assert config_list.main([str(file)], "python -m experiments.study") == 0
     assert "second" in capsys.readouterr().out
     assert [(path, path.read_bytes()) for path, _ in kept] == kept  # read, not done again: their seconds are the same
     for summary in (summary for both in found for summary in both.values()):
@@ -64,11 +65,11 @@ def test_a_run_that_fails_is_told_and_loses_no_other(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "mine.py"
     file.write_text(TWO)
-    first, _ = study._listed(file)
+    first, _ = config_list.tasks_in(file)
     folder = first.folder(Path("runs") / "mine")
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    assert study.main([str(file), *words, "--json"]) == 1
+    assert config_list.main([str(file), *words, "--json"], "python -m experiments.study") == 1
     told = capsys.readouterr()
     found = json.loads(told.out)
     assert "begun with other defaults" in found["first"]["failed"]
@@ -88,9 +89,9 @@ def _die(task: Task, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carrying, "run", _die)
+    monkeypatch.setattr(executor, "run_task", _die)
     tasks = [Task({"name": chip}, dataclasses.replace(SMALL, chip_seed=chip)) for chip in (0, 1, 0, 2)]
-    found = carrying.outcomes(tasks, [tmp_path] * 4)
+    found = executor.outcomes(tasks, [tmp_path] * 4)
     assert [outcome.summary is None for outcome in found] == [True, False, True, False]
     assert "terminated" in found[0].reason
 

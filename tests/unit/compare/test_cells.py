@@ -1,4 +1,4 @@
-"""Cells: one question, asked once, answered by accuracy over chips."""
+"""Cells: accuracy over chips, computed once and then read."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from backends.base import NOMINAL, Chip
 from backends.datasets.base import Dataset, Split
 from backends.memory.config import Memory
-from experiments import cells
-from experiments.cells import Cell
+from bbfuse.compare import cells
+from bbfuse.compare.cells import Cell
 
 CELL = Cell("toys", "target", Memory(bits=5), 0.03, 4, 1100)
 
 
 class Pool:
-    """Processes that are this one; how many there were, and what they were asked."""
+    """Processes that are this one; how many there were, and which cells they computed."""
 
     sizes: ClassVar[list[int]] = []
-    asked: ClassVar[list[list[Cell]]] = []
+    computed: ClassVar[list[list[Cell]]] = []
 
     def __init__(self, size: int, context: Any) -> None:
         assert context.get_start_method() == "spawn"
@@ -38,28 +38,28 @@ class Pool:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def map(self, answer: Callable[[Cell], Any], wanted: Iterable[Cell]) -> Iterator[Any]:
-        self.asked.append(list(wanted))
-        return map(answer, self.asked[-1])
+    def map(self, compute: Callable[[Cell], Any], wanted: Iterable[Cell]) -> Iterator[Any]:
+        self.computed.append(list(wanted))
+        return map(compute, self.computed[-1])
 
 
-def test_a_question_is_answered_once_and_answers_come_in_the_order_of_the_questions(
+def test_a_cell_is_computed_once_and_results_come_in_the_order_of_the_cells(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cells, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(cells, "processes", lambda devices: 10 * len(list(devices)))
+    monkeypatch.setattr(cells, "process_count", lambda devices: 10 * len(list(devices)))
     monkeypatch.setattr(Pool, "sizes", [])
-    monkeypatch.setattr(Pool, "asked", [])
-    monkeypatch.setattr(cells, "_answer", lambda cell: {"rate": cell.bit_error_rate})
+    monkeypatch.setattr(Pool, "computed", [])
+    monkeypatch.setattr(cells, "_computed", lambda cell: {"rate": cell.bit_error_rate})
     root = tmp_path / "new" / "cells"
     several = [Cell("toys", "target", Memory(), rate, 3, None) for rate in (0.3, 0.1, 0.3, 0.2)]
-    assert cells.answered(root, several) == [{"rate": rate} for rate in (0.3, 0.1, 0.3, 0.2)]
-    assert (Pool.asked, Pool.sizes) == ([[several[0], several[1], several[3]]], [30])
+    assert cells.evaluate(root, several) == [{"rate": rate} for rate in (0.3, 0.1, 0.3, 0.2)]
+    assert (Pool.computed, Pool.sizes) == ([[several[0], several[1], several[3]]], [30])
     assert len(list(root.iterdir())) == 3
     (root / f"{several[1].name}.json").write_text(json.dumps({"rate": "kept"}))
     more = Cell("toys", "target", Memory(), 0.4, 3, None)
-    assert cells.answered(root, [more, several[1]]) == [{"rate": 0.4}, {"rate": "kept"}]
-    assert Pool.asked[1:] == [[more]]
+    assert cells.evaluate(root, [more, several[1]]) == [{"rate": 0.4}, {"rate": "kept"}]
+    assert Pool.computed[1:] == [[more]]
     memory = {"bits": 5, "errors": "random", "offset": 0, "profile": None, "quantization": "neuralfuse", "stored": None}
     text = {"bit_error_rate": 0.03, "chips": 4, "data": "toys", "device": "cpu", "images": 1100, "memory": memory, "run": None}
     assert CELL.name == hashlib.sha256(json.dumps({**text, "target": "target"}).encode()).hexdigest()[:16]
@@ -70,9 +70,7 @@ def test_a_question_is_answered_once_and_answers_come_in_the_order_of_the_questi
 
 
 @pytest.mark.parametrize("run", [None, "somewhere"])
-def test_an_answer_is_the_share_of_right_images_over_the_chips_that_are_reported_on(
-    run: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_is_the_accuracy_on_the_reporting_chips(run: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A target that is right for the first ``7 (s + 2)`` images on the chip with the seed 50000 + s, for 1000 without errors."""
     every = torch.arange(1200.0).view(1200, 1, 1, 1)
     test = Split(every, torch.zeros(1200, dtype=torch.int64))
@@ -96,7 +94,7 @@ def test_an_answer_is_the_share_of_right_images_over_the_chips_that_are_reported
     monkeypatch.setattr(cells, "load", lambda name: Dataset(name, 2, test, test, test))
     monkeypatch.setattr(cells, "_simulator", lambda data, target, memory, device: Target())
     monkeypatch.setattr(cells, "Fuse", SimpleNamespace(load=loaded))
-    found = cells._answer(Cell("toys", "target", Memory(bits=5), 0.03, 4, 1100, run))
+    found = cells._computed(Cell("toys", "target", Memory(bits=5), 0.03, 4, 1100, run))
     each = [7 * place / 1100 for place in (2, 3, 4, 5)]
     assert found == pytest.approx({"clean": 1000 / 1100, "mean": mean(each), "sd": pstdev(each)})
     assert parts == [500, 500, 100] * 5  # no more at once than have room

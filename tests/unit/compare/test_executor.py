@@ -1,4 +1,4 @@
-"""How runs are carried out: their folders, what goes on, what fails, and what is told meanwhile."""
+"""How runs are executed: their folders, resuming, failures, and the progress that is shown."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import pytest
 from rich.console import Console
 
 from backends.base import InputError
+from bbfuse.compare import executor, progress
+from bbfuse.compare import tasks as tasks_module
+from bbfuse.compare.tasks import Outcome, Task
 from bbfuse.config.schema import RunConfig, ValidationConfig, to_dict
-from experiments import carrying
-from experiments.carrying import Outcome, Task
 
 CONFIG = RunConfig(chip_seed=4, budget=1700, validation=ValidationConfig(times=3))
 
@@ -37,8 +38,8 @@ def test_a_run_is_named_by_what_differs_from_the_defaults(tmp_path: Path) -> Non
 def test_differences_go_into_sections() -> None:
     defaults = {"a": 1, "b": {"c": 2, "d": {"e": 3, "f": 4}}, "g": {"h": 5}}
     plain = {"a": 1, "b": {"c": 7, "d": {"e": 3, "f": 8}}, "g": {"h": 5}}
-    assert carrying.differences(plain, defaults) == {"b": {"c": 7, "d": {"f": 8}}}
-    assert carrying.differences({**defaults, "a": 9}, defaults) == {"a": 9}
+    assert tasks_module.differences(plain, defaults) == {"b": {"c": 7, "d": {"f": 8}}}
+    assert tasks_module.differences({**defaults, "a": 9}, defaults) == {"a": 9}
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     configs: list[RunConfig] = []
     nowhere = io.StringIO()
     monkeypatch.setattr(sys, "stderr", sys.stderr)
-    monkeypatch.setattr(carrying, "open", lambda name, mode: {(os.devnull, "w"): nowhere}[name, mode], raising=False)
-    monkeypatch.setattr(carrying, "execute", lambda config: configs.append(config) or {"done": len(configs)})
+    monkeypatch.setattr(executor, "open", lambda name, mode: {(os.devnull, "w"): nowhere}[name, mode], raising=False)
+    monkeypatch.setattr(executor, "execute", lambda config: configs.append(config) or {"done": len(configs)})
     return configs
 
 
@@ -56,25 +57,25 @@ def test_a_run_begins_goes_on_or_is_refused_where_another_was_begun(
     executed: list[RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = Task({}, CONFIG)
-    assert carrying.run(task, tmp_path / "new") == {"done": 1}
+    assert executor.run_task(task, tmp_path / "new") == {"done": 1}
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "config.json").write_text(json.dumps(to_dict(CONFIG)))
-    assert carrying.run(task, begun) == {"done": 2}
+    assert executor.run_task(task, begun) == {"done": 2}
     assert executed == [replace(CONFIG, out=tmp_path / "new"), replace(RunConfig(), resume=begun)]
     print("not heard", file=sys.stderr)
     (begun / "config.json").write_text(json.dumps(to_dict(replace(CONFIG, budget=1701))))
     with pytest.raises(InputError, match="begun with other defaults"):
-        carrying.run(task, begun)
+        executor.run_task(task, begun)
     assert len(executed) == 2
     assert capsys.readouterr().err == ""
 
 
 def test_as_many_compute_at_once_as_there_are_cores_or_one_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert [carrying.processes(devices) for devices in (["cpu"] * 3, ["cpu", "cuda"], ["cuda"], [])] == [7, 1, 1, 7]
+    assert [executor.process_count(devices) for devices in (["cpu"] * 3, ["cpu", "cuda"], ["cuda"], [])] == [7, 1, 1, 7]
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert carrying.processes(["cpu"]) == 1
+    assert executor.process_count(["cpu"]) == 1
 
 
 class Process(ThreadPoolExecutor):
@@ -106,9 +107,9 @@ def of_place(task: Task, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> type[Process]:
-    monkeypatch.setattr(carrying, "ProcessPoolExecutor", Process)
-    monkeypatch.setattr(carrying, "run", of_place)
-    monkeypatch.setattr(carrying, "_LOOK", 0.01)
+    monkeypatch.setattr(executor, "ProcessPoolExecutor", Process)
+    monkeypatch.setattr(executor, "run_task", of_place)
+    monkeypatch.setattr(progress, "_INTERVAL", 0.01)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(Process, "made", [])
     monkeypatch.setattr(Process, "gone", [])
@@ -120,7 +121,7 @@ def test_a_run_that_fails_or_dies_loses_no_other(
 ) -> None:
     kinds = ("good", "dies", "fails", "good again", "empty", "[b]last")
     tasks = [Task({"kind": kind}, CONFIG) for kind in kinds]
-    found = carrying.outcomes(tasks, [tmp_path / kind for kind in kinds])
+    found = executor.outcomes(tasks, [tmp_path / kind for kind in kinds])
     assert [(outcome.summary is None, outcome.reason) for outcome in found] == [
         (False, ""), (True, "terminated abruptly"), (True, "the reason"), (False, ""), (True, "ValueError"), (False, "")
     ]  # fmt: skip
@@ -132,7 +133,7 @@ def test_a_run_that_fails_or_dies_loses_no_other(
         + ["dies: failed: terminated abruptly", "fails: failed: the reason", "empty: failed: ValueError"]
     )
     with pytest.raises(ValueError, match="shorter"):
-        carrying.outcomes(tasks, [tmp_path])
+        executor.outcomes(tasks, [tmp_path])
 
 
 def test_where_it_is_cut_nothing_more_begins(processes: type[Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -148,11 +149,11 @@ def test_where_it_is_cut_nothing_more_begins(processes: type[Process], monkeypat
         Timer(0.2, may_end.set).start()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(carrying, "run", slow)
-    monkeypatch.setattr(carrying, "_ended", cut)
+    monkeypatch.setattr(executor, "run_task", slow)
+    monkeypatch.setattr(executor, "wait_for", cut)
     tasks = [Task({"kind": str(place)}, CONFIG) for place in range(9)]
     with pytest.raises(KeyboardInterrupt):
-        carrying.outcomes(tasks, [tmp_path / str(place) for place in range(9)])
+        executor.outcomes(tasks, [tmp_path / str(place) for place in range(9)])
     assert len(begun) <= 2
 
 
@@ -165,7 +166,7 @@ def test_a_table_on_a_terminal_is_sorted_by_state(
 ) -> None:
     shown: list[Any] = []
     terminal = Console(file=io.StringIO(), force_terminal=True, width=150)
-    monkeypatch.setattr(carrying, "Console", lambda stderr, highlight: terminal if (stderr, highlight) == (True, False) else None)
+    monkeypatch.setattr(progress, "Console", lambda stderr, highlight: terminal if (stderr, highlight) == (True, False) else None)
 
     class Live:
         def __init__(self, table: Any, console: Console, auto_refresh: bool, transient: bool) -> None:
@@ -181,9 +182,9 @@ def test_a_table_on_a_terminal_is_sorted_by_state(
             assert refresh is True
             shown.append(table)
 
-    monkeypatch.setattr(carrying, "Live", Live)
+    monkeypatch.setattr(progress, "Live", Live)
     tasks = [Task({"kind": kind}, CONFIG) for kind in ("good", "fails", "last")]
-    carrying.outcomes(tasks, [tmp_path / str(n) for n in range(3)])
+    executor.outcomes(tasks, [tmp_path / str(n) for n in range(3)])
     assert [list(column.cells) for column in shown[-1].columns] == [
         ["fails", "good", "last"], ["failed: the reason", "done", "done"], ["0 of 1,700", "1,234 of 1,700", "1,234 of 1,700"],
         ["", "87.7", "87.7"],
@@ -195,26 +196,26 @@ def test_a_table_on_a_terminal_is_sorted_by_state(
 
 def test_a_row_of_the_progress_says_how_a_run_stands(tmp_path: Path) -> None:
     task, future = Task({"name": "mine"}, CONFIG), Future[dict[str, Any]]()
-    assert carrying._row(future, task, tmp_path, 0) == ("mine", "waiting", "0 of 1,700", "")
+    assert progress._row(future, task, tmp_path, 0) == ("mine", "waiting", "0 of 1,700", "")
     events = tmp_path / "events.jsonl"
     events.write_text('{"step": 1, "images": 640}\n{"step": 2, "images": 1280}\n{"st')
-    assert carrying._row(future, task, tmp_path, 0) == ("mine", "running", "1,280 of 1,700", "")
-    assert carrying._row(future, task, tmp_path, events.stat().st_mtime_ns)[1] == "waiting"
+    assert progress._row(future, task, tmp_path, 0) == ("mine", "running", "1,280 of 1,700", "")
+    assert progress._row(future, task, tmp_path, events.stat().st_mtime_ns)[1] == "waiting"
     future.set_result({"queries": {"images": 1450}, "accuracy": {"perturbed_fused": {"mean": 0.5}}})
-    assert carrying._row(future, task, tmp_path, 0) == ("mine", "done", "1,450 of 1,700", "50.0")
+    assert progress._row(future, task, tmp_path, 0) == ("mine", "done", "1,450 of 1,700", "50.0")
 
 
 def test_the_images_sent_are_those_of_the_last_whole_event_within_the_tail(tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
-    assert (carrying._sent(tmp_path), carrying._written(tmp_path)) == (0, 0)
+    assert (progress._sent(tmp_path), progress._written(tmp_path)) == (0, 0)
     events.write_text('{"images": 5}\n')
-    assert carrying._sent(tmp_path) == 5
+    assert progress._sent(tmp_path) == 5
     last = '{"images": 7}\n'
     for fits, padding in ((True, 4096 - len(last)), (False, 4096 - len(last) + 1)):  # one byte too far is no number
         events.write_text("x" * 9000 + "\n" + '{"images": 7}' + " " * padding + "\n")
-        assert carrying._sent(tmp_path) == (7 if fits else 0)
+        assert progress._sent(tmp_path) == (7 if fits else 0)
     events.write_text('{"step": 5}\n')
-    assert carrying._sent(tmp_path) == 0
+    assert progress._sent(tmp_path) == 0
 
 
 def test_a_reason_is_one_line_of_at_most_300_characters() -> None:
@@ -222,7 +223,7 @@ def test_a_reason_is_one_line_of_at_most_300_characters() -> None:
     wrapped = RuntimeError("what Ray says")
     wrapped.cause = cause  # type: ignore[attr-defined]
     future.set_exception(wrapped)
-    assert carrying._outcome(future) == Outcome(None, "b" * 300)
+    assert tasks_module.outcome_of(future) == Outcome(None, "b" * 300)
 
 
 @pytest.fixture
@@ -255,17 +256,17 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_ray_is_told_how_much_a_run_takes(ray: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(carrying, "run", of_place)
+    monkeypatch.setattr(executor, "run_task", of_place)
     tasks = [Task({"kind": "good"}, replace(CONFIG, threads=3)), Task({"kind": "good"}, replace(CONFIG, device="cuda"))]
     folders = [tmp_path / "a" / ".." / "b", tmp_path / "c"]
-    found = carrying.outcomes(tasks, folders, "local")
+    found = executor.outcomes(tasks, folders, "local")
     assert [outcome.summary is not None for outcome in found] == [True, True]
     assert ray == [
         ("local", {"log_to_driver": False, "include_dashboard": False}),
         ({"num_cpus": 3, "num_gpus": 0}, tmp_path / "b"), ({"num_cpus": 1, "num_gpus": 1}, tmp_path / "c"), "shut down",
     ]  # fmt: skip
-    with carrying.joined("auto"):
+    with executor.connected("auto"):
         assert ray[-1] == ("auto", {"log_to_driver": False, "include_dashboard": None})
-    with pytest.raises(InputError) as refused, carrying.joined("nowhere"):
+    with pytest.raises(InputError) as refused, executor.connected("nowhere"):
         pass
-    assert str(refused.value) == "--ray-address nowhere cannot be reached: cannot connect " + "x" * 185
+    assert str(refused.value) == "`ray_address=nowhere` cannot be reached: cannot connect " + "x" * 185

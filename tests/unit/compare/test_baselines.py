@@ -1,4 +1,4 @@
-"""The classifier that is used instead: as large as it is said to be, and trained by the recipe of its images' size."""
+"""The control: it has the documented size and is trained by the recipe for the size of its images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backends.datasets.base import Dataset, Split
 from backends.training.fitting import LARGE_RECIPE, Recipe
-from experiments import controls
+from bbfuse.compare import baselines
 
 
 def size(network: nn.Module) -> int:
@@ -18,17 +18,17 @@ def size(network: nn.Module) -> int:
 
 
 def test_networks_have_the_parameters_and_layers_that_are_stated() -> None:
-    assert size(controls.network((1, 8, 8), 10)) == 8_410
-    assert size(controls.network((3, 32, 32), 10)) == 23_682
-    small = controls.network((2, 7, 8), 5)
+    assert size(baselines.network((1, 8, 8), 10)) == 8_410
+    assert size(baselines.network((3, 32, 32), 10)) == 23_682
+    small = baselines.network((2, 7, 8), 5)
     assert (small[1].in_features, small[1].out_features, small[3].in_features, small[3].out_features) == (112, 112, 112, 5)
     assert small(torch.zeros(3, 2, 7, 8)).shape == (3, 5)
-    assert controls.network((3, 8, 9), 4)[1].in_features == 3 * 8 * 9  # it is the height that counts
-    assert isinstance(controls.network((3, 9, 9), 10)[0], nn.Conv2d)  # larger than eight
+    assert baselines.network((3, 8, 9), 4)[1].in_features == 3 * 8 * 9  # it is the height that counts
+    assert isinstance(baselines.network((3, 9, 9), 10)[0], nn.Conv2d)  # larger than eight
 
 
 def test_a_network_for_larger_images_has_four_convolutions_that_keep_the_size_and_two_pools_that_halve_it() -> None:
-    network = controls.network((3, 32, 32), 7)
+    network = baselines.network((3, 32, 32), 7)
     image, shapes = torch.zeros(2, 3, 32, 32), []
     for layer in network.eval():
         image = layer(image)
@@ -80,16 +80,16 @@ def test_the_control_is_trained_on_the_images_owned_and_tested_on_the_first_held
         given.append((size(network), len(train), recipe, name))
         return trained
 
-    monkeypatch.setattr(controls, "kept", kept)
-    monkeypatch.setattr(controls, "load", lambda name: Dataset(name, 2, part, part[:300], part))
-    assert controls.control("toys", 70, 3, tested=1100) == pytest.approx(0.4)
+    monkeypatch.setattr(baselines, "kept", kept)
+    monkeypatch.setattr(baselines, "load", lambda name: Dataset(name, 2, part, part[:300], part))
+    assert baselines.control("toys", 70, 3, tested=1100) == pytest.approx(0.4)
     ((parameters, owned, used, name),) = given
-    assert (parameters, owned, name) == (size(controls.network((3, side, side + 1), 2)), 56, "control")  # a fifth is kept back
+    assert (parameters, owned, name) == (size(baselines.network((3, side, side + 1), 2)), 56, "control")  # a fifth is kept back
     assert used.seed == 3
     assert used.steps == (3000 if side == 8 else 5000)
     assert (used.shift, used.mirror, used.weight_decay) == (recipe.shift, recipe.mirror, recipe.weight_decay)
     assert trained.parts == [500, 500, 100]
-    assert controls.control("toys", None) == pytest.approx(440 / 1200)
+    assert baselines.control("toys", None) == pytest.approx(440 / 1200)
     assert given[1][1] == 1200
     assert given[1][2].seed == 0
     assert torch.get_num_threads() == 1

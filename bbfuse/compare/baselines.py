@@ -1,4 +1,4 @@
-"""The control of every study: a classifier as large as the fuse, trained on the images owned and used instead of the target."""
+"""The control: a classifier of the fuse's size, trained on the owned images and used instead of the target."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from bbfuse.training.evaluation import accuracy
 
 __all__ = ["control", "network"]
 
-_AT_ONCE = 500
+_BATCH = 500
 
 
 def control(data: str, owned: int | None, seed: int = 0, tested: int | None = None) -> float:
-    """Held-out accuracy, a fraction of the first ``tested`` images, trained on ``owned`` ones until it no longer improves."""
+    """Held-out accuracy (a fraction of the first ``tested`` images) after training on ``owned`` images to convergence."""
     torch.set_num_threads(1)
     pool = load(data).owned(owned)
     recipe = replace(LARGE_RECIPE, steps=5000, seed=seed) if pool.image_shape[1] > 8 else Recipe(steps=3000, seed=seed)
     trained = kept(network(pool.image_shape, pool.classes), pool.train, recipe, "control").eval()
     test = pool.test[:tested]
     with torch.no_grad():
-        return accuracy(torch.cat([trained(part) for part in test.images.split(_AT_ONCE)]), test.labels)
+        return accuracy(torch.cat([trained(part) for part in test.images.split(_BATCH)]), test.labels)
 
 
 def network(image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """8,410 parameters for 1x8x8 (the fuse `MLP` has 8,320), 23,682 for 3x32x32 (`UNetXS` has 23,635)."""
+    """Has 8,410 parameters for 1x8x8 (the fuse `MLP` has 8,320) and 23,682 for 3x32x32 (`UNetXS` has 23,635)."""
     if image_shape[1] <= 8:
         pixels = image_shape[0] * image_shape[1] * image_shape[2]
         return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 112), nn.ReLU(), nn.Linear(112, classes))
