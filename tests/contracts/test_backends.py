@@ -2,44 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from backends.base import Backend, Chip
 from backends.datasets.base import Dataset
-from tests.helpers import contract
+from backends.memory.simulator import Simulator
+from backends.simulated import SimulatedBackend
+from backends.testing import BACKEND_CHECKS, CHIPS, check_backend
 
 
-def test_says_what_it_takes_and_gives(backend: Backend, digits: Dataset) -> None:
-    contract.says_what_it_takes_and_gives(backend, digits)
+@pytest.mark.parametrize("check", BACKEND_CHECKS, ids=lambda check: check.__name__)
+def test_a_backend_keeps_its_contract(
+    check: Callable[[Backend, Tensor, Sequence[Chip]], None], backend: Backend, digits: Dataset
+) -> None:
+    check(backend, digits.test.images[:8], CHIPS)
 
 
-@pytest.mark.parametrize("chip", contract.CHIPS)
-def test_answers_are_those_of_the_simulator_number_for_number(
+def test_a_backend_may_be_closed_twice(backend: Backend) -> None:
+    backend.close()
+    backend.close()
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_responses_are_those_of_the_simulator_number_for_number(
     backend: Backend, network: nn.Module, digits: Dataset, chip: Chip
 ) -> None:
-    contract.answers_are_those_of_the_simulator_number_for_number(backend, network, digits, chip)
-
-
-def test_the_same_question_has_the_same_answer_in_any_order(backend: Backend, digits: Dataset) -> None:
-    contract.the_same_question_has_the_same_answer_in_any_order(backend, digits)
-
-
-def test_tells_before_every_attempt(backend: Backend, digits: Dataset) -> None:
-    contract.tells_before_every_attempt(backend, digits)
-
-
-def test_images_are_left_alone(backend: Backend, digits: Dataset) -> None:
-    contract.images_are_left_alone(backend, digits)
-
-
-def test_gradients_come_exactly_where_they_are_granted(backend: Backend, digits: Dataset) -> None:
-    contract.gradients_come_exactly_where_they_are_granted(backend, digits)
-
-
-def test_may_be_closed_twice(backend: Backend) -> None:
-    contract.may_be_closed_twice(backend)
+    images = digits.test.images[:40]
+    assert torch.equal(backend.query(images, chip, lambda _: None), Simulator(network).logits(images, chip))
 
 
 def test_nothing_that_a_strict_backend_hands_out_leads_to_a_weight(network: nn.Module, digits: Dataset) -> None:
-    contract.nothing_that_a_strict_backend_hands_out_leads_to_a_weight(network, digits)
+    check_backend(SimulatedBackend("digits", network, (1, 8, 8), 10), digits.test.images[:8], network=network)
+
+
+class Open(SimulatedBackend):
+    """A backend that hands out its network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__("digits", network, (1, 8, 8), 10)
+        self.weights = list(network.parameters())
+
+
+class Changing(SimulatedBackend):
+    """A backend whose responses to the same query differ."""
+
+    def query(self, images: Tensor, chip: Chip, sending: Callable[[int], None]) -> Tensor:
+        return super().query(images, chip, sending) + torch.rand(1)
+
+
+class Silent(SimulatedBackend):
+    """A backend that does not announce what it sends."""
+
+    def query(self, images: Tensor, chip: Chip, sending: Callable[[int], None]) -> Tensor:
+        return super().query(images, chip, lambda _: None)
+
+
+class Leaking(SimulatedBackend):
+    """A backend that grants gradients and declares that it does not."""
+
+    def query(self, images: Tensor, chip: Chip, sending: Callable[[int], None]) -> Tensor:
+        sending(len(images))
+        return self._simulator.logits(images, chip)
+
+
+@pytest.mark.parametrize("kind", [Changing, Silent, Leaking])
+def test_the_contract_notices_a_backend_that_breaks_it(kind: type[SimulatedBackend], network: nn.Module) -> None:
+    with pytest.raises(AssertionError):
+        check_backend(kind("digits", network, (1, 8, 8), 10))
+
+
+def test_the_contract_notices_a_backend_that_hands_out_weights(network: nn.Module) -> None:
+    with pytest.raises(AssertionError):
+        check_backend(Open(network), network=network)

@@ -331,7 +331,7 @@ def test_with_the_key_everything_is_there(locked: Served, headers: dict[str, str
         ("--api-key-env BBFUSE_BAD", "must name an environment variable that holds a key of plain characters"),
         ("--target digits digits", "--target must name each target once"),
         ("--target digits resnet20 --data digits digits digits", "one for each of 2 targets, got 3"),
-        ("--target digits resnet20", "resnet20 takes images (3, 32, 32), but the data has (1, 8, 8)"),
+        ("--target digits resnet20", "resnet20 takes images (3, 32, 32), but --data has (1, 8, 8)"),
         ("--limits.batch-size 0", "--limits.batch-size must be positive, got 0"),
         ("--limits.seconds nan", "--limits.seconds must be positive, got nan"),
     ],

@@ -253,7 +253,7 @@ def test_a_spoilt_file_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("what", "value", "words"),
     [
-        ("classes", 7, "knows 7 classes, but the data has 10"),
+        ("classes", 7, "has 7 classes, but `data` has 10"),
         ("architecture", "resnet20", "takes images"),
         ("architecture", "alexnet", "got alexnet"),
     ],
