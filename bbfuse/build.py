@@ -19,7 +19,7 @@ from bbfuse.training.planning import Queries
 
 if TYPE_CHECKING:
     from backends.http.backend import RemoteBackend
-    from backends.http.codecs import Dialect
+    from backends.http.codecs.base import Dialect
 
 __all__ = ["bytes_on_the_wire", "described", "energy", "open_backend", "owned_data", "served"]
 
@@ -79,16 +79,16 @@ def _device(config: RunConfig) -> str:
 
 
 def _remote(config: RunConfig, url: str) -> RemoteBackend:
-    from backends.http.backend import Manners, RemoteBackend, Wanted
+    from backends.http.backend import DiscoveryOverrides, RemoteBackend, TransportSettings
 
     said, data = config.remote, load(config.data)
-    manners = Manners(
+    settings = TransportSettings(
         said.connect_timeout, said.patience, said.requests_per_second, said.key_env, said.key_header, said.ca
     )  # fmt: skip
-    wanted = Wanted(
+    overrides = DiscoveryOverrides(
         said.protocol, said.layout, said.range, said.request, said.response, data.image_shape, data.classes
     )  # fmt: skip
-    return RemoteBackend(url, config.model, said.timeout, said.attempts, manners, wanted)
+    return RemoteBackend(url, config.model, said.timeout, said.attempts, settings, overrides)
 
 
 class Described:
@@ -117,7 +117,8 @@ def described(config: RunConfig) -> Described:
         _check_profile(config)
         with closing(_remote(config, config.remote.url)) as backend:
             return Described(backend.info, backend.dialect)
-    from backends.http.codecs import OpenInference, Pixels
+    from backends.http.codecs.base import Pixels
+    from backends.http.codecs.open_inference import OpenInference
     from backends.targets.networks import build
 
     _check_profile(config)
@@ -137,7 +138,7 @@ def bytes_on_the_wire(dialect: Dialect, images: Tensor, sent: Queries) -> dict[s
     ``images`` (n, channels, height, width) are taken with a little noise, since pixels that a fuse or a probe has moved have all
     their digits; what is sent as it is may take less.
     """
-    from backends.http.codecs import sizes
+    from backends.http.codecs.sizes import sizes
 
     sample = images[:_SAMPLE]
     noise = 0.1 * torch.randn(sample.shape, generator=torch.Generator().manual_seed(0))

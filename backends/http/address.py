@@ -1,4 +1,4 @@
-"""Where a secret may be sent. Standard library alone, so that settings can be checked before anything is opened."""
+"""Rules for the address of a server and for sending an API key there. Standard library only, so that settings load fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_address", "is_loopback"]
 
 
 def is_loopback(url: str) -> bool:
-    """Whether ``url`` leads to this machine, by its name or number and without asking anybody."""
+    """Whether ``url`` leads to this machine; decided from the text, without a name lookup."""
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -20,10 +20,10 @@ def is_loopback(url: str) -> bool:
 
 
 def check_address(url: str, secret: bool) -> None:
-    """Refuse a ``url`` that is none or holds a password, and with a ``secret`` to be sent one that is read by all on its way.
+    """Check a ``url``; with a ``secret`` it must be encrypted unless it leads to this machine.
 
     Raises:
-        InputError: it is so; no password is in the message.
+        InputError: it is no http or https address, it holds a password, or it would show the secret. The message has no password.
     """
     try:
         parts = urlsplit(url)
@@ -31,8 +31,8 @@ def check_address(url: str, secret: bool) -> None:
     except ValueError:
         known = False
     if "@" in url.split("?")[0]:
-        raise InputError("--remote.url must hold no user or password: put the key into an environment variable, --remote.key-env")
+        raise InputError("`remote.url` must hold no user or password: put a key into the environment variable `remote.key_env`")
     if not known:
-        raise InputError(f"--remote.url {url} cannot be reached: it must be http or https and the name of a machine")
+        raise InputError(f"`remote.url` must be an http or https address with a host name, got {url}")
     if secret and parts.scheme != "https" and not is_loopback(url):
-        raise InputError(f"--remote.key-env needs https on its way to another machine, got {url}: give an https address")
+        raise InputError(f"`remote.key_env` needs an encrypted connection to another machine, got {url}: give an https address")

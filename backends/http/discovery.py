@@ -1,37 +1,26 @@
-"""What a server says of itself, completed by what the user says: which dialect it is to be asked in, and for which images."""
+"""Chooses the dialect of a server from its metadata and the settings of the user."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 from backends.base import Access, BackendInfo, InputError
-from backends.http.codecs import (
-    Dialect,
-    Layout,
-    Mapped,
-    OpenInference,
-    Pixels,
-    Range,
-    RefusedError,
-    TensorFlow,
-    at,
-    model_path,
-)  # fmt: skip
+from backends.http.codecs.base import Dialect, Layout, Pixels, Range, RefusedError, at
+from backends.http.codecs.open_inference import OpenInference, model_path
+from backends.http.codecs.template import JsonTemplate, steps_of, template_of
+from backends.http.codecs.tensorflow import TensorFlow
 
-__all__ = ["Wanted", "found"]
+__all__ = ["DiscoveryOverrides", "found"]
 
 _BINARY = "binary_tensor_data"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the user says of the server; the rest is read from its metadata, or taken from the data set."""
+class DiscoveryOverrides:
+    """What the user sets about the server; the rest comes from its metadata, or from the data set."""
 
     protocol: Literal["oip", "oip-binary", "tensorflow", "json"] | None = None
     layout: Layout | None = None
@@ -39,50 +28,50 @@ class Wanted:
     request: str | None = None
     response: str | None = None
     image_shape: tuple[int, int, int] | None = None
-    """that of the data set: channels, height, width"""
+    """of the data set: channels, height, width"""
     classes: int | None = None
 
 
-def found(get: Callable[[str], Any], model: str, wanted: Wanted) -> Dialect:
+def found(get: Callable[[str], Any], model: str, overrides: DiscoveryOverrides) -> Dialect:
     """The dialect of a server; ``get`` reads the JSON at a path below its address.
 
-    Without a protocol ``wanted`` the server is asked for OIP metadata first, then for TensorFlow Serving's.
+    Without a protocol in ``overrides`` OIP metadata are read first, then those of TensorFlow Serving.
 
     Raises:
-        InputError: what is wanted does not go together with what the server says of itself.
-        RefusedError: by ``get``, where the server has no such model.
+        InputError: ``overrides`` contradict the metadata of the server.
+        RefusedError: raised by ``get``, if the server has no such model.
         ValueError: the metadata are not those of an image classifier.
     """
-    if wanted.protocol == "json" or wanted.request is not None:
-        return _mapped(model, wanted)
-    if wanted.protocol == "tensorflow":
-        return _tensorflow(get, model, wanted)
+    if overrides.protocol == "json" or overrides.request is not None:
+        return _json_template(model, overrides)
+    if overrides.protocol == "tensorflow":
+        return _tensorflow(get, model, overrides)
     try:
         metadata = get(model_path(model))
     except RefusedError as refusal:
-        if wanted.protocol is not None or refusal.status != 404:
+        if overrides.protocol is not None or refusal.status != 404:
             raise
         try:
-            return _tensorflow(get, model, wanted)
+            return _tensorflow(get, model, overrides)
         except RefusedError:
             raise refusal from None
-    return _open_inference(get, metadata, model, wanted)
+    return _open_inference(get, metadata, model, overrides)
 
 
-def _open_inference(get: Callable[[str], Any], metadata: Any, model: str, wanted: Wanted) -> OpenInference:
+def _open_inference(get: Callable[[str], Any], metadata: Any, model: str, overrides: DiscoveryOverrides) -> OpenInference:
     if not isinstance(metadata, dict) or not ("name" in metadata or "inputs" in metadata):
-        raise ValueError("that is no model's metadata")
+        raise ValueError("the response is not the metadata of a model")
     inputs, outputs = (_only(metadata.get(kind), kind) for kind in ("inputs", "outputs"))
     if (datatype := inputs.get("datatype", "FP32")) not in ("FP32", "UINT8"):
         raise ValueError(f"its input is {datatype}, neither FP32 nor UINT8")
     shape = inputs.get("shape")
-    info, pixels, assumed = _described(model, shape, datatype == "UINT8", outputs.get("shape"), wanted)
+    info, pixels, assumed = _described(model, shape, datatype == "UINT8", outputs.get("shape"), overrides)
     parameters = metadata.get("parameters")
-    said = [part.get("max_batch_size") for part in (metadata, parameters) if isinstance(part, dict)]
+    limits = [part.get("max_batch_size") for part in (metadata, parameters) if isinstance(part, dict)]
     if shape and shape[0] == 1:
-        said.append(1)  # a network that was exported for one image at a time
-    limit = min((limit for limit in said if type(limit) is int and limit > 0), default=None)
-    binary = wanted.protocol == "oip-binary" or (wanted.protocol is None and _speaks_binary(get))
+        limits.append(1)  # a network that was exported for one image at a time
+    limit = min((limit for limit in limits if type(limit) is int and limit > 0), default=None)
+    binary = overrides.protocol == "oip-binary" or (overrides.protocol is None and _speaks_binary(get))
     return OpenInference(replace(info, limit=limit), pixels, str(inputs.get("name", "images")), binary, assumed)
 
 
@@ -94,7 +83,7 @@ def _speaks_binary(get: Callable[[str], Any]) -> bool:
     return isinstance(extensions, list) and _BINARY in extensions
 
 
-def _tensorflow(get: Callable[[str], Any], model: str, wanted: Wanted) -> TensorFlow:
+def _tensorflow(get: Callable[[str], Any], model: str, overrides: DiscoveryOverrides) -> TensorFlow:
     path = f"/v1/models/{quote(model, safe='')}/metadata"
     inputs: dict[str, Any] = {}
     outputs: dict[str, Any] = {}
@@ -102,84 +91,63 @@ def _tensorflow(get: Callable[[str], Any], model: str, wanted: Wanted) -> Tensor
         signature = at(get(path), ["metadata", "signature_def", "signature_def", "serving_default"])
         inputs, outputs = (_only(list(signature.get(kind, {}).values()), kind) for kind in ("inputs", "outputs"))
     except RefusedError as refusal:
-        if wanted.protocol is None or refusal.status != 404:
+        if overrides.protocol is None or refusal.status != 404:
             raise
     if (datatype := inputs.get("dtype", "DT_FLOAT")) not in ("DT_FLOAT", "DT_UINT8"):
         raise ValueError(f"its input is {datatype}, neither DT_FLOAT nor DT_UINT8")
     shapes = ([int(dim["size"]) for dim in part.get("tensor_shape", {}).get("dim", [])] for part in (inputs, outputs))
-    if not inputs and wanted.range == "levels":
+    if not inputs and overrides.range == "levels":
         datatype = "DT_UINT8"
-    info, pixels, assumed = _described(model, next(shapes), datatype == "DT_UINT8", next(shapes), wanted)
-    return TensorFlow(info, pixels, "; ".join(filter(None, [assumed, "its requests carry no chip"])))
+    info, pixels, assumed = _described(model, next(shapes), datatype == "DT_UINT8", next(shapes), overrides)
+    return TensorFlow(info, pixels, "; ".join(filter(None, [assumed, "its requests cannot name a chip"])))
 
 
-def _mapped(model: str, wanted: Wanted) -> Mapped:
-    if wanted.request is None or wanted.response is None:
-        raise InputError("JSON by a template needs both --remote.request and --remote.response")
-    template, steps = _template(wanted.request), _steps(wanted.response)
-    info, pixels, assumed = _described(model, None, wanted.range == "levels", None, wanted)
-    return Mapped(info, pixels, template, steps, assumed)
+def _json_template(model: str, overrides: DiscoveryOverrides) -> JsonTemplate:
+    if overrides.request is None or overrides.response is None:
+        raise InputError("a JSON template needs both `remote.request` and `remote.response`: give both")
+    template, steps = template_of(overrides.request), steps_of(overrides.response)
+    info, pixels, assumed = _described(model, None, overrides.range == "levels", None, overrides)
+    return JsonTemplate(info, pixels, template, steps, assumed)
 
 
-def _described(model: str, shape: Any, eight_bits: bool, answered: Any, wanted: Wanted) -> tuple[BackendInfo, Pixels, str | None]:
-    """What the metadata say, completed by what is wanted; the last is what had to be assumed."""
+def _described(
+    model: str, shape: Any, eight_bits: bool, output_shape: Any, overrides: DiscoveryOverrides
+) -> tuple[BackendInfo, Pixels, str | None]:
+    """The metadata completed by ``overrides``; the last value says in words what had to be assumed."""
     missing = []
     if not shape or any(type(side) is not int or side < 1 for side in shape[1:]):
         if shape and len(shape) != 4:
             raise ValueError(f"its input has shape {shape}, not that of images")
-        if wanted.image_shape is None:
-            raise ValueError("it does not say which images it takes")
-        image_shape, layout = wanted.image_shape, wanted.layout or "nchw"
+        if overrides.image_shape is None:
+            raise ValueError("the metadata do not say which images it takes")
+        image_shape, layout = overrides.image_shape, overrides.layout or "nchw"
         missing.append(f"images {image_shape}, sent as {layout}")
     else:
         if len(shape) != 4:
             raise ValueError(f"its input has shape {shape}, not that of images")
         # channels are fewer than rows or columns
-        layout = wanted.layout or ("nchw" if shape[1] <= shape[3] else "nhwc")
+        layout = overrides.layout or ("nchw" if shape[1] <= shape[3] else "nhwc")
         image_shape = (shape[1], shape[2], shape[3]) if layout == "nchw" else (shape[3], shape[1], shape[2])
-    if answered and len(answered) != 2:
-        raise ValueError(f"its output has shape {answered}, not a row of classes for each image")
-    classes = answered[1] if answered and type(answered[1]) is int and answered[1] > 0 else None
+    if output_shape and len(output_shape) != 2:
+        raise ValueError(f"its output has shape {output_shape}, not a row of classes for each image")
+    classes = output_shape[1] if output_shape and type(output_shape[1]) is int and output_shape[1] > 0 else None
     if classes is None:
-        if wanted.classes is None:
-            raise ValueError("it does not say how many classes it knows")
-        classes = wanted.classes
+        if overrides.classes is None:
+            raise ValueError("the metadata do not say how many classes it has")
+        classes = overrides.classes
         missing.append(f"{classes} classes")
-    if wanted.range is not None and (wanted.range == "levels") != eight_bits:
-        takes = "whole numbers from 0 to 255 (--remote.range levels)" if eight_bits else "floating-point numbers"
-        raise InputError(f"--remote.range {wanted.range} does not go with {model}, which takes {takes}: drop it")
-    pixels = Pixels(layout, "levels" if eight_bits else wanted.range or "signed")
-    assumed = f"it does not describe itself, so taken from --data: {', '.join(missing)}" if missing else None
+    if overrides.range is not None and (overrides.range == "levels") != eight_bits:
+        takes = "whole numbers from 0 to 255 (`remote.range=levels`)" if eight_bits else "floating-point numbers"
+        raise InputError(f"`remote.range={overrides.range}` does not fit {model}, which takes {takes}: remove it")
+    pixels = Pixels(layout, "levels" if eight_bits else overrides.range or "signed")
+    assumed = f"the metadata do not say it, so taken from the data set: {', '.join(missing)}" if missing else None
     return BackendInfo(model, Access.LOGITS, image_shape, classes, eight_bits), pixels, assumed
 
 
 def _only(entries: Any, kind: str) -> dict[str, Any]:
-    """The only tensor that is described, or nothing where none is."""
+    """The metadata of the only tensor; empty if there are none."""
     if entries in (None, []):
         return {}
     if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
         raise ValueError(f"it must have one tensor as {kind}, got {len(entries) if isinstance(entries, list) else 'none'}")
     return entries[0]
-
-
-def _template(text: str) -> Any:
-    try:
-        content = Path(text).read_text() if not text.lstrip().startswith("{") else text
-        template = json.loads(content)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--remote.request must be JSON or a file that holds it, got {text[:80]}: {error}") from error
-    places = set(re.findall(r'"(\{\w*\})"', json.dumps(template)))
-    known = {"{images}", "{bit_error_rate}", "{chip_seed}"}
-    if "{images}" not in places or places - known:
-        said = " ".join(sorted(places)) or "no place"
-        raise InputError(
-            f'--remote.request must have "{{images}}", and may have {" ".join(sorted(known))}, as values, got {said}'
-        )
-    return template
-
-
-def _steps(path: str) -> list[str | int]:
-    """``result.scores[0]`` as keys and places; the empty path is the whole answer."""
-    if not re.fullmatch(r"([^.\[\]]+|\[\d+\])?(\.[^.\[\]]+|\[\d+\])*", path):
-        raise InputError(f"--remote.response must be a path such as result.scores or outputs[0].data, got {path[:80]}")
-    return [int(place) if place else key for place, key in re.findall(r"\[(\d+)\]|([^.\[\]]+)", path)]

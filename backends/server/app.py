@@ -27,8 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from torch import Tensor
 
 from backends.base import Backend, InputError, TargetError
-from backends.http.oip import chip_of, named_tensor, request_body, tensor_of
-from backends.http.oip_binary import LENGTH, MEDIA_TYPE, packed, unpacked
+from backends.http.codecs.oip_binary import LENGTH, MEDIA_TYPE, packed, unpacked
+from backends.http.codecs.oip_json import chip_of, named_tensor, request_body, tensor_of
 from backends.server import schemas
 
 __all__ = ["Limits", "application", "error"]

@@ -34,9 +34,9 @@ from yarl import URL
 
 from backends.base import Chip, InputError, TargetError
 from backends.flags import parse, refused
-from backends.http.codecs import Layout, Pixels
-from backends.http.oip import tensor_of
-from backends.http.oip_binary import LENGTH, packed, unpacked
+from backends.http.codecs.base import Layout, Pixels
+from backends.http.codecs.oip_binary import LENGTH, packed, unpacked
+from backends.http.codecs.oip_json import tensor_of
 from bbfuse.deploy.trained import Trained
 from bbfuse.heads.base import Head
 
@@ -97,7 +97,7 @@ def fused(trained: Trained, body: bytes, length: str | None) -> tuple[bytes, int
     images = images * 2.0 - 1.0 if pixels.range == "unit" else images
     if not (images.abs() <= 1.0).all():  # also false for NaN
         raise InputError(f"inputs[0].data must lie in [{'0' if pixels.range == 'unit' else '-1'}, 1]")
-    made = _replaced(entry, pixels.sent(trained.fuse(images)))
+    made = _replaced(entry, pixels.encoded(trained.fuse(images)))
     if isinstance(made["data"], memoryview):
         return *packed({**content, "inputs": [made]}), len(images)
     # thousands of pixels are most of the work where they are written as decimals: by the faster writer, with the same digits

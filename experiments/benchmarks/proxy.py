@@ -25,8 +25,8 @@ from torch import Tensor
 
 import bbfuse
 from backends.base import NOMINAL
-from backends.http.oip import request_body
-from backends.http.oip_binary import LENGTH, packed
+from backends.http.codecs.oip_binary import LENGTH, packed
+from backends.http.codecs.oip_json import request_body
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Affine

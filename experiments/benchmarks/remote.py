@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from backends.base import NOMINAL, Backend
-from backends.http.backend import RemoteBackend, Wanted
+from backends.http.backend import DiscoveryOverrides, RemoteBackend
 from experiments.benchmarks.serving import Timed, answering
 from experiments.benchmarks.timing import median_seconds
 from experiments.study import command
@@ -40,8 +40,8 @@ def measure(repeats: int) -> list[dict[str, Any]]:
             with answering(Timed(shape, milliseconds)) as url:
                 modes: dict[str, Backend] = {
                     "local": Timed(shape, milliseconds),
-                    "json": RemoteBackend(url, "timed", wanted=Wanted("oip")),
-                    "binary": RemoteBackend(url, "timed", wanted=Wanted("oip-binary")),
+                    "json": RemoteBackend(url, "timed", overrides=DiscoveryOverrides("oip")),
+                    "binary": RemoteBackend(url, "timed", overrides=DiscoveryOverrides("oip-binary")),
                 }
                 due = modes["local"].query(images, NOMINAL, lambda _: None)
                 for mode, backend in modes.items():

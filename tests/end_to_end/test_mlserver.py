@@ -43,7 +43,7 @@ from mlserver.types import InferenceResponse, ResponseOutput
 from backends.datasets.loading import load
 from backends.simulated import SimulatedBackend
 from backends.targets.fit import fitted
-from backends.http.oip import chip_of, named_tensor, tensor_of
+from backends.http.codecs.oip_json import chip_of, named_tensor, tensor_of
 
 
 class Digits(MLModel):

@@ -12,7 +12,7 @@ import requests
 
 from backends.base import InputError
 from backends.datasets.base import Dataset
-from backends.http.oip import chip_of, named_tensor, tensor_of
+from backends.http.codecs.oip_json import chip_of, named_tensor, tensor_of
 from backends.server.subprocess_server import OwnServer
 from bbfuse.cli.run import execute, forecast, main
 from bbfuse.config.schema import EopmConfig, RemoteConfig, ReportConfig, RunConfig, StandardizeConfig, ValidationConfig

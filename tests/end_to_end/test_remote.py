@@ -17,7 +17,7 @@ from torch import nn
 from backends.base import NOMINAL, Chip, InputError, TargetError
 from backends.datasets.base import Dataset
 from backends.http.backend import RemoteBackend
-from backends.http.oip import chip_of, request_body, tensor_of
+from backends.http.codecs.oip_json import chip_of, request_body, tensor_of
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
 from backends.server.subprocess_server import OwnServer
@@ -127,18 +127,18 @@ def test_busy_servers_are_asked_again_and_every_attempt_is_told(scripted: Any, m
 @pytest.mark.parametrize(
     ("reply", "words", "attempts"),
     [
-        ((503, b'{"error": "busy"}'), "no answer in 2 attempts: HTTP 503 busy", 2),
+        ((503, b'{"error": "busy"}'), "no valid response in 2 attempts: HTTP 503 busy", 2),
         ((400, b'{"error": "bad shape"}'), "refused a request: HTTP 400 bad shape", 1),
         ((422, b'{"detail": [{"msg": "field required"}]}'), "HTTP 422 .*field required", 1),
-        ((401, b'{"error": "who are you"}'), "HTTP 401 who are you; --remote.key-env and", 1),
+        ((401, b'{"error": "who are you"}'), "HTTP 401 who are you; `remote.key_env` and", 1),
         ((307, b""), "HTTP 307 .*redirect, which is not followed", 1),
         (
             (500, b"Traceback (most recent call last):\n  File\nValueError: no such thing"),
             "HTTP 500 ValueError: no such thing",
             2,
         ),
-        ((200, b"<html>hello</html>"), "no answer in 2 attempts: not what was asked for: the body is not JSON", 2),
-        ((200, b"[" * 100_000), "no answer in 2 attempts: not what was asked for: the body is not JSON", 2),
+        ((200, b"<html>hello</html>"), "no valid response in 2 attempts: invalid response: the body is not JSON", 2),
+        ((200, b"[" * 100_000), "no valid response in 2 attempts: invalid response: the body is not JSON", 2),
         ((200, b"[]"), "must be a JSON object", 2),
         ((200, b"{}"), "outputs must be a list", 2),
         ((200, b'{"outputs": [{"datatype": "FP32", "shape": [2, 3], "data": [1, 2]}]}'), "must hold 6 numbers", 2),
@@ -159,7 +159,7 @@ def test_what_is_no_answer_is_said_in_one_line(
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nonsense", "http://[", "ftp://127.0.0.1/x"])
 def test_an_address_that_leads_nowhere_is_refused_at_opening(url: str) -> None:
-    with pytest.raises(InputError, match="cannot be reached") as error:
+    with pytest.raises(InputError, match=r"cannot be reached|must be an http or https address") as error:
         RemoteBackend(url, "m", 5.0, 2)
     assert "\n" not in str(error.value)
 

@@ -14,7 +14,7 @@ import requests
 import torch
 
 from backends.base import NOMINAL, InputError, TargetError
-from backends.http.backend import Manners, RemoteBackend
+from backends.http.backend import RemoteBackend, TransportSettings
 from backends.server.subprocess_server import OwnServer
 from bbfuse.cli.run import main, parse
 from bbfuse.config.schema import validate
@@ -83,7 +83,7 @@ def test_the_key_is_in_no_file_and_no_output_at_any_level(
 def refusal(reply: Any, monkeypatch: pytest.MonkeyPatch, key: str = KEY) -> str:
     monkeypatch.setenv("PAID_API_KEY", key)
     with script(METADATA, [reply]) as (url, _):
-        backend = RemoteBackend(url, "m", 5.0, 1, Manners(key_env="PAID_API_KEY"))
+        backend = RemoteBackend(url, "m", 5.0, 1, TransportSettings(key_env="PAID_API_KEY"))
         assert key not in f"{backend!r} {vars(backend)}"
         with pytest.raises(TargetError) as error:
             backend.query(images(2), NOMINAL, lambda _: None)
@@ -114,7 +114,7 @@ def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     with script(METADATA, [sums]) as (elsewhere, got):
         for status in (301, 302, 303, 307, 308):
             with script(METADATA, [(status, b"", {"Location": f"{elsewhere}/v2/models/m/infer"})]) as (url, asked):
-                backend = RemoteBackend(url, "m", 5.0, 3, Manners(key_env="PAID_API_KEY"))
+                backend = RemoteBackend(url, "m", 5.0, 3, TransportSettings(key_env="PAID_API_KEY"))
                 with pytest.raises(TargetError, match="is a redirect, which is not followed"):
                     backend.query(images(2), NOMINAL, lambda _: None)
                 assert len(asked) == 1
@@ -124,10 +124,10 @@ def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://192.0.2.7:8080", "--remote.key-env needs https on its way to another machine"),
-        ("http://localhost.example", "needs https"),
-        ("http://127.0.0.1.example:80", "needs https"),
-        ("http://0x7f.1", "needs https"),
+        ("http://192.0.2.7:8080", "`remote.key_env` needs an encrypted connection to another machine"),
+        ("http://localhost.example", "needs an encrypted connection"),
+        ("http://127.0.0.1.example:80", "needs an encrypted connection"),
+        ("http://0x7f.1", "needs an encrypted connection"),
         ("https://me:hunter2@192.0.2.7", "must hold no user or password"),
         ("http://hunter2@127.0.0.1", "must hold no user or password"),
     ],
@@ -136,7 +136,7 @@ def test_a_key_is_sent_nowhere_that_others_read_it(url: str, words: str, monkeyp
     monkeypatch.setenv("PAID_API_KEY", KEY)
     monkeypatch.setattr(requests.Session, "send", lambda *_, **__: pytest.fail("something was sent"))
     with pytest.raises(InputError, match=words) as opened:
-        RemoteBackend(url, "m", manners=Manners(key_env="PAID_API_KEY"))
+        RemoteBackend(url, "m", settings=TransportSettings(key_env="PAID_API_KEY"))
     with pytest.raises(InputError, match=words) as checked:
         validate(parse(["--backend", "remote", "--remote.url", url, "--remote.key-env", "PAID_API_KEY"]))
     assert "hunter2" not in f"{opened.value} {checked.value}"
@@ -144,14 +144,19 @@ def test_a_key_is_sent_nowhere_that_others_read_it(url: str, words: str, monkeyp
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [(None, "no such environment variable"), ("  ", "or it is empty"), ("a\nb", "no header"), ("kéy", "no header")],
+    [
+        (None, "PAID_API_KEY is not set"),
+        ("  ", "or empty"),
+        ("a\nb", "visible ASCII characters"),
+        ("kéy", "visible ASCII characters"),
+    ],
 )
 def test_a_key_that_is_none_is_refused_without_being_shown(key: str | None, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PAID_API_KEY", raising=False)
     if key is not None:
         monkeypatch.setenv("PAID_API_KEY", key)
     with pytest.raises(InputError, match=words) as error:
-        RemoteBackend("http://127.0.0.1:1", "m", manners=Manners(key_env="PAID_API_KEY"))
+        RemoteBackend("http://127.0.0.1:1", "m", settings=TransportSettings(key_env="PAID_API_KEY"))
     assert "\n" not in str(error.value)
     assert "é" not in str(error.value)
 
@@ -185,10 +190,10 @@ def test_certificates_are_checked_and_an_own_authority_is_a_flag(tmp_path: Path,
     tls.load_cert_chain(certificate, private)
     with script(METADATA, [sums], tls) as (url, got):
         with pytest.raises(InputError, match=r"cannot be reached: .*certificate verify failed"):
-            RemoteBackend(url, "m", manners=Manners(key_env="PAID_API_KEY"))
+            RemoteBackend(url, "m", settings=TransportSettings(key_env="PAID_API_KEY"))
         assert got == []
-        backend = RemoteBackend(url, "m", manners=Manners(key_env="PAID_API_KEY", ca=str(certificate)))
+        backend = RemoteBackend(url, "m", settings=TransportSettings(key_env="PAID_API_KEY", ca=str(certificate)))
         assert torch.equal(backend.query(images(3), NOMINAL, lambda _: None), right(images(3)))
     assert [request["headers"]["Authorization"] for request in got] == [f"Bearer {KEY}"]
-    with pytest.raises(InputError, match=r"--remote\.ca must be a file"):
-        RemoteBackend(url, "m", manners=Manners(ca=str(tmp_path / "none.pem")))
+    with pytest.raises(InputError, match=r"`remote.ca` must be a file"):
+        RemoteBackend(url, "m", settings=TransportSettings(ca=str(tmp_path / "none.pem")))

@@ -18,7 +18,7 @@ from typing import Any
 
 import requests
 
-from backends.http.oip_binary import LENGTH, packed, unpacked
+from backends.http.codecs.oip_binary import LENGTH, packed, unpacked
 
 FAULTS = (
     "429 in seconds", "429 with a date", "503", "reset", "half an answer", "slow", "wrong shape", "NaN", "HTML",

@@ -131,7 +131,7 @@ def test_the_first_cell_is_not_negative_and_counts_where_cells_have_places() -> 
 
 @pytest.mark.parametrize("number", [9, 0, -3, 1438])
 def test_owned_images_are_ten_at_least_and_the_pool_at_most(number: int) -> None:
-    with pytest.raises(InputError, match=rf"^--images must lie in \[10, 1437\] for digits, got {number}$"):
+    with pytest.raises(InputError, match=rf"^`images` must lie in \[10, 1437\] for digits, got {number}$"):
         owned_data(made({"images": number}))
 
 

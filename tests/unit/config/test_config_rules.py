@@ -76,9 +76,9 @@ REFUSED: list[tuple[Settings, str]] = [
         for protocol in ("tensorflow", "json")
     ],
     ({**REMOTE, "remote.url": "ftp://a"},
-     "--remote.url ftp://a cannot be reached: it must be http or https and the name of a machine"),
+     "`remote.url` must be an http or https address with a host name, got ftp://a"),
     ({**REMOTE, "remote.url": "http://a.example", "remote.key_env": "KEY"},
-     "--remote.key-env needs https on its way to another machine, got http://a.example: give an https address"),
+     "`remote.key_env` needs an encrypted connection to another machine, got http://a.example: give an https address"),
     ({**URL, "remote.key_header": "X-API-Key"},
      "--remote.key-header has no effect without --remote.key-env, which says where the key is: give both"),
     ({**URL, "remote.ca": "ca.pem"},

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import bbfuse
 from backends.base import NOMINAL, Chip, InputError
 from backends.datasets.base import Dataset
-from backends.http.codecs import Pixels
-from backends.http.oip import named_tensor, request_body, tensor_of
-from backends.http.oip_binary import LENGTH, packed, unpacked
+from backends.http.codecs.base import Pixels
+from backends.http.codecs.oip_binary import LENGTH, packed, unpacked
+from backends.http.codecs.oip_json import named_tensor, request_body, tensor_of
 from backends.memory.simulator import Simulator
 from backends.server.subprocess_server import OwnServer
 from bbfuse.config.schema import RemoteConfig, RunConfig
@@ -189,18 +189,18 @@ def test_images_may_come_in_every_form_that_a_run_can_send(range: Any, layout: A
     trained = Trained(config, fuse, Head(), torch.zeros(0, 10))
     images = torch.rand((3, 2, 4, 6), generator=torch.Generator().manual_seed(1)) * 2 - 1
     pixels = Pixels(layout, range)
-    body, length, count = fused(trained, packed({"inputs": [named_tensor("x", pixels.sent(images))]})[0], None)
+    body, length, count = fused(trained, packed({"inputs": [named_tensor("x", pixels.encoded(images))]})[0], None)
     received = json.loads(body)["inputs"][0]
     assert (count, length) == (3, len(body))
-    assert received["shape"] == list(pixels.sent(images).shape)
+    assert received["shape"] == list(pixels.encoded(images).shape)
     seen = ((images + 1.0) * 127.5).round() / 127.5 - 1.0 if range == "levels" else images
-    expected = pixels.sent(trained.fuse(seen)).flatten()
+    expected = pixels.encoded(trained.fuse(seen)).flatten()
     assert torch.allclose(torch.tensor(received["data"], dtype=expected.dtype), expected, rtol=0.0, atol=1e-6)
     with pytest.raises(InputError, match=r"inputs\[0\].shape must be \[n, 2, 4, 6\]"):
         fused(trained, packed({"inputs": [named_tensor("x", images.permute(0, 1, 3, 2))]})[0], None)
     if range == "unit":
         with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
-            fused(trained, packed({"inputs": [named_tensor("x", pixels.sent(images) - 0.5)]})[0], None)
+            fused(trained, packed({"inputs": [named_tensor("x", pixels.encoded(images) - 0.5)]})[0], None)
 
 
 def test_without_a_head_answers_are_passed_on_byte_for_byte(tmp_path: Path) -> None:

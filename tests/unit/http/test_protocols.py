@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from backends.base import Access, Chip, InputError
 from backends.http.backend import RemoteBackend
-from backends.http.codecs import Dialect, Message, RefusedError, TensorFlow, sizes
-from backends.http.discovery import Wanted, found
-from backends.http.oip import named_tensor
-from backends.http.oip_binary import LENGTH, packed, unpacked
+from backends.http.codecs.base import Dialect, Message, RefusedError
+from backends.http.codecs.oip_binary import LENGTH, packed, unpacked
+from backends.http.codecs.oip_json import named_tensor
+from backends.http.codecs.sizes import sizes
+from backends.http.codecs.tensorflow import TensorFlow
+from backends.http.discovery import DiscoveryOverrides as Overrides
+from backends.http.discovery import found
 from backends.memory.simulator import Simulator
 from bbfuse.cli.run import execute
 from bbfuse.config.schema import RemoteConfig, ReportConfig, RunConfig
@@ -56,34 +59,34 @@ def server(pages: dict[str, Any]) -> Any:
 OIP = {"/v2/models/m": metadata()}
 BINARY = {"/v2": {"extensions": ["binary_tensor_data"]}}
 TEMPLATE = '{"input": {"batch": "{images}", "note": "{images} stay"}, "chip": ["{bit_error_rate}", "{chip_seed}"], "top": 3}'
-MAPPED = Wanted(request=TEMPLATE, response="result[0].scores", image_shape=SHAPE, classes=6)
+MAPPED = Overrides(request=TEMPLATE, response="result[0].scores", image_shape=SHAPE, classes=6)
 
 # what the server says, what the user says; layout, range and binary that come of it
-CASES: dict[str, tuple[dict[str, Any], Wanted, tuple[str, str, bool]]] = {
-    "json": (OIP, Wanted(), ("nchw", "signed", False)),
-    "binary, as the server can": (OIP | BINARY, Wanted(), ("nchw", "signed", True)),
-    "json, as the user wants": (OIP | BINARY, Wanted("oip"), ("nchw", "signed", False)),
-    "binary, as the user wants": (OIP, Wanted("oip-binary"), ("nchw", "signed", True)),
-    "channels last": (OIP | {"/v2/models/m": metadata(shape=(-1, 4, 5, 3))}, Wanted(), ("nhwc", "signed", False)),
+CASES: dict[str, tuple[dict[str, Any], Overrides, tuple[str, str, bool]]] = {
+    "json": (OIP, Overrides(), ("nchw", "signed", False)),
+    "binary, as the server can": (OIP | BINARY, Overrides(), ("nchw", "signed", True)),
+    "json, as the user wants": (OIP | BINARY, Overrides("oip"), ("nchw", "signed", False)),
+    "binary, as the user wants": (OIP, Overrides("oip-binary"), ("nchw", "signed", True)),
+    "channels last": (OIP | {"/v2/models/m": metadata(shape=(-1, 4, 5, 3))}, Overrides(), ("nhwc", "signed", False)),
     "channels last and levels, binary": (
-        {"/v2/models/m": metadata("UINT8", (-1, 4, 5, 3))} | BINARY, Wanted(), ("nhwc", "levels", True)
+        {"/v2/models/m": metadata("UINT8", (-1, 4, 5, 3))} | BINARY, Overrides(), ("nhwc", "levels", True)
     ),
-    "unit": (OIP, Wanted(range="unit"), ("nchw", "unit", False)),
+    "unit": (OIP, Overrides(range="unit"), ("nchw", "unit", False)),
     "no shapes": (
-        {"/v2/models/m": metadata(shape=None, classes=None)}, Wanted(layout="nhwc", image_shape=SHAPE, classes=6),
+        {"/v2/models/m": metadata(shape=None, classes=None)}, Overrides(layout="nhwc", image_shape=SHAPE, classes=6),
         ("nhwc", "signed", False),
     ),
     "no tensors": (
-        {"/v2/models/m": {"name": "m", "inputs": []}}, Wanted(image_shape=SHAPE, classes=6), ("nchw", "signed", False)
+        {"/v2/models/m": {"name": "m", "inputs": []}}, Overrides(image_shape=SHAPE, classes=6), ("nchw", "signed", False)
     ),
     "free shapes": (
-        {"/v2/models/m": metadata(shape=(-1, 3, -1, -1), classes=(-1, -1))}, Wanted(image_shape=SHAPE, classes=6),
+        {"/v2/models/m": metadata(shape=(-1, 3, -1, -1), classes=(-1, -1))}, Overrides(image_shape=SHAPE, classes=6),
         ("nchw", "signed", False),
     ),
-    "tensorflow, found": ({"/v1/models/m/metadata": signature()}, Wanted(), ("nhwc", "signed", False)),
-    "tensorflow, levels": ({"/v1/models/m/metadata": signature("DT_UINT8")}, Wanted("tensorflow"), ("nhwc", "levels", False)),
+    "tensorflow, found": ({"/v1/models/m/metadata": signature()}, Overrides(), ("nhwc", "signed", False)),
+    "tensorflow, levels": ({"/v1/models/m/metadata": signature("DT_UINT8")}, Overrides("tensorflow"), ("nhwc", "levels", False)),
     "tensorflow's form without metadata": (
-        {}, Wanted("tensorflow", "nhwc", "levels", image_shape=SHAPE, classes=6), ("nhwc", "levels", False)
+        {}, Overrides("tensorflow", "nhwc", "levels", image_shape=SHAPE, classes=6), ("nhwc", "levels", False)
     ),
     "any json": ({}, MAPPED, ("nchw", "signed", False)),
     "any json, levels last": ({}, dataclasses.replace(MAPPED, layout="nhwc", range="levels"), ("nhwc", "levels", False)),
@@ -122,8 +125,8 @@ def answered(dialect: Dialect) -> Message:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_asked_arrives_and_what_is_answered_comes_back(name: str) -> None:
-    pages, wanted, (layout, span, binary) = CASES[name]
-    dialect = found(server(pages), "m", wanted)
+    pages, overrides, (layout, span, binary) = CASES[name]
+    dialect = found(server(pages), "m", overrides)
     eight_bits = span == "levels"
     assert (dialect.info.access, dialect.info.image_shape, dialect.info.classes) == (Access.LOGITS, SHAPE, 6)
     assert (dialect.info.eight_bits, dialect.binary) == (eight_bits, binary)
@@ -146,7 +149,7 @@ def test_the_size_of_a_request_is_foretold(name: str) -> None:
 
 
 def test_the_input_is_called_as_the_server_calls_it() -> None:
-    dialect = found(server(OIP), "m", Wanted())
+    dialect = found(server(OIP), "m", Overrides())
     assert json.loads(dialect.encode(IMAGES, CHIP).body)["inputs"][0]["name"] == "pixels"
 
 
@@ -156,42 +159,46 @@ def test_what_a_server_does_not_say_is_told() -> None:
 
     assert told("json") is None
     assert "(3, 4, 5), sent as nhwc, 6 classes" in str(told("no shapes"))
-    assert "carry no chip" in str(told("tensorflow, found"))
-    assert "taken from --data" in str(told("any json"))
+    assert "cannot name a chip" in str(told("tensorflow, found"))
+    assert "taken from the data set" in str(told("any json"))
 
 
 @pytest.mark.parametrize(
-    ("pages", "wanted", "words"),
+    ("pages", "overrides", "words"),
     [
-        ({}, Wanted(), "no /v2/models/m"),
-        ({}, Wanted("oip"), "no /v2/models/m"),
-        ({}, Wanted("tensorflow"), "does not say which images"),
-        ({"/v2/models/m": []}, Wanted(), "no model's metadata"),
-        ({"/v2/models/m": {"detail": "hello"}}, Wanted(image_shape=SHAPE, classes=6), "no model's metadata"),
-        ({"/v2/models/m": {"name": "m", "inputs": []}}, Wanted(), "does not say which images"),
-        ({"/v2/models/m": {"name": "m", "inputs": {}}}, Wanted(), "one tensor as inputs, got none"),
-        ({"/v2/models/m": {"inputs": [{}, {}], "outputs": [{}]}}, Wanted(), "one tensor as inputs, got 2"),
-        ({"/v2/models/m": metadata("BYTES")}, Wanted(), "its input is BYTES, neither FP32 nor UINT8"),
-        ({"/v2/models/m": metadata(shape=(-1, 784))}, Wanted(), "shape .*784.*, not that of images"),
-        ({"/v2/models/m": metadata(shape=(-1, -1))}, Wanted(), "shape .*, not that of images"),
-        ({"/v2/models/m": metadata(classes=(-1, 6, 2))}, Wanted(), "not a row of classes"),
-        ({"/v2/models/m": metadata(shape=(-1, 3, -1, -1))}, Wanted(), "does not say which images"),
-        ({"/v2/models/m": metadata(classes=None)}, Wanted(), "does not say how many classes"),
-        ({"/v2/models/m": metadata("UINT8")}, Wanted(range="unit"), "--remote.range unit does not go with m, .*drop it"),
-        (OIP, Wanted(range="levels"), "--remote.range levels does not go with m, which takes floating-point"),
-        ({"/v1/models/m/metadata": signature("DT_STRING")}, Wanted(), "its input is DT_STRING"),
-        ({"/v1/models/m/metadata": {"metadata": {}}}, Wanted(), "there is no signature_def"),
-        ({}, dataclasses.replace(MAPPED, request="{"), "--remote.request must be JSON or a file"),
-        ({}, dataclasses.replace(MAPPED, request="nowhere.json"), "--remote.request must be JSON or a file"),
-        ({}, dataclasses.replace(MAPPED, request='{"x": 1}'), 'must have "{images}".*got no place'),
+        ({}, Overrides(), "no /v2/models/m"),
+        ({}, Overrides("oip"), "no /v2/models/m"),
+        ({}, Overrides("tensorflow"), "do not say which images"),
+        ({"/v2/models/m": []}, Overrides(), "not the metadata of a model"),
+        ({"/v2/models/m": {"detail": "hello"}}, Overrides(image_shape=SHAPE, classes=6), "not the metadata of a model"),
+        ({"/v2/models/m": {"name": "m", "inputs": []}}, Overrides(), "do not say which images"),
+        ({"/v2/models/m": {"name": "m", "inputs": {}}}, Overrides(), "one tensor as inputs, got none"),
+        ({"/v2/models/m": {"inputs": [{}, {}], "outputs": [{}]}}, Overrides(), "one tensor as inputs, got 2"),
+        ({"/v2/models/m": metadata("BYTES")}, Overrides(), "its input is BYTES, neither FP32 nor UINT8"),
+        ({"/v2/models/m": metadata(shape=(-1, 784))}, Overrides(), "shape .*784.*, not that of images"),
+        ({"/v2/models/m": metadata(shape=(-1, -1))}, Overrides(), "shape .*, not that of images"),
+        ({"/v2/models/m": metadata(classes=(-1, 6, 2))}, Overrides(), "not a row of classes"),
+        ({"/v2/models/m": metadata(shape=(-1, 3, -1, -1))}, Overrides(), "do not say which images"),
+        ({"/v2/models/m": metadata(classes=None)}, Overrides(), "do not say how many classes"),
+        (
+            {"/v2/models/m": metadata("UINT8")},
+            Overrides(range="unit"),
+            "`remote.range=unit` does not fit m, .*remove it",
+        ),
+        (OIP, Overrides(range="levels"), "`remote.range=levels` does not fit m, which takes floating-point"),
+        ({"/v1/models/m/metadata": signature("DT_STRING")}, Overrides(), "its input is DT_STRING"),
+        ({"/v1/models/m/metadata": {"metadata": {}}}, Overrides(), "there is no signature_def"),
+        ({}, dataclasses.replace(MAPPED, request="{"), "`remote.request` must be JSON or a file"),
+        ({}, dataclasses.replace(MAPPED, request="nowhere.json"), "`remote.request` must be JSON or a file"),
+        ({}, dataclasses.replace(MAPPED, request='{"x": 1}'), 'must have "{images}".*got none'),
         ({}, dataclasses.replace(MAPPED, request='{"x": "{images}", "y": "{voltage}"}'), "got {images} {voltage}"),
-        ({}, dataclasses.replace(MAPPED, response="a..b"), "--remote.response must be a path"),
-        ({}, dataclasses.replace(MAPPED, response="a[b]"), "--remote.response must be a path"),
+        ({}, dataclasses.replace(MAPPED, response="a..b"), "`remote.response` must be a path"),
+        ({}, dataclasses.replace(MAPPED, response="a[b]"), "`remote.response` must be a path"),
     ],
 )
-def test_a_mismatch_is_one_line_before_anything_is_paid(pages: dict[str, Any], wanted: Wanted, words: str) -> None:
+def test_a_mismatch_is_one_line_before_anything_is_paid(pages: dict[str, Any], overrides: Overrides, words: str) -> None:
     with pytest.raises((RefusedError, ValueError), match=words) as error:
-        found(server(pages), "m", wanted)
+        found(server(pages), "m", overrides)
     assert "\n" not in str(error.value)
 
 
@@ -254,9 +261,9 @@ def test_tensorflow_serving_is_found_over_http(network: nn.Module) -> None:
         return 200, json.dumps({"predictions": Simulator(network).logits(pixels, Chip(0.0)).tolist()}).encode()
 
     with script({}, [predict]) as (url, _):
-        wanted = Wanted("tensorflow", image_shape=(1, 8, 8), classes=10)
+        overrides = Overrides("tensorflow", image_shape=(1, 8, 8), classes=10)
         with pytest.raises(InputError, match="does not describe an image classifier called digits: there is no metadata"):
-            RemoteBackend(url, "digits", wanted=wanted)
+            RemoteBackend(url, "digits", overrides=overrides)
     with script(signature(shape=(-1, 1, 8, 8), classes=(-1, 10)), [predict]) as (url, _):
-        answers = RemoteBackend(url, "digits", wanted=wanted).query(images, CHIP, lambda _: None)
+        answers = RemoteBackend(url, "digits", overrides=overrides).query(images, CHIP, lambda _: None)
     assert torch.equal(answers, Simulator(network).logits(images, Chip(0.0)))

@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from torch import Tensor, nn
 
 from backends.base import Access, BackendInfo, Chip, Sending, TargetError
-from backends.http.oip import named_tensor, request_body, tensor_of
-from backends.http.oip_binary import LENGTH, MEDIA_TYPE, packed, unpacked
+from backends.http.codecs.oip_binary import LENGTH, MEDIA_TYPE, packed, unpacked
+from backends.http.codecs.oip_json import named_tensor, request_body, tensor_of
 from backends.memory.simulator import Simulator
 from backends.server.app import Limits, application
 from backends.server.command import Connection, main

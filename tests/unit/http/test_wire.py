@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 
 from backends.base import Chip, InputError
-from backends.http.oip import body_sizes, chip_of, named_tensor, request_body, tensor_of
-from backends.http.oip_binary import packed, unpacked
+from backends.http.codecs.oip_binary import packed, unpacked
+from backends.http.codecs.oip_json import body_sizes, chip_of, named_tensor, request_body, tensor_of
 
 shapes = st.lists(st.integers(0, 4), min_size=1, max_size=4)
 chips = st.builds(Chip, st.floats(0, 1), st.integers(0, 2**50))

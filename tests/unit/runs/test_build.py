@@ -113,7 +113,7 @@ def test_bytes_are_those_of_64_noisy_images_in_range(monkeypatch: pytest.MonkeyP
         up, down = (SimpleNamespace(of=lambda requests, images, a=a: a * requests + images) for a in (1000, 500_000))
         return up, down
 
-    monkeypatch.setattr("backends.http.codecs.sizes", sizes)
+    monkeypatch.setattr("backends.http.codecs.sizes.sizes", sizes)
     images = torch.linspace(-1, 1, 70 * 6)[torch.arange(420) * 11 % 420].view(70, 1, 2, 3)
     sent: Any = SimpleNamespace(requests=7, images=33)
     assert build.bytes_on_the_wire("dialect", images, sent) == {"up": 7033, "down": 3_500_033}  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Open Inference Protocol v2 (REST) as pure functions: tensors and chips to and from request and response bodies.
 
-JSON carries every float32 exactly: its shortest decimal form as a float64 reads back to the same number. Data may be raw bytes as
-well, which `backends.http.oip_binary` puts behind the JSON object.
+JSON keeps every float32 exactly: the shortest decimal form of its float64 reads back as the same number. Data may also be raw
+bytes, which `backends.http.codecs.oip_binary` puts behind the JSON object.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, Chip, InputError, levels
-from backends.http.oip_binary import packed
+from backends.http.codecs.oip_binary import packed
 
 __all__ = ["BodySize", "body_sizes", "chip_of", "named_tensor", "request_body", "tensor_of"]
 
 
 _TYPES: dict[Any, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"), "UINT8": np.dtype("u1")}
-"""Datatypes that are understood, as their raw bytes are."""
+"""Supported datatypes and their raw bytes."""
 _MOST_SIDES = 8
 _LARGEST_SIDE = 2**63 - 1
 _LARGEST_SEED = 2**64 - 1
@@ -35,7 +35,7 @@ def request_body(
     """An inference request for ``images`` (n, channels, height, width), the input called ``name``, the chip in its parameters.
 
     With ``eight_bits`` pixels are rounded to 256 levels. With ``binary`` the data are raw bytes, which `packed`
-    puts behind the JSON object, and the answer is asked for in the same form.
+    puts behind the JSON object, and the response is requested in the same form.
     """
     parameters: dict[str, Any] = {"bit_error_rate": chip.bit_error_rate, "chip_seed": chip.seed}
     if binary:
@@ -54,26 +54,26 @@ def named_tensor(name: str, tensor: Tensor, binary: bool = False) -> dict[str, A
 
 @dataclass(frozen=True)
 class BodySize:
-    """Bytes of bodies: so many each, and so many for each image in them."""
+    """Bytes of a body without images, and bytes of each image."""
 
     body: float
     image: float
 
     def of(self, bodies: int, images: int) -> int:
-        """Bytes of ``bodies`` that carry ``images`` together."""
+        """Bytes of ``bodies`` with ``images`` in all of them together."""
         return round(bodies * self.body + images * self.image)
 
 
 def body_sizes(images: Tensor, classes: int, eight_bits: bool = False, binary: bool = False) -> tuple[BodySize, BodySize]:
-    """Sizes of requests and of answers, as this module writes them, for ``images`` (n, channels, height, width) as a sample.
+    """Sizes of requests and responses as this module writes them, for a sample of ``images`` (n, channels, height, width).
 
-    Bodies alone, without HTTP headers. Answers are taken to hold normal numbers, as logits do, with all their digits; a server
-    that writes fewer sends less.
+    HTTP headers are not counted. Responses are assumed to hold normal numbers with all their digits; a server that writes fewer
+    digits sends less.
     """
     chip = Chip(0.05, 10_000)
     logits = torch.randn((256, classes), generator=torch.Generator().manual_seed(0))
 
-    def answer(rows: Tensor) -> int:
+    def response(rows: Tensor) -> int:
         content = {"model_name": "digits", "outputs": [named_tensor("logits", rows, binary)]}
         return len(packed(content)[0] if binary else json.dumps(content, separators=(",", ":")))
 
@@ -81,21 +81,21 @@ def body_sizes(images: Tensor, classes: int, eight_bits: bool = False, binary: b
         content = request_body(some, chip, eight_bits=eight_bits, binary=binary)
         return len(packed(content)[0] if binary else json.dumps(content))
 
-    up, down = request(images[:0]), answer(logits[:0])
+    up, down = request(images[:0]), response(logits[:0])
     return (
         BodySize(up, (request(images) - up) / len(images)),
-        BodySize(down, (answer(logits) - down) / len(logits)),
+        BodySize(down, (response(logits) - down) / len(logits)),
     )
 
 
 def tensor_of(entries: Any, kind: str) -> Tensor:
     """The only tensor in ``entries``, the ``inputs`` or ``outputs`` (``kind``) of a body, as float32; its data are numbers, flat
-    or nested, or a view of raw bytes as `backends.http.oip_binary.unpacked` leaves it.
+    or nested, or a view of raw bytes as `backends.http.codecs.oip_binary.unpacked` leaves it.
 
-    Inputs may be UINT8, levels of pixels, which become [-1, 1].
+    Inputs may be UINT8 levels, which are scaled to [-1, 1].
 
     Raises:
-        InputError: it is not exactly one tensor of such a type whose data fill its shape.
+        InputError: there is not exactly one tensor of such a type, or its data do not fill its shape.
     """
     if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
         raise InputError(f"{kind} must be a list of one tensor")
@@ -132,7 +132,7 @@ def _from_bytes(data: memoryview, datatype: Any, count: int, kind: str) -> Tenso
 
 
 def chip_of(parameters: Any) -> Chip:
-    """The chip that a request's ``parameters`` name; nominal voltage where they name none.
+    """The chip that the ``parameters`` of a request name; `NOMINAL` if they name none.
 
     Raises:
         InputError: a rate outside [0, 1] or a seed that is not a non-negative integer of at most 64 bits.

@@ -2,8 +2,8 @@
 
 A packed body is the JSON object followed by the tensors' raw bytes, row-major and little-endian, one after the other in the order
 of the object's ``inputs`` or ``outputs``; the HTTP header `LENGTH` says how many bytes the object has, the parameter
-``binary_data_size`` of a tensor how many are its own. Unpacked, such a tensor's ``data`` are those bytes; what they mean is
-`backends.http.oip`'s.
+``binary_data_size`` of a tensor how many are its own. Unpacked, the ``data`` of such a tensor are those bytes;
+`backends.http.codecs.oip_json` interprets them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_OBJECTS = 1000
 def packed(content: dict[str, Any]) -> tuple[bytes, int]:
     """The body of a request or response whose tensors' ``data`` may be raw bytes, and the value of its header `LENGTH`.
 
-    Tensors with ordinary ``data`` stay in the JSON object. ``content`` is left as it is.
+    Tensors with ordinary ``data`` stay in the JSON object. ``content`` is not changed.
     """
     whole = dict(content)
     raw: list[memoryview] = []
@@ -39,7 +39,7 @@ def packed(content: dict[str, Any]) -> tuple[bytes, int]:
 
 
 def _described(entry: dict[str, Any], raw: list[memoryview]) -> dict[str, Any]:
-    """``entry`` as the JSON object has it; its bytes, if it has such, go to the end of ``raw``."""
+    """``entry`` for the JSON object; raw bytes in it are appended to ``raw``."""
     if not isinstance(entry.get("data"), memoryview):
         return entry
     raw.append(entry["data"])
@@ -53,10 +53,10 @@ def unpacked(body: bytes | bytearray, length: str | None) -> dict[str, Any]:
     The ``data`` of every tensor with a ``binary_data_size`` are a view of its bytes in ``body``; no bytes are copied.
 
     Raises:
-        InputError: the body is not a JSON object and exactly the bytes that its tensors declare.
+        InputError: the body is not a JSON object followed by exactly the bytes that its tensors declare.
     """
     end = len(body) if length is None else _length_in(body, length)
-    if body.count(b"{", 0, end) > _MOST_OBJECTS:  # each takes hundreds of bytes of memory for a few of the body
+    if body.count(b"{", 0, end) > _MOST_OBJECTS:  # an object of two bytes takes hundreds of bytes of memory
         raise InputError(f"the body has more than {_MOST_OBJECTS} objects")
     try:
         content = json.loads(body if end == len(body) else body[:end])
@@ -84,7 +84,7 @@ def unpacked(body: bytes | bytearray, length: str | None) -> dict[str, Any]:
 
 
 def _length_in(body: bytes | bytearray, length: str) -> int:
-    # a number of ASCII digits alone: int() would take signs, spaces, underscores and other alphabets' digits as well
+    # int() alone would also take signs, spaces, underscores and digits of other alphabets
     value = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else -1
     if not 0 < value <= len(body):
         raise InputError(f"{LENGTH} must lie between 1 and the {len(body)} bytes of the body, got {shown(length)}")
