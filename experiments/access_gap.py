@@ -1,11 +1,11 @@
-"""What each method wins back from answers alone, at equal numbers of images, as a share of what gradients win back.
+"""Recovery of each method from queries alone, at equal query budgets, as a share of the white-box recovery.
 
 Digits, 5 % bit errors, five seeds: `chip`, chips 0 to 4, one for each seed; `population`, five runs on ten unseen chips each.
-Every method at the learning rate that `experiments.tuning` found for it on other chips and other images. ``images`` are those
-sent for training, the closing report is not counted in them. ``owned`` images, all or 200, with the labels `given` or with the
-`target`'s own answers at nominal voltage in their place. Points are recovered on held-out images; the share is that of the white
-box with the same setting, images, head and seed. ``method`` `head` is the head alone, `control` a classifier of the fuse's own
-size, trained on the owned images and used instead of the target. The rows of CIFAR-10 (JPEG) are those of `experiments.cifar10`.
+Every method has the learning rate that `experiments.tuning` found for it on other chips and other images. ``images`` are those
+sent for training; the closing report is not counted. ``owned`` images, all or 200, have the labels `given`, or the `target`'s own
+predictions at nominal voltage in their place. Points are recovered on held-out images; the share is that of the white box with
+the same setting, images, head and seed. ``method`` `head` is the head alone, `control` a classifier of the fuse's own size,
+trained on the owned images and used instead of the target. The rows of CIFAR-10 (JPEG) are those of `experiments.cifar10`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean
 from typing import Any
 
 from matplotlib import colormaps
-from matplotlib.figure import Figure
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Group
 
 from backends.datasets.loading import load
 from bbfuse.compare.baselines import control
+from bbfuse.compare.plots import GREY, LIGHT, ORANGE, error_bars, level, panels
+from bbfuse.compare.shares import recovery
+from bbfuse.compare.tables import at, grouped, rows_where, table
 from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import ReportConfig, ValidationConfig
-from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.training.evaluation import report_images
 from experiments import cifar10
 from experiments.study import RESULTS, Study, rows_of
@@ -43,10 +42,9 @@ HEADS = {"chip": "affine", "population": "standardize"}
 TO_THE_END = {"chip": ("backprop", "rge", "spsa-gc", "cma, subspace"), "population": ("backprop", "rge")}
 """Methods that are run with the largest budgets too."""
 STOP_AT = {"chip": 100_000, "population": 30_000}
-"""The others end here, to spare hours: for the population no method that probes parameters has won much more than a point."""
-
-Key = tuple[str, int, str, str, str]
-"""Setting, images owned, labels, method, head."""
+"""Largest budget of the others, to save hours: for the population no method that probes parameters recovers two points."""
+KEY = ("setting", "owned", "labels", "method", "head")
+BASELINES = ("head", "control")
 
 
 def _tasks() -> list[Task]:
@@ -57,9 +55,8 @@ def _of_setting(setting: str) -> Iterator[Task]:
     pool = len(load("digits").train) + len(load("digits").validation)
     for arm in ARMS:
         for images in BUDGETS:
-            if images > STOP_AT[setting] and arm not in TO_THE_END[setting]:
-                continue
-            yield from _of_arm(setting, arm, images, "none", pool, "given")
+            if images <= STOP_AT[setting] or arm in TO_THE_END[setting]:
+                yield from _of_arm(setting, arm, images, "none", pool, "given")
     for arm in ("backprop", "rge"):
         for images in BUDGETS:
             yield from _of_arm(setting, arm, images, HEADS[setting], pool, "given")
@@ -76,17 +73,14 @@ def _of_arm(setting: str, arm: str, images: int, head: str, owned: int, labels: 
     )  # fmt: skip
     config = replace(config, head=head, images=None if owned > OWNED else owned)  # type: ignore[arg-type]
     for seed in SEEDS:
-        named = {
-            "data": "digits", "setting": setting, "owned": owned, "labels": labels, "method": arm, "head": head, "images": images,
-            "seed": seed,
-        }  # fmt: skip
-        if setting == "chip":
-            yield Task(named, replace(config, chip_seed=seed))
-        else:
-            yield Task(named, replace(config, seed=seed, report=ReportConfig(chips=REPORTED_CHIPS)))
+        named = dict(
+            zip(("data", *KEY, "images", "seed"), ("digits", setting, owned, labels, arm, head, images, seed), strict=True)
+        )
+        where = {"chip_seed": seed} if setting == "chip" else {"seed": seed, "report": ReportConfig(chips=REPORTED_CHIPS)}
+        yield Task(named, replace(config, **where))
 
 
-def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _record(summary: dict[str, Any], folder: object) -> dict[str, Any]:
     found = summary["accuracy"]
     low = found["perturbed"]["mean"]
     return {
@@ -95,65 +89,46 @@ def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _key(row: dict[str, Any]) -> Key:
-    return row["setting"], row["owned"], row["labels"], row["method"], row["head"]
-
-
-def _rows(records: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
-    relaxed = {(*_key({**r, "method": ""}), r["images"], r["seed"]): r["recovered"] for r in records if r["method"] == "backprop"}
-    groups: dict[tuple[Key, int], list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((_key(record), record["images"]), []).append(record)
+def _rows(records: list[dict[str, Any]], folders: object) -> list[dict[str, Any]]:
+    same = ("setting", "owned", "labels", "head", "images", "seed")
+    relaxed = {tuple(r[key] for key in same): r["recovered"] for r in rows_where(records, method="backprop")}
     rows = []
-    for (key, images), mine in groups.items():
-        against = [relaxed.get((*_key({**r, "method": ""}), images, r["seed"])) for r in mine]
-        rows.append(_row(key, images, [r["recovered"] for r in mine], against, mine))
-        if key[3] == "rge" and key[4] != "none" and images == BUDGETS[1]:
-            # the head alone has cost its warm-up only
-            taken = key[1] * 4 // 5 if key[4] == "affine" else STANDARDIZED
-            rows.append(_row((*key[:3], "head", key[4]), taken, [r["head_recovered"] for r in mine], against, mine))
-        if key[3] == "rge" and key[4] == "none" and key[2] == "given" and images == BUDGETS[1]:
-            few = OWNED if key[1] <= OWNED else None
-            own = [100 * (control("digits", few, r["seed"]) - r["perturbed"]) for r in mine]
-            rows.append(_row((*key[:3], "control", "none"), 0, own, against, mine))
+    for (*key, images), mine in grouped(records, *KEY, "images").items():
+        setting, owned, labels, method, head = key
+        reference = [relaxed.get(tuple(r[name] for name in same)) for r in mine]
+
+        def row(method: str, images: int, points: list[float], mine: Any = mine, reference: Any = reference) -> dict[str, Any]:
+            named = {"data": "digits", **{name: mine[0][name] for name in KEY}, "method": method, "images": images}
+            return {**named, "seeds": len(points), "lost_mean": mean(r["lost"] for r in mine), **recovery(points, reference)}
+
+        rows.append(row(method, images, [r["recovered"] for r in mine]))
+        if method != "rge" or images != BUDGETS[1]:
+            continue
+        if head != "none":  # the head alone sends the images of its calibration only
+            rows.append(row("head", owned * 4 // 5 if head == "affine" else STANDARDIZED, [r["head_recovered"] for r in mine]))
+        elif labels == "given":
+            few = OWNED if owned <= OWNED else None
+            rows.append(row("control", 0, [100 * (control("digits", few, r["seed"]) - r["perturbed"]) for r in mine]))
     for setting in SETTINGS:
         _draw(rows, setting)
     return rows
 
 
-def _row(
-    key: Key, images: int, recovered: list[float], relaxed: list[float | None], records: list[dict[str, Any]]
-) -> dict[str, Any]:
-    shares = [points / base for points, base in zip(recovered, relaxed, strict=True) if base]
-    setting, owned, labels, method, head = key
-    return {
-        "data": "digits", "setting": setting, "owned": owned, "labels": labels, "method": method, "head": head, "images": images,
-        "seeds": len(recovered), "lost_mean": mean(r["lost"] for r in records), "recovered_mean": mean(recovered),
-        "recovered_sd": pstdev(recovered), "share_mean": mean(shares) if shares else None,
-        "share_sd": pstdev(shares) if shares else None,
-    }  # fmt: skip
-
-
 def _table(rows: list[dict[str, Any]]) -> Group:
-    parts: list[RenderableType] = []
-    digits = [row for row in rows if row["data"] == "digits"]
-    for setting in SETTINGS:
-        table = Table("method", "head", *(f"{images // 1000}k" for images in BUDGETS), title=f"{setting}: points won back")
-        mine = [row for row in digits if row["setting"] == setting and row["owned"] > OWNED]
-        for method, head in dict.fromkeys((row["method"], row["head"]) for row in mine):
-            these = {row["images"]: row for row in mine if (row["method"], row["head"]) == (method, head)}
-            if method in ("head", "control"):
-                cells = [_cell(next(iter(these.values()))), "", "", ""]
-            else:
-                cells = [_cell(these[images]) if images in these else "" for images in BUDGETS]
-            table.add_row(method, head, *cells)
-        parts.append(table)
-    small = Table("setting", "labels", "method", "head", "won back", title=f"{OWNED} images owned, 30k sent")
-    for row in digits:
-        if row["owned"] == OWNED:
-            small.add_row(row["setting"], row["labels"], row["method"], row["head"], _cell(row))
-    parts += [small, "digits: mean ± sd of 5 seeds, and share of what the white box wins back with as much data\n"]
-    return Group(*parts, cifar10.STUDY.table([row for row in rows if row["data"] != "digits"]))
+    digits = rows_where(rows, data="digits")
+    columns = {f"{images // 1000}k": at("images", images, _cell) for images in BUDGETS}
+    first = [{**row, "images": BUDGETS[0]} if row["method"] in BASELINES else row for row in digits if row["owned"] > OWNED]
+    parts = [
+        table(rows_where(first, setting=setting), ("method", "head"), columns, title=f"{setting}: points recovered")
+        for setting in SETTINGS
+    ]
+    small = table(
+        rows_where(digits, owned=OWNED), ("setting", "labels", "method", "head"), {"recovered": lambda rows: _cell(rows[0])},
+        title=f"{OWNED} images owned, 30k sent",
+    )  # fmt: skip
+    note = "digits: mean ± sd of 5 seeds, and share of the white-box recovery with as much data\n"
+    larger = [row for row in rows if row["data"] != "digits"]
+    return Group(*parts, small, note, *([cifar10.STUDY.table(larger)] if larger else []))
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -162,32 +137,27 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _draw(rows: list[dict[str, Any]], setting: str) -> None:
-    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
-    axes = figure.subplots()
-    mine = [row for row in rows if row["setting"] == setting and row["owned"] > OWNED]
     colours = iter(colormaps["tab20"].colors)  # type: ignore[attr-defined]
-    for method, head in dict.fromkeys((row["method"], row["head"]) for row in mine):
-        these = sorted((row for row in mine if (row["method"], row["head"]) == (method, head)), key=lambda row: row["images"])
-        y, sd = ([row[name] for row in these] for name in ("recovered_mean", "recovered_sd"))
-        if method == "control":
-            axes.axhline(y[0], color="#999999", lw=0.7, label="classifier of the fuse's size")
-        elif method == "head":
-            axes.axhline(y[0], color="#dd8452", linestyle="-.", lw=1.2, label=f"head alone ({head})")
-        else:
-            name = {"backprop": "white-box"}.get(method, method) + (f" and {head} head" if head != "none" else "")
-            colour, style = ("#555555" if head == "none" else "#aaaaaa", "--") if method == "backprop" else (next(colours), "-")
-            axes.errorbar(
-                [row["images"] for row in these], y, sd, color=colour, linestyle=style, marker="o", markersize=3, capsize=2,
-                elinewidth=0.7, lw=1.8 if method in ("rge", "backprop") else 1.0, label=name,
-            )  # fmt: skip
-    axes.axhline(0.0, color="#c44e52", linestyle=":", lw=1.2, label="no fuse")
-    axes.set_xscale("log")
-    axes.set_xlabel("images sent for training")
-    axes.set_ylabel("points won back")
-    axes.set_ylim(bottom=max(-15.0, axes.get_ylim()[0]))
-    without_frame(axes)
-    legend_beside(axes)
-    (RESULTS / f"access_gap_{setting}.svg").write_text(svg(figure))
+    mine = sorted((row for row in rows_where(rows, setting=setting) if row["owned"] > OWNED), key=lambda row: row["images"])
+    order = dict.fromkeys((r["method"], r["head"]) for r in rows if r["setting"] == setting and r["owned"] > OWNED)
+    with panels(RESULTS / f"access_gap_{setting}.svg", 8.4, 4.4) as (axes,):
+        for method, head in order:
+            these = rows_where(mine, method=method, head=head)
+            x, y, sd = ([row[name] for row in these] for name in ("images", "recovered_mean", "recovered_sd"))
+            if method == "control":
+                level(axes, y[0], "classifier of the fuse's size", "-", LIGHT, 0.7)
+            elif method == "head":
+                level(axes, y[0], f"head alone ({head})", "-.", ORANGE)
+            else:
+                white = method == "backprop"
+                error_bars(
+                    axes, x, y, sd, color=(GREY if head == "none" else "#aaaaaa") if white else next(colours),
+                    linestyle="--" if white else "-", lw=1.8 if method in ("rge", "backprop") else 1.0,
+                    label=("white-box" if white else method) + (f" and {head} head" if head != "none" else ""),
+                )  # fmt: skip
+        level(axes, 0.0, "no fuse")
+        axes.set(xscale="log", xlabel="images sent for training", ylabel="points recovered")
+        axes.set_ylim(bottom=max(-15.0, axes.get_ylim()[0]))
 
 
 STUDY = Study("access_gap", _tasks, _record, _table, _rows, more_rows=lambda: rows_of("cifar10"))

@@ -1,28 +1,27 @@
-"""A fleet of 20 chips, each calibrated for at most 5,000 images from a fuse that was trained once, for the population.
+"""A fleet of 20 chips, each calibrated with at most 5,000 images from a fuse that was trained once, for the population.
 
 Digits, 5 % bit errors, all by `follow`. The fuse for the population is trained with 20,000 images, all at nominal voltage, and
-simulated chips. Then it is put in front of chips 35,000 to 35,019, which lie in no range of seeds that is trained, validated or
+simulated chips. Then it is placed before chips 35,000 to 35,019, whose seeds are in no range that is trained, validated or
 reported on (`bbfuse.seeds`). ``arm``:
 
-* ``population``: that fuse as it is; nothing is sent to the chip;
-* ``head alone``: an affine head fitted to the chip's answers to all 1,150 owned images, no fuse;
-* ``fresh``: a fuse trained for the chip from the beginning;
+* ``population``: that fuse unchanged; nothing is sent to the chip;
+* ``head alone``: an affine head fitted to the chip's responses to all 1,150 owned images, no fuse;
+* ``fresh``: a fuse trained for the chip from scratch;
 * ``from population``: the same with ``--init``, from the fuse for the population.
 
-``images`` are those sent to calibrate one chip: for the head and for training, which has all that the head leaves of the 5,000;
-nothing is validated. The closing report, 1,440 images a chip, is not counted in them, nor are the 20,000 of the population.
+``images`` are those sent to calibrate one chip: for the head and for training, which gets what the head leaves of the 5,000;
+nothing is validated. The closing report, 1,440 images a chip, is not counted, nor are the 20,000 of the population.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from backends.base import Chip
@@ -30,10 +29,12 @@ from backends.datasets.loading import load
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
 from bbfuse.compare.executor import run_all
-from bbfuse.compare.tasks import Task
-from bbfuse.config.schema import HeadName, RunConfig, ValidationConfig
+from bbfuse.compare.plots import BLUE, GREY, panels
+from bbfuse.compare.shares import share
+from bbfuse.compare.tables import grouped, least, rows_where, spread, table
+from bbfuse.compare.tasks import Task, grid
+from bbfuse.config.schema import RunConfig, ValidationConfig
 from bbfuse.fuse.module import Fuse
-from bbfuse.runs.figures import svg, without_frame
 from bbfuse.training.evaluation import accuracy, report_images
 from experiments.study import RESULTS, Study
 
@@ -42,13 +43,14 @@ __all__ = ["CHIPS", "IMAGES", "STUDY"]
 CHIPS = range(35_000, 35_020)
 IMAGES = 5_000
 SHARED = 20_000
-"""Images sent for the fuse that all begin with."""
-HEADS: tuple[HeadName, ...] = ("none", "affine")
+"""Images sent for the fuse that is trained once."""
+HEADS = ("none", "affine")
+ARMS = ("fresh", "from population")
 ROOT = Path("runs") / "fleet"
 
 
 def _config(images: int, reported: int, **settings: Any) -> RunConfig:
-    """A run that sends at most ``images`` before it reports on so many chips."""
+    """A run that sends at most ``images`` before it reports on ``reported`` chips."""
     return RunConfig(optimizer="follow", budget=images + _report(reported), validation=ValidationConfig(times=0), **settings)
 
 
@@ -61,23 +63,22 @@ def _population() -> Task:
 
 
 def _tasks() -> list[Task]:
-    return [_population(), *_calibrations()]
+    start = _population().folder(ROOT)
 
+    def config(arm: str, head: str, chip: int) -> RunConfig:
+        return _config(IMAGES, 1, head=head, chip_seed=chip, init=start if arm == "from population" else None)
 
-def _calibrations() -> Iterator[Task]:
-    starts: dict[str, Path | None] = {"fresh": None, "from population": _population().folder(ROOT)}
-    for arm, start in starts.items():
-        for head in HEADS:
-            for chip in CHIPS:
-                labels = {"chip": chip, "arm": arm, "head": head}
-                yield Task(labels, _config(IMAGES, 1, head=head, chip_seed=chip, init=start))
+    runs = [
+        Task({"chip": task.labels["chip"], **task.labels}, task.config) for task in grid(config, arm=ARMS, head=HEADS, chip=CHIPS)
+    ]
+    return [_population(), *runs]
 
 
 def _train_population() -> None:
     run_all(ROOT, [_population()])
 
 
-def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _record(summary: dict[str, Any], folder: object) -> dict[str, Any]:
     found = summary["accuracy"]
     return {
         "images": summary["queries"]["images"] - _report(found["perturbed"]["chips"]), "clean": found["clean"],
@@ -89,9 +90,8 @@ def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _rows(records: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
     runs = records[1:]
     rows = [_row(run, "population", "none", 0, found) for run, found in zip(runs, _as_it_is(folders[0]), strict=False)]
-    for run in runs:
-        if (run["arm"], run["head"]) == ("fresh", "affine"):
-            rows.append(_row(run, "head alone", "affine", len(load("digits").train), run["head_alone"]))
+    heads = rows_where(runs, arm="fresh", head="affine")
+    rows += [_row(run, "head alone", "affine", len(load("digits").train), run["head_alone"]) for run in heads]
     rows += [_row(run, run["arm"], run["head"], run["images"], run["perturbed"] + run["recovered"] / 100) for run in runs]
     _draw(rows)
     return rows
@@ -113,55 +113,37 @@ def _row(run: dict[str, Any], arm: str, head: str, images: int, fused: float) ->
     points = 100 * (fused - run["perturbed"])
     return {
         "chip": run["chip"], "arm": arm, "head": head, "images": images, "clean": run["clean"], "perturbed": run["perturbed"],
-        "fused": fused, "recovered": points, "lost": run["lost"], "share": points / run["lost"],
+        "fused": fused, "recovered": points, "lost": run["lost"], "share": share(points, run["lost"]),
     }  # fmt: skip
 
 
-def _groups(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["arm"], row["head"]), []).append(row)
-    return groups
-
-
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.1f} ± {pstdev(values):.1f}"
+COLUMNS = {
+    "images": lambda rows: f"{max(row['images'] for row in rows):,}", "accuracy, %": spread("fused"),
+    "recovered": spread("recovered", 1), "least": least("recovered", 1), "share, %": spread("share"), "least, %": least("share"),
+}  # fmt: skip
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(padding=(0, 0))
-    for name in ("arm", "head", "images", "accuracy, %", "won back", "least", "share, %", "least"):
-        table.add_column(name, justify="left" if name in ("arm", "head") else "right")
-    for (arm, head), mine in _groups(rows).items():
-        found, won, share = (
-            [scale * row[key] for row in mine] for key, scale in (("fused", 100), ("recovered", 1), ("share", 100))
-        )
-        images = max(row["images"] for row in mine)
-        table.add_row(
-            arm, head, f"{images:,}", _spread(found), _spread(won), f"{min(won):.1f}", _spread(share), f"{min(share):.1f}"
-        )
     low, clean = (100 * mean(row[key] for row in rows) for key in ("perturbed", "clean"))
-    table.caption = (
-        f"mean ± sd, and the least, of {len(CHIPS)} chips: points won back, and their share of those lost; {low:.1f} % "
+    caption = (
+        f"mean ± sd, and the least, of {len(CHIPS)} chips: points recovered, and their share of those lost; {low:.1f} % "
         f"unprotected, {clean:.1f} % at nominal voltage. The population took {SHARED:,} images, once"
     )
-    return table
+    return table(rows, ("arm", "head"), COLUMNS, caption=caption, padding=(0, 0))
 
 
 def _draw(rows: list[dict[str, Any]]) -> None:
-    groups = {("no fuse", "none"): [{**row, "fused": row["perturbed"]} for row in rows[: len(CHIPS)]], **_groups(rows)}
-    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for place, mine in enumerate(groups.values()):
-        values = [100 * row["fused"] for row in mine]
-        axes.plot(values, [place] * len(values), "o", color="#4c72b0", alpha=0.35, markersize=5)
-        axes.plot(mean(values), place, "|", color="#222222", markersize=16, markeredgewidth=2)
-    axes.axvline(100 * rows[0]["clean"], linestyle="--", color="#555555", lw=1)
-    axes.set_yticks(range(len(groups)), [arm if head == "none" else f"{arm}, {head}" for arm, head in groups])
-    axes.invert_yaxis()
-    axes.set_xlabel("held-out accuracy of each chip and their mean, %; dashed: nominal voltage")
-    without_frame(axes)
-    (RESULTS / "fleet.svg").write_text(svg(figure))
+    bare = [{**row, "fused": row["perturbed"]} for row in rows[: len(CHIPS)]]
+    groups = {("no fuse", "none"): bare, **grouped(rows, "arm", "head")}
+    with panels(RESULTS / "fleet.svg", 8.4, 3.2, legend=False) as (axes,):
+        for place, mine in enumerate(groups.values()):
+            values = [100 * row["fused"] for row in mine]
+            axes.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.35, markersize=5)
+            axes.plot(mean(values), place, "|", color="#222222", markersize=16, markeredgewidth=2)
+        axes.axvline(100 * rows[0]["clean"], linestyle="--", color=GREY, lw=1)
+        axes.set_yticks(range(len(groups)), [arm if head == "none" else f"{arm}, {head}" for arm, head in groups])
+        axes.invert_yaxis()
+        axes.set_xlabel("held-out accuracy of each chip and their mean, %; dashed: nominal voltage")
 
 
 STUDY = Study("fleet", _tasks, _record, _table, _rows, prepare=_train_population)

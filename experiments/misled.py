@@ -1,41 +1,42 @@
-"""What a misleading surrogate costs, and whether the run says that it was not trusted.
+"""The cost of a misleading surrogate, and whether the run reports that it was not trusted.
 
 Digits, 5 % bit errors, chips 0 to 4 with seeds 0 to 4, no head, 20,000 images sent for training, no validation. `rge` has no
-surrogate; `guided` and `follow` begin with one of five:
+surrogate; `guided` and `follow` start with one of five:
 
-* ``honest``: fitted to the labels, as they do by themselves;
-* ``shuffled``: fitted to the same images with their labels dealt out anew at random;
-* ``inverted``: fitted to the labels, and the last layer negated: every slope points the wrong way;
+* ``honest``: fitted to the labels, the default;
+* ``shuffled``: fitted to the same images with randomly permuted labels;
+* ``inverted``: fitted to the labels, then the last layer negated: every slope points the wrong way;
 * ``foreign``: fitted to other images, ten random patterns under noise, a class each;
-* ``frozen``: as ``shuffled``, and ``--surrogate.updates 0``: it never learns better.
+* ``frozen``: as ``shuffled``, and ``--surrogate.updates 0``: it is never updated.
 
-The others go on learning from the target's answers, as by default. ``trust_early`` is the mean trust over the first tenth of the
+The others are updated from the target's responses, as by default. ``trust_early`` is the mean trust over the first tenth of the
 steps, ``trust_end`` that of the summary.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from backends.datasets.base import Split
 from backends.datasets.loading import load
-from backends.files import write_torch
 from backends.training.fitting import RECIPE, fit
+from bbfuse.compare.plots import BLUE, GREY, ORANGE, PURPLE, RED, panels
+from bbfuse.compare.tables import average, grouped, mean_sd
 from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import RunConfig, ValidationConfig
 from bbfuse.optimizers.settings import SurrogateConfig
 from bbfuse.optimizers.surrogate.network import ARCHITECTURES
-from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.runs.folder import events
 from bbfuse.seeds import stream
 from bbfuse.training.evaluation import report_images
@@ -46,7 +47,7 @@ __all__ = ["LIMIT", "STUDY", "misleading"]
 CHIPS = range(5)
 IMAGES = 20_000
 LIMIT = 5.0
-"""Points that a misleading surrogate may cost on a chip, against none."""
+"""Points that a misleading surrogate may cost on a chip, compared with none."""
 WITH_SURROGATE = ("guided", "follow")
 _ARCHITECTURE = "plain"
 
@@ -69,8 +70,9 @@ def _foreign(seed: int) -> Split:
 
 
 MISLEADING: dict[str, Callable[[int], Split]] = {"shuffled": _shuffled, "inverted": _labels, "foreign": _foreign}
-"""What each is fitted to, by the seed of the run."""
+"""The data that each is fitted to, by the seed of the run."""
 SURROGATES = ("honest", *MISLEADING, "frozen")
+COLOURS = (GREY, RED, PURPLE, BLUE, ORANGE)
 
 
 def misleading(name: str, seed: int) -> dict[str, torch.Tensor]:
@@ -90,16 +92,19 @@ def _weights(name: str, seed: int) -> Path:
 
 
 def _write_weights() -> None:
-    for path, name, seed in ((_weights(name, seed), name, seed) for name in MISLEADING for seed in CHIPS):
-        if not path.exists():
+    for name, seed in product(MISLEADING, CHIPS):
+        if not (path := _weights(name, seed)).exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_torch(path, misleading(name, seed))
+            torch.save(misleading(name, seed), path.with_suffix(".new"))
+            os.replace(path.with_suffix(".new"), path)
 
 
 def _tasks() -> list[Task]:
-    arms = [("rge", "none"), *((method, name) for method in WITH_SURROGATE for name in SURROGATES)]
-    return [Task({"method": method, "surrogate": name, "seed": seed}, _config(method, name, seed))
-            for method, name in arms for seed in CHIPS]  # fmt: skip
+    arms = [("rge", "none"), *product(WITH_SURROGATE, SURROGATES)]
+    return [
+        Task({"method": method, "surrogate": name, "seed": seed}, _config(method, name, seed))
+        for (method, name), seed in product(arms, CHIPS)
+    ]
 
 
 def _config(method: str, name: str, seed: int) -> RunConfig:
@@ -121,49 +126,41 @@ def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    arms: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        arms.setdefault((row["method"], row["surrogate"]), []).append(row)
-    table = Table(
-        "method", "surrogate", "won back", "less rge", "worst chip", "less honest", "trust early", "end", padding=(0, 0)
-    )
-    for (method, name), mine in arms.items():
-        found = [row["recovered"] for row in mine]
-        cells = [f"{mean(found):.1f} ± {pstdev(found):.1f}"]
-        if method in WITH_SURROGATE:
-            rge, honest = ([points - row["recovered"] for points, row in zip(found, arms[other], strict=True)]
-                           for other in (("rge", "none"), (method, "honest")))  # fmt: skip
-            cells += [f"{value:+.1f}" for value in (mean(rge), min(rge), mean(honest))]
-            cells += [f"{mean(row[key] for row in mine):.2f}" for key in ("trust_early", "trust_end")]
-        table.add_row(method, name, *cells)
-    table.caption = (
-        f"points won back, mean ± sd of {len(CHIPS)} chips, {IMAGES:,} images sent for training; less those of rge on the same "
+    caption = (
+        f"points recovered, mean ± sd of {len(CHIPS)} chips, {IMAGES:,} images sent for training; less those of rge on the same "
         "chips, mean and worst, and of the honest one; trust in [0, 1], early: first tenth of the steps"
     )
+    names = ("method", "surrogate", "recovered", "less rge", "worst chip", "less honest", "trust early", "end")
+    table, arms = Table(*names, padding=(0, 0), caption=caption), grouped(rows, "method", "surrogate")
+    points = {arm: [row["recovered"] for row in mine] for arm, mine in arms.items()}
+    for (method, name), mine in arms.items():
+        cells = [mean_sd(points[method, name])]
+        if method in WITH_SURROGATE:
+            rge, honest = (
+                [own - other for own, other in zip(points[method, name], points[arm], strict=True)]
+                for arm in (("rge", "none"), (method, "honest"))
+            )
+            cells += [f"{value:+.1f}" for value in (mean(rge), min(rge), mean(honest))]
+            cells += [average(key, ".2f")(mine) for key in ("trust_early", "trust_end")]
+        table.add_row(method, name, *cells)
     return table
 
 
-def _drawn(rows: list[dict[str, Any]], folders: list[Path]) -> None:
-    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for method, axes in zip(WITH_SURROGATE, panels, strict=True):
-        for name, colour in zip(SURROGATES, ("#555555", "#c44e52", "#8172b3", "#4c72b0", "#dd8452"), strict=True):
-            runs = [
-                [(line["images"], line["trust"]) for line in events(folder)]
-                for row, folder in zip(rows, folders, strict=True) if (row["method"], row["surrogate"]) == (method, name)
-            ]  # fmt: skip
-            images, trust = np.array(runs).mean(0)[:: len(runs[0]) // 60].T
-            axes.plot(images, trust, color=colour, label=name)
-        axes.set_title(method, fontsize=10)
-        axes.set_xscale("log")
-        axes.set_xlabel("images sent")
-        without_frame(axes)
-    panels[0].set_ylabel("trust")
-    legend_beside(panels[1])
-    (RESULTS / "misled.svg").write_text(svg(figure))
+def _draw(rows: list[dict[str, Any]], folders: list[Path]) -> None:
+    with panels(RESULTS / "misled.svg", 8.4, 3.2, 2, sharey=True) as both:
+        for method, axes in zip(WITH_SURROGATE, both, strict=True):
+            for name, colour in zip(SURROGATES, COLOURS, strict=True):
+                arm = (method, name)
+                mine = [f for row, f in zip(rows, folders, strict=True) if (row["method"], row["surrogate"]) == arm]
+                runs = [[(line["images"], line["trust"]) for line in events(folder)] for folder in mine]
+                images, trust = np.array(runs).mean(0)[:: len(runs[0]) // 60].T
+                axes.plot(images, trust, color=colour, label=name)
+            axes.set(xscale="log", xlabel="images sent")
+            axes.set_title(method, fontsize=10)
+        both[0].set_ylabel("trust")
 
 
-STUDY = Study("misled", _tasks, _record, _table, draw=_drawn, prepare=_write_weights)
+STUDY = Study("misled", _tasks, _record, _table, draw=_draw, prepare=_write_weights)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

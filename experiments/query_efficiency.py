@@ -1,30 +1,28 @@
-"""How many images have to be sent to win back 50, 80, 90 and 95 % of what gradients win back, with and without a surrogate.
+"""Images needed to reach 50, 80, 90 and 95 % of the white-box recovery, with and without a surrogate.
 
 Digits, 5 % bit errors, no head: `chip`, chips 0 to 4, one for each seed; `population`, five runs on ten unseen chips each. The
-measure is the white box with 100,000 images, chip by chip and seed by seed. Every number of images is a run of its own, trained
-from nothing; ``images_median`` and ``images_max`` are over the seeds the smallest number that was enough, ``null`` if none of the
-tested ones was. ``surrogate`` is its architecture; where there is none the rows are made from the means of
-`experiments.access_gap`, whose smallest number of images is 10,000. The target is a network of four convolutions, the surrogate
-one of four wider ones. The rows of CIFAR-10 (JPEG) are made from `experiments.cifar10`.
+reference is the white box with 100,000 images, chip by chip and seed by seed. Every number of images is a run of its own, trained
+from scratch; ``images_median`` and ``images_max`` are over the seeds the smallest number that was enough, ``null`` if none of the
+tested ones was. ``surrogate`` is its architecture; rows without one are made from the means of `experiments.access_gap`, whose
+smallest number of images is 10,000. The target is a network of four convolutions, the surrogate one of four wider ones. The
+rows of CIFAR-10 (JPEG) are made from `experiments.cifar10`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Group
-from rich.table import Table
 
 from backends.datasets.loading import load
-from bbfuse.compare.tasks import Task
+from bbfuse.compare.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, level, panels
+from bbfuse.compare.shares import Curve, images_needed, mean_curve, share
+from bbfuse.compare.tables import at, grouped, rows_where, table
+from bbfuse.compare.tasks import Task, grid
 from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig
 from bbfuse.optimizers.settings import TransferConfig
-from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.training.evaluation import report_images
 from experiments import cifar10
 from experiments.study import RESULTS, Study, rows_of
@@ -41,23 +39,23 @@ BUDGETS = {
     "backprop": (REFERENCE,),
 }  # fmt: skip
 ONLY_CHIP = ("guided",)
+COLOURS = {"follow": BLUE, "guided": PURPLE, "transfer": ORANGE, "rge": GREEN}
+OTHERS = "#bbbbbb"
+TITLES = {"chip": "one chip", "population": "population of chips"}
 
 
-def _tasks() -> Iterator[Task]:
-    for setting in SETTINGS:
-        for method, budgets in BUDGETS.items():
-            if setting == "population" and method in ONLY_CHIP:
-                continue
-            for images in budgets:
-                for seed in SEEDS:
-                    named = {"setting": setting, "method": method, "images": images, "seed": seed}
-                    yield Task(named, _config(setting, method, images, seed))
+def _tasks() -> list[Task]:
+    return [
+        task
+        for setting in SETTINGS
+        for method, budgets in BUDGETS.items() if setting == "chip" or method not in ONLY_CHIP
+        for task in grid(_config, setting=[setting], method=[method], images=budgets, seed=SEEDS)
+    ]  # fmt: skip
 
 
 def _config(setting: str, method: str, images: int, seed: int) -> RunConfig:
     chips = 1 if setting == "chip" else REPORTED_CHIPS
-    # one request is kept back in every run
-    budget = max(images, 200) + report_images(len(load("digits").test), chips)
+    budget = max(images, 200) + report_images(len(load("digits").test), chips)  # every run keeps one request back
     common: dict[str, Any] = {"budget": budget, "validation": ValidationConfig(times=0)}
     where = {"chip_seed": seed} if setting == "chip" else {"seed": seed, "report": ReportConfig(chips=REPORTED_CHIPS)}
     if method == "backprop":
@@ -67,67 +65,55 @@ def _config(setting: str, method: str, images: int, seed: int) -> RunConfig:
     return RunConfig(optimizer=method, head="none", **common, **where)
 
 
-def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _record(summary: dict[str, Any], folder: object) -> dict[str, Any]:
     return {"recovered": summary["recovered_points"], "lost": summary["lost_points"]}
 
 
-def _rows(records: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
-    relaxed = {(r["setting"], r["seed"]): r["recovered"] for r in records if r["method"] == "backprop"}
-    rows, curves = [], []
+def _rows(records: list[dict[str, Any]], folders: object) -> list[dict[str, Any]]:
+    relaxed = {(r["setting"], r["seed"]): r["recovered"] for r in rows_where(records, method="backprop")}
+    rows: list[dict[str, Any]] = []
+    drawn: list[tuple[str, str, Curve]] = []
     for setting in SETTINGS:
-        for method in BUDGETS:
-            mine = [r for r in records if (r["setting"], r["method"]) == (setting, method)]
-            if not mine or method == "backprop":
-                continue
-            shares = {
-                seed: {r["images"]: r["recovered"] / relaxed[setting, seed] for r in mine if r["seed"] == seed} for seed in SEEDS
-            }
-            curves.append((setting, method, {
-                images: mean(shares[seed][images] for seed in SEEDS) for images in BUDGETS[method]
-            }))  # fmt: skip
-            for share in SHARES:
-                needed = [min((i for i, s in shares[seed].items() if s >= share), default=float("inf")) for seed in SEEDS]
-                rows.append(_row(setting, method, "plain", share, median(needed), max(needed), curves[-1][2]))
+        for (method,), mine in grouped(rows_where(records, setting=setting), "method").items():
+            if method != "backprop":
+                shares = {(r["seed"], r["images"]): share(r["recovered"], relaxed[setting, r["seed"]]) for r in mine}
+                curves = [{images: shares[seed, images] for images in BUDGETS[method]} for seed in SEEDS]
+                drawn.append((setting, method, mean_curve(curves)))
+                rows += _needed(*drawn[-1], "plain", curves)
         wanted = mean(relaxed[setting, seed] for seed in SEEDS)
-        gap = [r for r in rows_of("access_gap") if (r["setting"], r["head"], r["labels"]) == (setting, "none", "given")]
-        gap = [r for r in gap if r["owned"] > 1000 and r["method"] not in ("backprop", "head", "control")]
-        for method in dict.fromkeys(r["method"] for r in gap):
-            curve = {r["images"]: r["recovered_mean"] / wanted for r in gap if r["method"] == method}
-            curves.append((setting, method, curve))
-            for share in SHARES:
-                enough = min((images for images, s in curve.items() if s >= share), default=float("inf"))
-                rows.append(_row(setting, method, None, share, enough, float("inf"), curve))
-    _draw(curves)
+        gap = rows_where(rows_of("access_gap"), setting=setting, head="none", labels="given")
+        for (method,), mine in grouped((r for r in gap if r["owned"] > 1000), "method").items():
+            if method not in ("backprop", "head", "control"):
+                drawn.append((setting, method, {r["images"]: share(r["recovered_mean"], wanted) for r in mine}))
+                rows += [{**row, "images_max": None} for row in _needed(*drawn[-1], None, [drawn[-1][2]])]
+    _draw(drawn)
     return rows
 
 
-def _row(
-    setting: str, method: str, surrogate: str | None, share: float, middle: float, most: float, curve: dict[int, float]
-) -> dict[str, Any]:
-    return {
-        "data": "digits", "setting": setting, "owned": len(load("digits").train) + len(load("digits").validation),
-        "labels": "given", "method": method, "head": "none", "surrogate": surrogate, "share": share,
-        "images_median": None if middle == float("inf") else middle, "images_max": None if most == float("inf") else most,
-        "seeds": len(SEEDS), "best_share": max(curve.values()), "tested": sorted(curve),
-    }  # fmt: skip
+def _needed(setting: str, method: str, middle: Curve, surrogate: str | None, curves: list[Any]) -> list[dict[str, Any]]:
+    owned = len(load("digits").train) + len(load("digits").validation)
+    common = {"data": "digits", "setting": setting, "owned": owned, "labels": "given", "method": method, "head": "none"}
+    best = max((value for value in middle.values() if value is not None), default=None)
+    return [
+        {**common, "surrogate": surrogate, **needed, "seeds": len(SEEDS), "best_share": best, "tested": sorted(middle)}
+        for needed in images_needed(curves, SHARES)
+    ]
 
 
 def _table(rows: list[dict[str, Any]]) -> Group:
-    parts: list[Table | str] = []
-    for data, setting in dict.fromkeys((row["data"], row["setting"]) for row in rows):
-        title = f"{data}, {setting}: images to reach"
-        table = Table("method", *(f"{100 * share:.0f} %" for share in SHARES), "best", title=title)
-        mine = [row for row in rows if (row["data"], row["setting"]) == (data, setting)]
-        for method in dict.fromkeys(row["method"] for row in mine):
-            these = {row["share"]: row for row in mine if row["method"] == method}
-            best = next(iter(these.values()))
-            at = f"{100 * best['best_share']:.0f} % at {max(best['tested']):,} or fewer"
-            table.add_row(method, *(_cell(these[share]) for share in SHARES), at)
-        parts.append(table)
+    columns = {f"{100 * wanted:.0f} %": at("share", wanted, _cell) for wanted in SHARES} | {"best": lambda rows: _best(rows[0])}
+    tables = [
+        table(mine, ("method",), columns, title=f"{data}, {setting}: images to reach")
+        for (data, setting), mine in grouped(rows, "data", "setting").items()
+    ]
     return Group(
-        *parts, "median over seeds (most over seeds in brackets); share of what the white box wins back with 100,000 images, no "
-        "head; CIFAR-10: chip by chip with as many images, affine head"
+        *tables, "median over seeds (maximum over seeds in brackets); share of the white-box recovery with 100,000 images, "
+        "no head; CIFAR-10: chip by chip at the same query budget, affine head"
     )  # fmt: skip
+
+
+def _best(row: dict[str, Any]) -> str:
+    return "-" if row["best_share"] is None else f"{100 * row['best_share']:.0f} % at {max(row['tested']):,} or fewer"
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -137,34 +123,31 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['images_median']:,}{most}"
 
 
-def _draw(curves: list[tuple[str, str, dict[int, float]]]) -> None:
-    figure = Figure(figsize=(8.8, 3.8), layout="constrained")
-    colours = {"follow": "#4c72b0", "guided": "#8172b3", "transfer": "#dd8452", "rge": "#55a868"}
-    all_axes = figure.subplots(1, 2, sharey=True)
-    for axes, setting in zip(all_axes, SETTINGS, strict=True):
-        for where, method, curve in curves:
-            if where == setting:
-                points = sorted((max(images, 100), 100 * share) for images, share in curve.items())
-                axes.plot(
-                    *zip(*points, strict=True), color=colours.get(method, "#bbbbbb"), marker="o", markersize=3,
-                    lw=1.5 if method in colours else 0.7, label=method if method in colours else "_",
-                )  # fmt: skip
-        if not any((where, method) == (setting, "guided") for where, method, _ in curves):
-            axes.plot([], [], color=colours["guided"], marker="o", markersize=3, lw=1.5, label="guided (one chip)")
-        axes.plot([], [], color="#bbbbbb", lw=0.7, label="others")
-        axes.axhline(100.0, color="#555555", linestyle="--", lw=1.0, label="white box, 100,000 images")
-        axes.axhline(0.0, color="#c44e52", linestyle=":", lw=1.0, label="no fuse")
-        axes.set_xscale("log")
-        axes.set_title({"chip": "one chip", "population": "population of chips"}[setting], fontsize=10)
-        axes.set_xlabel("images sent for training (none: at 100)")
-        axes.set_ylim(-20, 110)
-        without_frame(axes)
-    all_axes[0].set_ylabel("% of the white box's recovery")
-    legend_beside(all_axes[1])
-    (RESULTS / "query_efficiency.svg").write_text(svg(figure))
+def _draw(curves: list[tuple[str, str, Curve]]) -> None:
+    with panels(RESULTS / "query_efficiency.svg", 8.8, 3.8, 2, sharey=True) as both:
+        for axes, setting in zip(both, SETTINGS, strict=True):
+            for where, method, curve in curves:
+                if where == setting:
+                    points = sorted((max(images, 100), 100 * value) for images, value in curve.items() if value is not None)
+                    x, y = zip(*points, strict=True)
+                    _line(axes, method, x, y, label=method if method in COLOURS else "_")
+            if not any((where, method) == (setting, "guided") for where, method, _ in curves):
+                _line(axes, "guided", [], [], label="guided (one chip)")
+            axes.plot([], [], color=OTHERS, lw=0.7, label="others")
+            level(axes, 100.0, "white box, 100,000 images", "--", GREY, 1.0)
+            level(axes, 0.0, "no fuse", width=1.0)
+            axes.set(xscale="log", xlabel="images sent for training (none: at 100)", ylim=(-20, 110))
+            axes.set_title(TITLES[setting], fontsize=10)
+        both[0].set_ylabel("% of the white-box recovery")
 
 
-STUDY = Study("query_efficiency", lambda: list(_tasks()), _record, _table, _rows, more_rows=cifar10.needed)
+def _line(axes: Any, method: str, x: Any, y: Any, label: str) -> None:
+    axes.plot(
+        x, y, color=COLOURS.get(method, OTHERS), marker="o", markersize=3, lw=1.5 if method in COLOURS else 0.7, label=label
+    )  # fmt: skip
+
+
+STUDY = Study("query_efficiency", _tasks, _record, _table, _rows, more_rows=cifar10.needed)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Each method's learning rate (or first step size), at 30,000 images: chosen before anything is compared, on other chips.
+"""Each method's learning rate (or first step size) at 30,000 images, chosen on other chips before anything is compared.
 
 Digits, 5 % bit errors, no head, 16 images a step where 64 were no better; `chip`: chips 100 to 102, `population`: two seeds.
 Scored on the validation images, which are neither trained nor reported on, and for the population on ten chips from the
@@ -27,6 +27,7 @@ from backends.datasets.loading import load
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
 from bbfuse.compare.executor import connected, run_all, run_task, summaries_of
+from bbfuse.compare.tables import grouped, rows_where
 from bbfuse.compare.tasks import Outcome, Task
 from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig, section_of
 from bbfuse.fuse.module import Fuse
@@ -44,7 +45,7 @@ BUDGET = 30_000
 
 @dataclass(frozen=True)
 class Arm:
-    """A method and the setting of it that is tuned."""
+    """A method and its setting that is tuned."""
 
     method: str
     tuned: str
@@ -53,7 +54,7 @@ class Arm:
     batch: int | None = 16
 
     def config(self, value: float, **settings: Any) -> RunConfig:
-        """A run of it, without head, everything but ``settings`` as it is by default."""
+        """A run without head; everything but ``settings`` has its default."""
         section = section_of(self.method)
         chosen = type(getattr(RunConfig(), section))(**{self.tuned: value, **self.fixed})
         backend = "whitebox" if self.method == "backprop" else "local"
@@ -80,22 +81,23 @@ ARMS: dict[str, Arm] = {
 
 def tuned(setting: str, arm: str) -> float:
     """The value that the committed study found best."""
-    mine = [row for row in rows_of("tuning") if row["setting"] == setting and row["method"] == arm]
+    mine = rows_where(rows_of("tuning"), setting=setting, method=arm)
     return float(max(mine, key=lambda row: row["accuracy"])["value"])
 
 
 def _tasks() -> list[Task]:
-    common = {"budget": BUDGET, "validation": ValidationConfig(times=0)}
-    tasks = []
-    for name, arm in ARMS.items():
-        for value in arm.grid:
-            for chip in CHIPS:
-                config = arm.config(value, chip_seed=chip, **common)
-                tasks.append(Task({"setting": "chip", "method": name, "value": value, "seed": chip}, config))
-            for seed in SEEDS:
-                config = arm.config(value, seed=seed, report=ReportConfig(chips=1), **common)
-                tasks.append(Task({"setting": "population", "method": name, "value": value, "seed": seed}, config))
-    return tasks
+    def task(name: str, value: float, setting: str, seed: int) -> Task:
+        chip = {"chip_seed": seed} if setting == "chip" else {"seed": seed, "report": ReportConfig(chips=1)}
+        config = ARMS[name].config(value, budget=BUDGET, validation=ValidationConfig(times=0), **chip)
+        return Task({"setting": setting, "method": name, "value": value, "seed": seed}, config)
+
+    return [
+        task(name, value, setting, seed)
+        for name, arm in ARMS.items()
+        for value in arm.grid
+        for setting, seeds in zip(SETTINGS, (CHIPS, SEEDS), strict=True)
+        for seed in seeds
+    ]
 
 
 @cache
@@ -112,29 +114,28 @@ def _record(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
         return {"accuracy": mean(accuracy(_simulator().logits(fused, chip), held.labels) for chip in chips)}
 
 
-def _rows(records: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
-    kinds = dict.fromkeys((r["setting"], r["method"], r["value"]) for r in records)
-    rows = []
-    for setting, method, value in kinds:
-        found = [r["accuracy"] for r in records if (r["setting"], r["method"], r["value"]) == (setting, method, value)]
-        rows.append({
-            "setting": setting, "method": method, "name": ARMS[method].tuned, "value": value, "runs": len(found),
-            "accuracy": mean(found),
-        })  # fmt: skip
-    return rows
+def _rows(records: list[dict[str, Any]], folders: object) -> list[dict[str, Any]]:
+    return [
+        {
+            "setting": setting, "method": method, "name": ARMS[method].tuned, "value": value, "runs": len(mine),
+            "accuracy": mean(row["accuracy"] for row in mine),
+        }
+        for (setting, method, value), mine in grouped(records, "setting", "method", "value").items()
+    ]  # fmt: skip
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table("method", "tuned", *SETTINGS, caption="validation accuracy in % at each value, the best one marked")
     for name, arm in ARMS.items():
-        cells = []
-        for setting in SETTINGS:
-            mine = [row for row in rows if row["setting"] == setting and row["method"] == name]
-            best = max(mine, key=lambda row: row["accuracy"])
-            shown = [f"{row['value']:g}: {100 * row['accuracy']:.1f}{' *' if row is best else ''}" for row in mine]
-            cells.append("\n".join(shown))
-        table.add_row(name, arm.tuned, *cells, end_section=True)
+        table.add_row(
+            name, arm.tuned, *(_cell(rows_where(rows, setting=s, method=name)) for s in SETTINGS), end_section=True
+        )  # fmt: skip
     return table
+
+
+def _cell(rows: list[dict[str, Any]]) -> str:
+    best = max(rows, key=lambda row: row["accuracy"])
+    return "\n".join(f"{row['value']:g}: {100 * row['accuracy']:.1f}{' *' if row is best else ''}" for row in rows)
 
 
 def by_tune(root: Path, tasks: Sequence[Task], ray_address: str | None) -> tuple[list[dict[str, Any]], list[Path]]:
@@ -159,10 +160,7 @@ def by_tune(root: Path, tasks: Sequence[Task], ray_address: str | None) -> tuple
         summary = run_task(tasks[place], folders[place])
         return {**tasks[place].labels, **_record(summary, folders[place])}
 
-    with (
-        connected(ray_address),
-        redirect_stdout(sys.stderr),
-    ):  # Tune writes its progress to standard output
+    with connected(ray_address), redirect_stdout(sys.stderr):  # Tune writes its progress to standard output
         tuner = tune.Tuner(
             tune.with_resources(trial, {"cpu": max(task.config.threads for task in tasks)}),
             param_space={"place": tune.grid_search(list(range(len(tasks))))},

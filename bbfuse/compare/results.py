@@ -14,7 +14,7 @@ from bbfuse.cli.run import SCHEMA
 from bbfuse.compare.tasks import Row
 from bbfuse.runs.versions import versions
 
-__all__ = ["ResultFiles", "as_json", "rows_where", "text_of"]
+__all__ = ["ResultFiles", "as_json", "text_of"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,6 @@ class ResultFiles:
     def write(self, name: str, config: Any, rows: list[Row]) -> None:
         """Write a result that was computed from ``config`` on this machine."""
         self.path(name).write_text(as_json(config, rows, self.folder))
-
-
-def rows_where(rows: list[Row], **values: Any) -> list[Row]:
-    """The rows that have these values."""
-    return [row for row in rows if all(row[key] == value for key, value in values.items())]
 
 
 def as_json(config: Any, rows: list[Row], repository: Path) -> str:

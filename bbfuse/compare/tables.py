@@ -11,7 +11,20 @@ from rich.table import Table
 
 from bbfuse.compare.tasks import Row
 
-__all__ = ["average", "first", "grouped", "least", "markdown", "mean_sd", "percent", "share", "spread", "table"]
+__all__ = [
+    "at",
+    "average",
+    "first",
+    "grouped",
+    "least",
+    "lines",
+    "markdown",
+    "mean_sd",
+    "percent",
+    "rows_where",
+    "spread",
+    "table",
+]
 
 Column = Callable[[list[Row]], str]
 """The text of a cell, from the rows of its line."""
@@ -25,9 +38,14 @@ def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]
     return groups
 
 
+def rows_where(rows: Iterable[Row], **values: Any) -> list[Row]:
+    """The rows that have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
+
+
 def table(rows: Iterable[Row], by: Sequence[str], columns: Mapping[str, Column], **options: Any) -> Table:
     """One line for each combination of values of ``by``, which are its first cells; ``options`` are those of rich's `Table`."""
-    shown = Table(padding=(0, 0), **options)
+    shown = Table(**options)
     for name in by:
         shown.add_column(name)
     for name in columns:
@@ -37,14 +55,17 @@ def table(rows: Iterable[Row], by: Sequence[str], columns: Mapping[str, Column],
     return shown
 
 
+def lines(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]], **options: Any) -> Table:
+    """One line for each row."""
+    shown = Table(*columns, **options)
+    for row in rows:
+        shown.add_row(*(column(row) for column in columns.values()))
+    return shown
+
+
 def mean_sd(values: Sequence[float]) -> str:
     """Mean and population standard deviation to one decimal place."""
     return f"{mean(values):.1f} ± {pstdev(values):.1f}"
-
-
-def share(part: float, whole: float) -> float | None:
-    """``part / whole``; ``None`` where nothing was lost, so that there is no share of it."""
-    return part / whole if whole else None
 
 
 def percent(value: float | None, places: int = 1, unit: str = "") -> str:
@@ -70,6 +91,11 @@ def average(key: str, form: str = ".1f", scale: float = 1.0) -> Column:
 def first(key: str, form: str = "") -> Column:
     """The value of ``key`` in the first row."""
     return lambda rows: f"{rows[0][key]:{form}}"
+
+
+def at(key: str, value: Any, cell: Callable[[Row], str]) -> Column:
+    """The ``cell`` of the row of the line that has this ``value`` of ``key``; empty if there is none."""
+    return lambda rows: next((cell(row) for row in rows if row[key] == value), "")
 
 
 def _column(key: str, scale: float, text: Callable[[list[float]], str]) -> Column:

@@ -19,6 +19,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 import experiments
+from bbfuse.compare import plots
 
 Points = tuple[list[float], list[float]]
 
@@ -32,7 +33,9 @@ def figures_of(monkeypatch: pytest.MonkeyPatch, module: ModuleType, folder: Path
         return "<svg/>"
 
     monkeypatch.setattr(module, "RESULTS", folder)
-    monkeypatch.setattr(module, "svg", keep)
+    monkeypatch.setattr(plots, "svg", keep)
+    if hasattr(module, "svg"):
+        monkeypatch.setattr(module, "svg", keep)
     return figures
 
 

@@ -27,19 +27,19 @@ def test_a_table_has_one_line_for_each_group() -> None:
     columns = {
         "points": tables.spread("points", 1.0), "share": tables.spread("share"), "least": tables.least("points", 1.0),
         "mean": tables.average("points", ".2f", 10.0), "chip": tables.first("chip", "03d"),
+        "on 1": tables.at("chip", 1, lambda row: f"{row['points']:.0f} points"),
     }  # fmt: skip
     shown = tables.table(ROWS, ("arm",), columns, caption="below")
-    assert headers(shown) == ["arm", "points", "share", "least", "mean", "chip"]
-    assert [column.justify for column in shown.columns] == ["left"] + 5 * ["right"]
+    assert headers(shown) == ["arm", "points", "share", "least", "mean", "chip", "on 1"]
+    assert [column.justify for column in shown.columns] == ["left"] + 6 * ["right"]
     assert cells(shown) == [
-        ["b", "3.5 ± 1.5", "70.0 ± 20.0", "2.0", "35.00", "000"],
-        ["a", "1.0 ± 0.0", "-", "1.0", "10.00", "000"],
+        ["b", "3.5 ± 1.5", "70.0 ± 20.0", "2.0", "35.00", "000", "5 points"],
+        ["a", "1.0 ± 0.0", "-", "1.0", "10.00", "000", ""],
     ]
     assert str(shown.caption) == "below"
 
 
-def test_a_share_of_nothing_is_none_and_shown_as_a_dash() -> None:
-    assert (tables.share(3.0, 4.0), tables.share(3.0, 0.0), tables.share(-1.0, 0.0)) == (0.75, None, None)
+def test_a_missing_share_is_shown_as_a_dash() -> None:
     assert (tables.percent(0.756), tables.percent(0.756, 0, " %"), tables.percent(None)) == ("75.6", "76 %", "-")
 
 

@@ -148,7 +148,7 @@ def test_the_table_has_a_column_for_each_number_of_images() -> None:
     assert cells(small) == [
         ["chip", "given", "rge", "none", "17.0±1.5\n40 %"], ["chip", "target", "rge", "none", "13.0±0.5\n30 %"]
     ]  # fmt: skip
-    assert (small.title, chip.title) == ("200 images owned, 30k sent", "chip: points won back")
+    assert (small.title, chip.title) == ("200 images owned, 30k sent", "chip: points recovered")
     printed = text_of(access_gap._table(ROWS + committed("cifar10")["rows"]))
     assert "single chips, affine head" in printed
     assert "45,000 given" in printed

@@ -94,6 +94,19 @@ def test_one_run_of_follow_without_trust_has_none() -> None:
     assert mine["trust_mean"] is None
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_chip_that_loses_nothing_is_left_out_of_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [record("backprop", 10_000, seed, points) for seed, points in enumerate((20.0, 0.0))]
+    records += [record("follow", 10_000, seed, 15.0) for seed in range(2)]
+    rows = cifar10._rows(records, [])
+    (mine,) = [row for row in rows if row["method"] == "follow"]
+    assert (mine["shares"], mine["share_mean"], mine["share_sd"]) == ([0.75, None], 0.75, 0.0)
+    monkeypatch.setattr(cifar10, "rows_of", lambda name: rows)
+    assert [(row["images_median"], row["images_max"], row["best_share"]) for row in cifar10.needed()] == [(None, None, 0.75)] * 4
+    nothing = [{**mine, "share_mean": None, "share_sd": None}]
+    assert cells(cifar10._table(nothing).renderables[0])[0][-1] == "-"
+
+
 def test_a_record_is_in_points() -> None:
     accuracy = {"perturbed": {"mean": 0.31}, "perturbed_head": {"mean": 0.52}}
     found = cifar10._record({"accuracy": accuracy, "recovered_points": 33.0, "lost_points": 61.0, "trust": 0.7}, Path("unused"))
@@ -197,7 +210,7 @@ def test_bars_stand_side_by_side_at_the_images_sent_and_owned(tmp_path: Path, mo
         assert [label.get_text() for label in axes.get_xticklabels()] == [f"{tick:,}" for tick in ticks]
         assert len(axes.get_xticks(minor=True)) == 0
     assert left.get_shared_y_axes().joined(left, right)
-    assert (left.get_ylabel(), left.get_legend(), right.get_legend() is None) == ("points won back", None, False)
+    assert (left.get_ylabel(), left.get_legend(), right.get_legend() is None) == ("points recovered", None, False)
 
 
 def test_every_cell_has_its_runs_with_the_report_on_top_of_the_images_sent() -> None:

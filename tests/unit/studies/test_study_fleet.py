@@ -66,6 +66,13 @@ def test_every_arm_is_measured_against_the_same_chip_as_it_is(monkeypatch: pytes
     assert [(row["perturbed"], row["lost"]) for row in last] == [(0.4, 50.0), (0.35, 62.5), (0.3, 80.0)]
 
 
+def test_a_chip_that_loses_nothing_has_no_share_of_it() -> None:
+    run = {"chip": 35_000, "clean": 0.9, "perturbed": 0.9, "lost": 0.0}
+    found = fleet._row(run, "fresh", "none", 4000, 0.95)
+    assert (found["share"], found["recovered"]) == (None, pytest.approx(5.0))
+    assert cells(fleet._table([found]))[0][3:] == ["95.0 ± 0.0", "5.0 ± 0.0", "5.0", "-", "-"]
+
+
 def toy() -> list[dict[str, Any]]:
     """Two groups of two rows."""
     return [
@@ -83,7 +90,7 @@ def spread(*values: float) -> str:
 
 def test_the_table_has_mean_sd_and_the_least_of_each_arm() -> None:
     table = fleet._table(toy())
-    assert headers(table) == ["arm", "head", "images", "accuracy, %", "won back", "least", "share, %", "least"]
+    assert headers(table) == ["arm", "head", "images", "accuracy, %", "recovered", "least", "share, %", "least, %"]
     assert [column.justify for column in table.columns] == 2 * ["left"] + 6 * ["right"]
     assert table.padding == (0, 0, 0, 0)
     first, second = 100 * 0.58 / 0.55, 100 * 0.43 / 0.72

@@ -27,6 +27,22 @@ def test_a_record_has_points_as_shares_of_those_lost_and_a_share_may_be_above_on
     })  # fmt: skip
 
 
+def test_a_chip_that_loses_nothing_has_no_share_of_it() -> None:
+    kept = {"clean": 0.9, "perturbed": {"mean": 0.9}, "perturbed_head": {"mean": 0.92}, "perturbed_fused": {"mean": 0.95}}
+    summary = {
+        "accuracy": kept,
+        "queries": {"images": 1, "budget": 2},
+        "lost_points": 0.0,
+        "recovered_points": 5.0,
+        "seconds": 1.0,
+    }
+    found = main_job._record(summary, Path("unused"))
+    assert (found["share"], found["head_share"], found["recovered_points"]) == (None, None, 5.0)
+    without = {**rows()[0], "share": None, "head_share": None}
+    assert cells(main_job._table([without]))[0][3:] == ["90.3 ± 0.0", "-", "-"]
+    assert cells(main_job._table([without, rows()[1]]))[0][4:] == ["98.9 ± 0.0", "80.0 ± 0.0"]  # of the chips that lose anything
+
+
 def test_there_is_a_run_for_each_arm_and_chip_with_the_budgets_of_the_study() -> None:
     tasks = main_job.STUDY.tasks()
     assert [(task.labels["chip"], task.config.chip_seed) for task in tasks] == [(chip, chip) for chip in range(5)] * 4
@@ -54,7 +70,7 @@ def rows() -> list[dict[str, Any]]:
 
 def test_the_table_has_the_mean_and_population_sd_of_every_arm() -> None:
     table = main_job._table(rows())
-    assert headers(table) == ["per cent", "images", "lost", "accuracy", "won back", "head alone"]
+    assert headers(table) == ["arm", "images", "lost", "accuracy", "recovered", "head alone"]
     assert [column.justify for column in table.columns] == ["left"] + 5 * ["right"]
     assert table.padding == (0, 0, 0, 0)
     assert "over 5 chips" in str(table.caption)
@@ -84,7 +100,7 @@ def test_a_curve_is_the_mean_over_chips_of_what_was_validated_with_a_band_of_one
             {"step": 3, "images": 700 + 10 * number, "validation": 0.6 + 0.02 * number},
         ]
         folders.append(written_events(tmp_path / str(number), lines))
-    main_job._drawn(found, folders)
+    main_job._draw(found, folders)
     axes = figures[0].axes[0]
     drawn = points(axes)
     begins = {"fuse and head, strict": (0, 1), "fuse alone, strict": (2, 3, 4), "fuse alone, white-box": (5, 6, 7)}
@@ -106,12 +122,12 @@ def test_a_curve_is_the_mean_over_chips_of_what_was_validated_with_a_band_of_one
     assert (tmp_path / "main_job.svg").read_text() == "<svg/>"
 
 
-def test_as_many_rows_as_folders_are_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_as_many_rows_as_folders_are_draw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     figures_of(monkeypatch, main_job, tmp_path)
     one = written_events(tmp_path / "one", [{"images": 300, "validation": 0.5}])
     found = rows()
     with pytest.raises(ValueError, match="shorter"):
-        main_job._drawn(found, [one] * (len(found) - 1))
+        main_job._draw(found, [one] * (len(found) - 1))
 
 
 def test_as_a_program_it_prints_what_is_committed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def rows() -> list[dict[str, Any]]:
 def test_the_table_has_the_differences_from_rge_and_from_the_honest_one_on_the_same_chips() -> None:
     table = misled._table(rows())
     assert headers(table) == [
-        "method", "surrogate", "won back", "less rge", "worst chip", "less honest", "trust early", "end"
+        "method", "surrogate", "recovered", "less rge", "worst chip", "less honest", "trust early", "end"
     ]  # fmt: skip
     assert table.padding == (0, 0, 0, 0)
     printed = cells(table)
@@ -91,7 +91,7 @@ def test_a_curve_is_the_mean_over_chips_of_every_so_manyth_step(monkeypatch: pyt
                 for step in range(120 if row["method"] == "guided" else 119)
             ]
         folders.append(written_events(tmp_path / str(number), lines))
-    misled._drawn(found, folders)
+    misled._draw(found, folders)
     for panel, (method, axes) in enumerate(zip(("guided", "follow"), figures[0].axes, strict=True)):
         drawn = points(axes)
         assert list(drawn) == list(misled.SURROGATES)
@@ -110,7 +110,7 @@ def test_a_curve_is_the_mean_over_chips_of_every_so_manyth_step(monkeypatch: pyt
         5,
     )
     with pytest.raises(ValueError, match="shorter"):
-        misled._drawn(found, folders[:-1])
+        misled._draw(found, folders[:-1])
 
 
 def test_shuffled_labels_are_dealt_out_anew_by_the_seed() -> None:

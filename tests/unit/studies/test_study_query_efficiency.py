@@ -113,6 +113,19 @@ def test_methods_without_a_surrogate_are_measured_by_the_means_of_the_other_stud
     }  # fmt: skip
 
 
+def test_a_chip_that_loses_nothing_is_left_out_of_the_shares(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    figures_of(monkeypatch, query_efficiency, tmp_path)
+    monkeypatch.setattr(query_efficiency, "rows_of", lambda name: GAP)
+    changed = [{**r, "recovered": 0.0} if (r["setting"], r["seed"]) == ("chip", 2) else r for r in records()]
+    found = query_efficiency._rows(changed, [])
+    assert of(found, "chip", "follow") == [(5_000, None), (10_000, None), (20_000, None), (20_000, None)]
+    best = {(row["setting"], row["method"]): row["best_share"] for row in found}
+    left = [[s for seed, s in enumerate(shares) if seed != 2] for shares in SHARES["chip", "follow"].values()]
+    assert best["chip", "follow"] == pytest.approx(max(sum(shares) / 4 for shares in left))
+    nothing = [{**row, "images_median": None, "images_max": None, "best_share": None} for row in found[:4]]
+    assert cells(query_efficiency._table(nothing).renderables[0]) == [["follow", "-", "-", "-", "-", "-"]]
+
+
 def test_the_table_has_the_most_images_in_brackets(rows: list[dict[str, Any]]) -> None:
     chip, population = query_efficiency._table(rows).renderables[:2]
     assert (chip.title, population.title) == ("digits, chip: images to reach", "digits, population: images to reach")
@@ -149,7 +162,7 @@ def test_curves_are_mean_shares_by_images_and_none_at_all_is_at_100(monkeypatch:
         assert drawn["no fuse"][1] == [0, 0]
         assert (axes.get_ylim(), axes.get_xscale(), axes.get_title()) == ((-20, 110), "log", title)
     assert left.get_shared_y_axes().joined(left, right)
-    assert (left.get_ylabel(), right.get_ylabel()) == ("% of the white box's recovery", "")
+    assert (left.get_ylabel(), right.get_ylabel()) == ("% of the white-box recovery", "")
     assert (left.get_legend(), right.get_legend() is None) == (None, False)
 
 
