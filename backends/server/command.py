@@ -1,7 +1,7 @@
 """Reference server: targets on simulated low-voltage memory behind the Open Inference Protocol v2 (REST, JSON and binary).
 
-``python -m backends.server --port 8080`` serves the digits target; the chip goes into a request's ``parameters`` as
-``bit_error_rate`` and ``chip_seed``. Errors have the protocol's shape, ``{"error": "..."}``; ``/openapi.json`` says the rest.
+``python -m backends.server --port 8080`` serves the target digits; the ``parameters`` of a request name the chip by
+``bit_error_rate`` and ``chip_seed``. Errors have the shape ``{"error": "..."}``; ``/openapi.json`` describes the rest.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from backends.base import Backend, InputError
 from backends.files import short_name
 from backends.flags import parse, refused
 from backends.memory.config import Memory
-from backends.server.app import Limits, application, error
+from backends.server.app import application
+from backends.server.limits import Limits, error
 
-__all__ = ["ServerConfig", "application", "listening", "main", "serve"]
+__all__ = ["Connection", "ServerConfig", "listening", "main", "serve"]
 
 _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 _MOST_HEADER_BYTES = 64 << 10
@@ -36,9 +37,10 @@ class ServerConfig:
     """Serve targets over the Open Inference Protocol v2."""
 
     target: tuple[str, ...] = ("digits",)
-    """which targets, by name or as files of backends.targets.fit; also the models' names in the URL, a file's without .pt"""
+    """targets: names, FILE.py:attribute, or files of backends.targets.fit; the models in the URL have these
+    names, without folders and suffixes"""
     data: tuple[str, ...] = ("digits",)
-    """what they are fitted on: one for all or one for each"""
+    """data sets that they are fitted to: one for all or one for each"""
     host: str = "127.0.0.1"
     """address to listen on"""
     port: int = 0
@@ -46,17 +48,17 @@ class ServerConfig:
     threads: int = 1
     """processor threads"""
     pixels: Literal["float32", "uint8"] = "float32"
-    """how images come: numbers in [-1, 1], or 256 levels"""
+    """format of images: numbers in [-1, 1], or 256 levels"""
     api_key_env: str | None = None
-    """the environment variable that holds a key; only who sends it, as Bearer or X-API-Key, may ask more than for health"""
+    """environment variable that holds an API key; requests must contain it, as Bearer or X-API-Key, but for those to health"""
     stop_with_stdin: bool = False
-    """end when standard input is closed, as it is when the process that started this one has gone"""
+    """end when standard input is closed, as it is when the parent process ends"""
     limits: Limits = field(default_factory=Limits)
     memory: Memory = field(default_factory=Memory)
 
 
 def main() -> None:
-    """Serve until told to stop; the first line on standard output is the URL."""
+    """Serve until SIGTERM or SIGINT; the first line on standard output is the URL."""
     try:
         config = parse(ServerConfig, "python -m backends.server", sys.argv[1:])
         key = _key(config.api_key_env)
@@ -80,13 +82,13 @@ def main() -> None:
 def listening(host: str, port: int) -> socket.socket:
     """A socket at that address; at a free port if ``port`` is 0."""
     listener = socket.create_server((host, port))
-    # accepted connections inherit it; without it every answer waits 40 ms for a delayed acknowledgement
+    # accepted connections inherit it; without it every response waits 40 ms for a delayed acknowledgement
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Answer at ``listener`` until told to stop (SIGTERM, SIGINT)."""
+    """Serve at ``listener`` until SIGTERM or SIGINT."""
     uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", log_level="warning")).run(sockets=[listener])
 
 
@@ -96,7 +98,7 @@ def _key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "")
     if not key or not key.isascii() or not key.isprintable() or key != key.strip():
-        raise InputError(f"--api-key-env {variable} must name an environment variable that holds a key of plain characters")
+        raise InputError(f"`api_key_env` {variable} must name an environment variable that holds a key of plain characters")
     return key
 
 
@@ -107,9 +109,9 @@ def _opened(config: ServerConfig) -> Sequence[Backend]:
 
     models = [short_name(target) for target in config.target]
     if not models or len(set(models)) < len(models):
-        raise InputError("--target must name each target once")
+        raise InputError("`target` must name each target once")
     if len(config.data) not in (1, len(config.target)):
-        raise InputError(f"--data must be one for all or one for each of {len(config.target)} targets, got {len(config.data)}")
+        raise InputError(f"`data` must be one for all or one for each of {len(config.target)} targets, got {len(config.data)}")
     backends = []
     names = config.data * (len(models) // len(config.data))
     for model, target, name in zip(models, config.target, names, strict=True):
@@ -119,13 +121,13 @@ def _opened(config: ServerConfig) -> Sequence[Backend]:
 
 
 class Connection(HttpToolsProtocol):
-    """HTTP whose own errors have the protocol's shape, and whose headers are bounded."""
+    """HTTP with bounded headers, whose own errors have the shape of the protocol."""
 
     _head: int | None = 0
-    """Bytes of headers so far; ``None`` while they are complete."""
+    """Bytes of headers so far; ``None`` once they are complete."""
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the other side."""
+        """Bytes arrived."""
         super().data_received(data)
         if self._head is not None and self.parser is not None:
             self._head += len(data)
@@ -143,13 +145,13 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP."""
+        """The bytes are not HTTP."""
         self._refuse(400, msg)
 
     def _refuse(self, status: int, words: str) -> None:
-        answer = error(status, words, {"Connection": "close"})
-        lines = [f"HTTP/1.1 {status} Refused".encode(), *(name + b": " + value for name, value in answer.raw_headers)]
-        self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
+        response = error(status, words, {"Connection": "close"})
+        lines = [f"HTTP/1.1 {status} Refused".encode(), *(name + b": " + value for name, value in response.raw_headers)]
+        self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
         self.transport.close()
 
 

@@ -1,4 +1,4 @@
-"""What the server's requests and answers look like, for its OpenAPI document; nothing is parsed with these."""
+"""Schemas of requests and responses for the OpenAPI document; nothing is parsed with these."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Error(BaseModel):
 
 
 class Live(BaseModel):
-    """The server answers."""
+    """The server runs."""
 
     live: bool
 
 
 class Ready(BaseModel):
-    """All models can be asked."""
+    """All models take requests."""
 
     ready: bool
 
 
 class ServerMetadata(BaseModel):
-    """Who answers."""
+    """Name and abilities of the server."""
 
     name: str
     version: str
@@ -38,7 +38,7 @@ class ServerMetadata(BaseModel):
 
 
 class ModelReady(BaseModel):
-    """The model can be asked."""
+    """The model takes requests."""
 
     name: str
     ready: bool
@@ -53,14 +53,14 @@ class TensorMetadata(BaseModel):
 
 
 class ModelLimits(BaseModel):
-    """What one request may have."""
+    """Limits of one request."""
 
     max_batch_size: int
     max_body_bytes: int
 
 
 class ModelMetadata(BaseModel):
-    """What a model takes and gives."""
+    """Inputs and outputs of a model."""
 
     name: str
     versions: list[str]
@@ -71,13 +71,13 @@ class ModelMetadata(BaseModel):
 
 
 class InputParameters(BaseModel):
-    """Where an input's data are."""
+    """Where the data of an input are."""
 
-    binary_data_size: int | None = Field(None, ge=0, description="So many bytes behind the JSON object, in place of data")
+    binary_data_size: int | None = Field(None, ge=0, description="Number of bytes behind the JSON object, in place of data")
 
 
 class Input(BaseModel):
-    """Images, row-major; FP32 in [-1, 1] or UINT8, whichever the model's metadata say."""
+    """Images, row-major; FP32 in [-1, 1] or UINT8, as the metadata of the model say."""
 
     name: Literal["images"]
     datatype: Literal["FP32", "UINT8"]
@@ -87,39 +87,37 @@ class Input(BaseModel):
 
 
 class OutputParameters(BaseModel):
-    """How an output comes."""
+    """Format of an output."""
 
     binary_data: bool | None = Field(None, description="As raw bytes behind the JSON object")
 
 
 class Output(BaseModel):
-    """An output that is wanted."""
+    """A requested output."""
 
     name: Literal["logits"]
     parameters: OutputParameters | None = None
 
 
 class RequestParameters(BaseModel):
-    """The chip, and how outputs come that do not say it themselves."""
+    """The chip, and the format of outputs that do not set their own."""
 
-    bit_error_rate: float | None = Field(
-        None, ge=0, le=1, description="Share of wrong bits in the model's memory; 0 if not given"
-    )
-    chip_seed: int | None = Field(None, ge=0, lt=2**64, description="Which chip; 0 if not given")
+    bit_error_rate: float | None = Field(None, ge=0, le=1, description="Bit error rate of the memory; 0 if not given")
+    chip_seed: int | None = Field(None, ge=0, lt=2**64, description="Seed of the chip; 0 if not given")
     binary_data_output: bool | None = Field(None, description="Outputs as raw bytes behind the JSON object")
 
 
 class InferenceRequest(BaseModel):
     """A batch of images for one chip."""
 
-    id: str | None = Field(None, description="Comes back in the answer")
+    id: str | None = Field(None, description="Returned in the response")
     parameters: RequestParameters | None = None
     inputs: list[Input] = Field(min_length=1, max_length=1)
     outputs: list[Output] | None = Field(None, max_length=1)
 
 
 class ResponseParameters(BaseModel):
-    """Where an output's data are."""
+    """Where the data of an output are."""
 
     binary_data_size: int
 
@@ -135,7 +133,7 @@ class ResponseOutput(BaseModel):
 
 
 class InferenceResponse(BaseModel):
-    """The answers to a batch."""
+    """Logits of a batch."""
 
     model_name: str
     model_version: str

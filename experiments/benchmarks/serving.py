@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from backends.base import Access, Backend, BackendInfo, Chip, Sending
-from backends.server.command import application, listening, serve
+from backends.server.app import application
+from backends.server.command import listening, serve
 
 __all__ = ["Timed", "answering", "served"]
 

@@ -25,8 +25,9 @@ from backends.base import Access, BackendInfo, Chip, Sending, TargetError
 from backends.http.codecs.oip_binary import LENGTH, MEDIA_TYPE, packed, unpacked
 from backends.http.codecs.oip_json import named_tensor, request_body, tensor_of
 from backends.memory.simulator import Simulator
-from backends.server.app import Limits, application
+from backends.server.app import application
 from backends.server.command import Connection, main
+from backends.server.limits import Limits
 from backends.simulated import SimulatedBackend
 from backends.targets import networks
 
@@ -291,7 +292,7 @@ def test_what_is_no_http_is_refused_in_the_protocols_shape(served: Served, sent:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("nan", "nan gave numbers that are not finite"),
+        ("nan", "nan gave logits that are not finite"),
         ("failing", "no answer came"),
         ("buggy", "internal error (ZeroDivisionError)"),
     ],
@@ -332,8 +333,8 @@ def test_with_the_key_everything_is_there(locked: Served, headers: dict[str, str
         ("--target digits digits", "--target must name each target once"),
         ("--target digits resnet20 --data digits digits digits", "one for each of 2 targets, got 3"),
         ("--target digits resnet20", "resnet20 takes images (3, 32, 32), but --data has (1, 8, 8)"),
-        ("--limits.batch-size 0", "--limits.batch-size must be positive, got 0"),
-        ("--limits.seconds nan", "--limits.seconds must be positive, got nan"),
+        ("--limits.batch-size 0", "--limits.batch-size must be greater than 0, got 0"),
+        ("--limits.seconds nan", "--limits.seconds must be greater than 0, got nan"),
     ],
 )
 def test_flags_that_cannot_be_served_are_refused_in_one_line(
