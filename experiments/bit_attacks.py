@@ -1,8 +1,8 @@
-"""Digits targets under bit errors that are chosen to hurt: robust error against the number of flips, three attacks.
+"""Digits targets under bit errors that are chosen to do harm: robust error against the number of flips, three attacks.
 
-Targets as in `experiments.bit_error_robustness`. ``attack``: `projected` gradients, `progressive` (the bit-flip attack), `halved`
-(losses alone, 200 asked), or `random`, as many flips on average on ten chips. The attacks see 64 validation images; errors are
-of held-out images, in percent. Stutz et al. (TPAMI 2023, abstract): with 320 flips chosen on CIFAR-10 an unhardened network is at
+Targets as in `experiments.hardened_targets`. ``attack``: `projected` gradients, `progressive` (the bit-flip attack), `halved`
+(losses alone, 200 queries), or `random`, as many flips on average on ten chips. The attacks use 64 validation images; errors are
+in percent of held-out images. Stutz et al. (TPAMI 2023, abstract): with 320 flips chosen on CIFAR-10 an unhardened network is at
 chance (above 90 % error), an adversarially trained one at 26.22 %.
 """
 
@@ -11,111 +11,89 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from statistics import mean
-from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from backends.base import Chip
 from backends.datasets.loading import load
 from backends.memory.attacks import search as attacks
 from backends.memory.attacks.loss import Victim
-from backends.memory.config import Memory
-from backends.memory.simulator import Simulator
-from backends.targets.fit import fitted
 from backends.training.fitting import RECIPE
-from bbfuse.runs.figures import legend_beside, svg, without_frame
+from bbfuse.compare.measured import across
+from bbfuse.compare.plots import BLUE, GREEN, PURPLE, RED, panels
+from bbfuse.compare.tables import rows_where, table
+from bbfuse.compare.tasks import Row
 from bbfuse.seeds import reporting_chips
-from experiments.bit_error_robustness import DIGITS, Cell
-from experiments.study import RESULTS, command
+from experiments.hardened_targets import DIGITS, HardenedTarget, error
+from experiments.study import RESULTS, Measurement
 
-__all__ = ["FLIPS", "SHOWN", "main", "needed"]
+__all__ = ["FLIPS", "RESULT", "needed"]
 
-SHOWN = ("normal", "rquant", "clip", "randbet, 10 %", "advbet", "clip, advbet")
+COLOURS = {
+    "normal": RED, "rquant": BLUE, "clip": GREEN, "randbet, 10 %": "#ccb974", "advbet": PURPLE, "clip, advbet": "#333333",
+}  # fmt: skip
 FLIPS = (5, 10, 20, 40, 80, 160, 320)
 MOST = {"progressive": 20, "halved": 80}
-"""What takes many losses gets no further."""
+"""The most flips of attacks that need many losses."""
 SEEN, QUERIES, CHIPS, BROKEN = 64, 200, 10, 50.0
-COLOURS = dict(zip(SHOWN, ("#c44e52", "#4c72b0", "#55a868", "#ccb974", "#8172b3", "#333333"), strict=True))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line; the exit code."""
-    return command("bit_attacks", _compute, _table, arguments)
-
-
-def _compute() -> tuple[Any, list[dict[str, Any]]]:
-    torch.set_num_threads(1)
-    rows = [row for cell in DIGITS if cell.name in SHOWN for row in _rows(cell)]
-    _draw(rows)
-    return {"data": "digits", "flips": FLIPS, "seen": SEEN, "queries": QUERIES, "chips": CHIPS}, rows
-
-
-def _rows(cell: Cell) -> list[dict[str, Any]]:
-    data, recipe = load("digits"), cell.recipe(RECIPE)
-    assert recipe.hardening is not None
-    network = fitted(f"digits-{cell.norm}", data, recipe)
-    simulator = Simulator(network, Memory(stored=recipe.hardening.stored), recipe.hardening.quantization)
+def _rows(target: HardenedTarget) -> list[Row]:
+    data = load("digits")
+    simulator = target.simulator("digits", data, RECIPE)
     stored, seen = simulator.stored, data.validation[:SEEN]
     victim = Victim(simulator, seen.images, seen.labels)
 
-    def error(weights: dict[str, torch.Tensor]) -> float:
+    def error_with(weights: dict[str, torch.Tensor]) -> float:
         with torch.no_grad():
-            answers = simulator.answers(data.test.images, weights)
-        return 100 * (answers.argmax(1) != data.test.labels).double().mean().item()
+            return error(simulator.answers(data.test.images, weights), data.test.labels)
 
     def random(flips: int) -> float:
         rate = flips / (stored.quantization.bits * len(stored.patterns))
-        return mean(error(simulator.weights(Chip(rate, chip))) for chip in reporting_chips(CHIPS))
+        return mean(error_with(simulator.weights(Chip(rate, chip))) for chip in reporting_chips(CHIPS))
 
-    ways: dict[str, Callable[[int], float]] = {
-        "projected": lambda flips: error(simulator.read(attacks.projected(stored, victim.gradient, flips))),
-        "progressive": lambda flips: error(simulator.read(attacks.progressive(stored, victim.gradient, victim.loss, flips))),
-        "halved": lambda flips: error(simulator.read(attacks.halved(stored, victim.loss, flips, QUERIES))),
+    found: dict[str, Callable[[int], float]] = {
+        "projected": lambda flips: error_with(simulator.read(attacks.projected(stored, victim.gradient, flips))),
+        "progressive": lambda flips: error_with(simulator.read(attacks.progressive(stored, victim.gradient, victim.loss, flips))),
+        "halved": lambda flips: error_with(simulator.read(attacks.halved(stored, victim.loss, flips, QUERIES))),
         "random": random,
     }
-    clean = error(simulator.read(stored.patterns))
+    clean = error_with(simulator.read(stored.patterns))
     return [
         {
-            "data": "digits", "target": f"digits-{cell.norm}", "hardening": cell.name, "attack": attack, "flips": flips,
-            "error": clean, "robust_error": way(flips),
+            "data": "digits", "target": f"digits-{target.norm}", "hardening": target.name, "attack": attack, "flips": flips,
+            "error": clean, "robust_error": error_after(flips),
         }
-        for attack, way in ways.items() for flips in FLIPS if flips <= MOST.get(attack, flips)
+        for attack, error_after in found.items() for flips in FLIPS if flips <= MOST.get(attack, flips)
     ]  # fmt: skip
 
 
-def needed(rows: Sequence[dict[str, Any]]) -> int | None:
-    """The fewest flips of ``rows``, of one target and attack, that leave more than half of the answers wrong."""
+def needed(rows: Sequence[Row]) -> int | None:
+    """The fewest flips of ``rows``, of one target and attack, that leave an error above 50 %."""
     return min((row["flips"] for row in rows if row["robust_error"] > BROKEN), default=None)
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(
-        "hardening", "attack", *map(str, FLIPS), "breaks", title="digits, error in % by chosen flips", padding=(0, 0)
-    )  # fmt: skip
-    for name, attack in dict.fromkeys((row["hardening"], row["attack"]) for row in rows):
-        mine = [row for row in rows if (row["hardening"], row["attack"]) == (name, attack)]
-        shown = [f"{row['robust_error']:.1f}" for row in mine] + [""] * (len(FLIPS) - len(mine))
-        table.add_row(name, attack, *shown, str(needed(mine) or f"> {mine[-1]['flips']}"))
-    return table
+def _table(rows: list[Row]) -> Table:
+    errors = across([{"flips": flips} for flips in FLIPS], "flips", lambda row: f"{row['robust_error']:.1f}")
+    broken = {"flips for 50 %": lambda group: str(needed(group) or f"> {group[-1]['flips']}")}
+    return table(rows, ["hardening", "attack"], errors | broken, title="digits, error in % by number of chosen flips")
 
 
-def _draw(rows: list[dict[str, Any]]) -> None:
-    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for name in SHOWN:
-        for attack, style in (("projected", "-"), ("progressive", "--"), ("halved", ":")):
-            mine = [row for row in rows if (row["hardening"], row["attack"]) == (name, attack)]
-            x, y = [row["flips"] for row in mine], [row["robust_error"] for row in mine]
-            axes.plot(x, y, style, marker="o", markersize=3, color=COLOURS[name], label=f"{name}, {attack}")
-    axes.set_xscale("log")
-    axes.set_xlabel("chosen bit flips")
-    axes.set_ylabel("held-out error, %")
-    without_frame(axes)
-    legend_beside(axes)
-    (RESULTS / "bit_attacks.svg").write_text(svg(figure))
+def _draw(rows: list[Row]) -> None:
+    with panels(RESULTS / "bit_attacks.svg", 8.4, 3.8) as (axes,):
+        for name, colour in COLOURS.items():
+            for attack, style in (("projected", "-"), ("progressive", "--"), ("halved", ":")):
+                these = rows_where(rows, hardening=name, attack=attack)
+                x, y = [row["flips"] for row in these], [row["robust_error"] for row in these]
+                axes.plot(x, y, style, marker="o", markersize=3, color=colour, label=f"{name}, {attack}")
+        axes.set(xscale="log", xlabel="chosen bit flips", ylabel="held-out error, %")
 
+
+RESULT = Measurement(
+    "bit_attacks", {"data": "digits", "flips": FLIPS, "seen": SEEN, "queries": QUERIES, "chips": CHIPS},
+    lambda: [row for target in DIGITS if target.name in COLOURS for row in _rows(target)], _table, _draw,
+)  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(RESULT.main(sys.argv[1:]))

@@ -1,20 +1,20 @@
-"""Designs across the layers of a system, what they cost, and how right they are: what the studies `cross_layer*` have in common.
+"""Designs across the layers of a system, their cost and their accuracy: what the studies `cross_layer*` have in common.
 
-A design is a policy of protection, a constraint on the weights' range, a precision, and perhaps a fuse with a head. ``rate`` is
-the bit error rate of the memory; of the 16 bits of each result of the processing elements `ARITHMETIC` times as many are wrong
-(ours). Channels are ranked by gradients, as a maker of hardware who owns the network can do. Everything is chosen on validation
-images and chips from 40,000 on; reporting chips and test images are for `Bench.reported` alone.
+A design is a protection policy, a limit on the range of the weights, a precision, and optionally a fuse with a head. ``rate`` is
+the bit error rate of the memory; the bit error rate of the 16-bit results of the processing elements is `ARITHMETIC` times that
+(our choice). Channels are ranked by gradients, as the maker of the hardware can do. Everything is chosen on validation images and
+chips from 40,000 on; reporting chips and test images are used in `DesignBench.reported` alone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,28 +33,29 @@ from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
 from backends.training.fitting import moved, recipe_for
 from bbfuse.cli.run import execute
-from bbfuse.config.schema import RunConfig
+from bbfuse.config.schema import ReportConfig, RunConfig
 from bbfuse.heads.base import Standardize
 from bbfuse.seeds import reporting_chips, validation_chip
 from bbfuse.training.evaluation import accuracy
 
-__all__ = ["ARITHMETIC", "CLIPS", "FULL", "UNPROTECTED", "Bench", "Design", "constrained"]
+__all__ = ["ARITHMETIC", "CLIPS", "DIGITS", "FULL", "UNPROTECTED", "Design", "DesignBench", "constrained"]
 
 ARITHMETIC = 0.01
 CLIPS = (1.0, 0.7, 0.5, 0.35, 0.25)
-"""Largest magnitude of a layer's weights, relative to what it was."""
+"""Largest magnitude of a layer's weights, relative to the trained one."""
 CALIBRATED = 50
-"""Images whose answers calibrate the head `standardize` on each chip; the head's 20 numbers are taken to cost nothing."""
+"""Images that calibrate the head `standardize` on each chip; the cost of the head's 20 numbers is neglected."""
+T = TypeVar("T")
 FOLDER = Path("runs") / "cross_layer"
 
 
 @dataclass(frozen=True)
 class Design:
-    """All layers of a system together."""
+    """The choices for all layers of a system."""
 
     protection: Protection = field(default_factory=Protection)
     clip: float = 1.0
-    """limit on the scale of the quantization: no weight is larger than this share of its layer's largest, kept by fine-tuning"""
+    """limit on the weights, relative to the largest of their layer; fine-tuning keeps it"""
     bits: int = 8
     """of a stored weight"""
     fuse: str = "none"
@@ -66,18 +67,18 @@ FULL = Design(Protection("tmr", inner=8, outer=8, logic=16))
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A target on its data, and how designs of it are measured."""
+class DesignBench:
+    """Measures designs of one target on its data."""
 
     data: str
     target: str
     fuses: dict[str, RunConfig] = field(hash=False)
-    """the runs that train the fuses, by what designs call them"""
+    """the runs that train the fuses, by the names that designs use"""
     validation_images: int
     validation_chips: int
     test_images: int
     steps: int
-    """of fine-tuning under a limit on the weights"""
+    """steps of fine-tuning under a limit on the weights"""
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -85,53 +86,60 @@ class Bench:
         return load(self.data)
 
     @cached_property
-    def _kept(self) -> dict[Any, Any]:
+    def _cached(self) -> dict[Any, Any]:
         return {}
 
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once for ``key``."""
+        if key not in self._cached:
+            self._cached[key] = make()
+        found: T = self._cached[key]
+        return found
+
     def network(self, clip: float) -> nn.Module:
-        """The target with its weights limited, fine-tuned once and kept in ``runs/``."""
-        if ("network", clip) not in self._kept:
+        """The target with limited weights; fine-tuned once and cached in ``runs/``."""
+
+        def make() -> nn.Module:
             network = fitted(self.target, self.dataset)
-            if clip < 1.0:
-                path = FOLDER / f"{self.target}-{clip}-{self.steps}.pt"
-                if path.exists():
-                    network.load_state_dict(torch.load(path, weights_only=True))
-                else:
-                    network = constrained(network, self.dataset.train, clip, self.steps)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    torch.save(network.state_dict(), path)
-            self._kept["network", clip] = network.eval().requires_grad_(False)
-        network = self._kept["network", clip]
-        assert isinstance(network, nn.Module)
-        return network
+            path = FOLDER / f"{self.target}-{clip}-{self.steps}.pt"
+            if clip < 1.0 and path.exists():
+                network.load_state_dict(torch.load(path, weights_only=True))
+            elif clip < 1.0:
+                network = constrained(network, self.dataset.train, clip, self.steps)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.save(network.state_dict(), path)
+            return network.eval().requires_grad_(False)
+
+        return self._once(("network", clip), make)
 
     def known(self, clip: float) -> tuple[dict[str, Layer], Scores]:
-        """Layers with their ranges on training images, and the harm of each channel by gradients there."""
-        if ("known", clip) not in self._kept:
+        """Layers with their ranges on training images, and the vulnerability of each channel, from gradients on them."""
+
+        def make() -> tuple[dict[str, Layer], Scores]:
             network, images = self.network(clip), self.dataset.train.images
             layers = layers_of(network, images[:500])
             stored = Simulator(network).stored.tensors()
             steps = {name: float(stored[f"{name}.weight"].abs().max()) / 127 for name in layers}
             draws = 20 if self.data == "digits" else 4
-            scores = Scores(*from_gradients(network, layers, steps, images[500:600], draws, torch.Generator().manual_seed(0)))
-            self._kept["known", clip] = layers, scores
-        layers, scores = self._kept["known", clip]
-        return layers, scores
+            rng = torch.Generator().manual_seed(0)
+            return layers, Scores(*from_gradients(network, layers, steps, images[500:600], draws, rng))
+
+        return self._once(("known", clip), make)
 
     def fuse(self, name: str) -> nn.Module:
-        """The trained fuse, images to images; its run is done where it is not there yet."""
-        if ("fuse", name) not in self._kept:
+        """The trained fuse, images to images; trained if its run is missing."""
+
+        def make() -> nn.Module:
             folder = FOLDER / f"{self.target}-fuse-{name}"
             if not (folder / "summary.json").exists():
                 begun = (folder / "config.json").exists()
                 execute(RunConfig(resume=folder) if begun else replace(self.fuses[name], out=folder))
-            self._kept["fuse", name] = bbfuse.load(folder).fuse
-        fuse = self._kept["fuse", name]
-        assert isinstance(fuse, nn.Module)
-        return fuse
+            return bbfuse.load(folder).fuse
+
+        return self._once(("fuse", name), make)
 
     def simulator(self, design: Design) -> ProtectedSimulator:
-        """The design's hardware."""
+        """The simulated hardware of ``design``."""
         layers, scores = self.known(design.clip)
         return ProtectedSimulator(
             self.network(design.clip), layers, Memory(bits=design.bits), design.protection, scores, ARITHMETIC
@@ -150,14 +158,14 @@ class Bench:
         return Cost(found.area / base.area, found.energy / base.energy, found.time)
 
     def accuracies(self, design: Design, chips: Sequence[Chip], part: Split) -> list[float]:
-        """On each chip; the head meets each chip with the answers to the first training images."""
+        """Accuracy on each chip; the head is calibrated to each chip with the first training images."""
         simulator = self.simulator(design)
         images, first = part.images, self.dataset.train.images[:CALIBRATED]
         found, fuse = [], self.fuse(design.fuse) if design.fuse in self.fuses else nn.Identity()
         with torch.no_grad():
             images = fuse(images)
             for chip in chips:
-                logits = _answers(simulator, images, chip)
+                logits = torch.cat([simulator.logits(some, chip) for some in images.split(500)])
                 if design.fuse != "none":
                     logits = Standardize(simulator.logits(first, chip), simulator.logits(first, NOMINAL))(logits)
                 found.append(accuracy(logits, part.labels))
@@ -170,26 +178,29 @@ class Bench:
         return mean(self.accuracies(design, chips, part))
 
     def clean(self, design: Design) -> float:
-        """Accuracy on validation images at nominal voltage, where a fuse is switched off."""
-        key = ("clean", design.clip, design.bits, design.protection.restricted)
-        if key not in self._kept:
-            self._kept[key] = self.validated(
-                Design(Protection(restricted=design.protection.restricted), design.clip, design.bits), 0.0
-            )
-        return float(self._kept[key])
+        """Accuracy on validation images at nominal voltage, without the fuse."""
+        restricted, clip, bits = design.protection.restricted, design.clip, design.bits
+        plain = Design(Protection(restricted=restricted), clip, bits)
+        return self._once(("clean", clip, bits, restricted), lambda: self.validated(plain, 0.0))
 
     def reported(self, design: Design, rate: float, chips: int) -> list[float]:
-        """Accuracy on test images, on each of so many reporting chips."""
+        """Accuracy on test images, on each of the first ``chips`` reporting chips."""
         part = self.dataset.test[: self.test_images]
         return self.accuracies(design, [Chip(rate, seed) for seed in reporting_chips(chips)], part)
 
 
-def _answers(simulator: ProtectedSimulator, images: Tensor, chip: Chip) -> Tensor:
-    return torch.cat([simulator.logits(some, chip) for some in images.split(500)])
+DIGITS = DesignBench(
+    "digits", "digits",
+    {
+        name: RunConfig(optimizer="follow", generator=name, bit_error_rate=0.05, head="standardize", report=ReportConfig(chips=2))
+        for name in ("Filters", "MLP", "UNetXS")
+    },
+    validation_images=287, validation_chips=5, test_images=360, steps=300,
+)  # fmt: skip
 
 
 def constrained(network: nn.Module, data: Split, clip: float, steps: int) -> nn.Module:
-    """``network`` with no weight larger than ``clip`` times its layer's largest, fine-tuned so: Adam, projected at every step."""
+    """``network`` with no weight larger than ``clip`` times its layer's largest, fine-tuned by Adam, projected at every step."""
     network = copy.deepcopy(network).train().requires_grad_(True)
     recipe = recipe_for(data.images.shape[1:])
     weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

@@ -1,68 +1,45 @@
-"""The search for designs: Bayesian optimisation by Optuna's samplers against random search, with as many evaluations each.
+"""The search for designs: Bayesian optimization by Optuna's samplers against random search with as many evaluations.
 
-Area is minimised subject to accuracy at a bit error rate, accuracy without errors, and time. A study that is kept lies in a
-journal under ``runs/cross_layer`` and goes on where it was killed. ``sampler``: `tpe` (tree-structured Parzen estimators of all
-parameters together, what the studies use) or `random`. One row for each seed: the smallest area among the designs that were
-feasible on validation images and chips, ``null`` if none was. Both begin with full TMR and nothing else. Digits, 5 % bit errors,
-the space of `cross-layer`, 150 images and three chips.
+Area is minimized subject to accuracy at a bit error rate, accuracy without errors, and time. A named search is stored in a
+journal under ``runs/cross_layer`` and resumes where it was interrupted. ``sampler``: `tpe` (tree-structured Parzen estimators of
+all parameters together, which the studies use) or `random`. One row for each seed: the smallest area among the designs that were
+feasible on validation images and chips, ``null`` if none was. Both start from full TMR. Digits, 5 % bit errors, the space of
+`cross-layer`, 150 images and three chips.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import inf
-from statistics import mean
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from backends.base import InputError
-from backends.memory.protection.policy import CODES, Protection
-from experiments.cross_layer_designs import ARITHMETIC, CLIPS, FOLDER, FULL, Bench, Design
-from experiments.study import command
+from bbfuse.compare.tables import average, rows_where, table
+from bbfuse.compare.tasks import Row
+from experiments.cross_layer_designs import ARITHMETIC, CLIPS, DIGITS, FOLDER, FULL, Design, DesignBench
+from experiments.cross_layer_space import BUILT, EVERYTHING, FAMILIES, RANGES, VOLTAGES, Values, design_of
+from experiments.study import Measurement
 
-__all__ = ["FAMILIES", "NOTHING", "VOLTAGES", "Found", "Limits", "best", "design_of", "limits_of", "main", "search"]
+__all__ = ["RESULT", "Requirements", "Trial", "best", "requirements_of", "search"]
 
-Values = dict[str, int | str]
-BUILT = [code for code in CODES if code != "void"]
-RANGES: dict[str, tuple[int, int]] = {
-    "important": (0, 10), "inner": (0, 8), "outer": (0, 8), "logic": (0, 16), "recomputed": (0, 10), "width": (1, 64),
-    "restricted": (0, 1), "clip": (0, len(CLIPS) - 1), "bits": (4, 8), "voltage": (0, 7),
-}  # fmt: skip
-"""Whole numbers from the first to the last; shares are in tenths, ``clip`` and ``voltage`` places in `CLIPS` and `VOLTAGES`."""
-VOLTAGES = (0.0, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1)
-"""By the bit error rates that they give."""
-NOTHING: Values = {
-    "code": "tmr", "important": 10, "inner": 0, "outer": 0, "logic": 0, "recomputed": 0, "width": 8, "restricted": 0, "clip": 0,
-    "bits": 8, "voltage": 0, "fuse": "none",
-}  # fmt: skip
-EVERYTHING: Values = {**NOTHING, "inner": 8, "outer": 8, "logic": 16}
-_LAYERS = ("code", *(name for name in RANGES if name not in ("bits", "voltage")))
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "bits only": ("code", "inner", "logic"),
-    "neurons only": ("code", "important", "recomputed", "width"),
-    "quantization only": ("restricted", "clip"),
-    "cross-layer": _LAYERS,
-    "cross-layer with fuse": (*_LAYERS, "fuse"),
-    "free voltage": (*_LAYERS, "bits", "voltage", "fuse"),
-}
-"""What each design may choose; the rest is as in `NOTHING`. Area is made small, energy where the voltage is free."""
 SAMPLERS = ("tpe", "random")
 SEEDS = range(10)
 EVALUATIONS = 80
 RATE = 0.05
 TIME = 1.25
-"""Cycles an image at most, relative to no protection."""
+"""Most cycles an image, relative to no protection."""
 TOLERANCE = 0.01
-"""By how much accuracy may lie below that of full TMR at the same rate, on validation; and without errors below the target's."""
+"""Most loss of accuracy on validation: against full TMR at the same rate, and against the target without errors."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a feasible design keeps to."""
+class Requirements:
+    """What a feasible design meets."""
 
     accuracy: float
     clean: float
@@ -70,152 +47,144 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A design that was tried, and what validation says of it."""
+class Trial:
+    """A design that was evaluated on validation data."""
 
     values: Values
     cost: float
-    """what was made small: area or energy"""
+    """what is minimized: area or energy"""
     accuracy: float
     feasible: bool
 
 
-def design_of(family: str, values: Mapping[str, int | str]) -> Design:
-    """The design that ``values`` name. Important channels never have fewer protected bits than others."""
-    chosen = {**NOTHING, **values}
-    number = {name: int(value) for name, value in chosen.items() if name not in ("code", "fuse")}
-    if family == "bits only":
-        number["outer"] = number["inner"]
-    if family == "neurons only":
-        number["inner"] = 8
-    policy = Protection(
-        chosen["code"], number["important"] / 10, max(number["inner"], number["outer"]), number["outer"], number["logic"],  # type: ignore[arg-type]
-        number["recomputed"] / 10, number["width"], bool(number["restricted"]),
-    )  # fmt: skip
-    return Design(policy, CLIPS[number["clip"]], number["bits"], str(chosen["fuse"]))
-
-
 def search(
-    name: str | None, family: str, bench: Bench, rate: float, limits: Limits, evaluations: int, sampler: str = "tpe",
-    seed: int = 0, first: Sequence[Values] = (), known: dict[tuple[Design, float], float] | None = None,
-) -> list[Found]:  # fmt: skip
-    """All designs of ``family`` that a study called ``name`` has tried, the ``first`` ones among them.
+    name: str | None, family: str, bench: DesignBench, rate: float, required: Requirements, evaluations: int,
+    sampler: str = "tpe", seed: int = 0, first: Sequence[Values] = (), known: dict[tuple[Design, float], float] | None = None,
+) -> list[Trial]:  # fmt: skip
+    """The trials of a search over ``family``, the ``first`` designs among them.
 
-    Without a name the study is not kept. ``known`` accuracies are looked up before a design is measured. Each trial has a sampler
-    of its own seed, so that a study that was killed goes on as if nothing had happened.
+    A search without a name is not stored. ``known`` holds accuracies that are not measured again. Each trial has a sampler with
+    its own seed, so that an interrupted search continues as if it had not been interrupted.
 
     Raises:
-        InputError: Optuna is not there.
+        InputError: Optuna is not installed.
     """
-    try:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-        from optuna.trial import TrialState
-    except ImportError as error:
-        raise InputError(
-            "the search needs the library optuna, which is not here: python -m pip install -e '.[search]'"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study, samplers = _opened(name, f"{name}-{family}-{rate:g}-{sampler}-{seed}")
     known = {} if known is None else known
-    samplers: dict[str, Callable[[int], Any]] = {
-        "tpe": lambda n: optuna.samplers.TPESampler(seed=n, multivariate=True),
-        "random": lambda n: optuna.samplers.RandomSampler(seed=n),
-    }
-    storage = None
-    if name is not None:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        path = str((FOLDER / f"{name}.log").resolve())
-        # a lock that a killed process left is broken after five seconds
-        storage = optuna.storages.JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path, grace_period=5)))
-    study = optuna.create_study(storage=storage, study_name=f"{name}-{family}-{rate:g}-{sampler}-{seed}", load_if_exists=True)
-    for killed in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(killed.number, state=TrialState.FAIL)
-    while (done := len(study.get_trials(states=(TrialState.COMPLETE,)))) < evaluations:
+    while (done := len(study.get_trials(states=_states("COMPLETE")))) < evaluations:
         study.sampler = samplers[sampler](10_000 * seed + done)
-        if done < len(first) and not study.get_trials(states=(TrialState.WAITING,)):
+        if done < len(first) and not study.get_trials(states=_states("WAITING")):
             study.enqueue_trial({key: first[done][key] for key in FAMILIES[family]})
         trial = study.ask()
-        values: Values = {}
-        for key in FAMILIES[family]:
-            if key in RANGES:
-                values[key] = trial.suggest_int(key, *RANGES[key], log=key == "width")
-            else:
-                names = BUILT if key == "code" else ["none", "head", *bench.fuses]
-                values[key] = str(trial.suggest_categorical(key, names))
-        design = design_of(family, values)
-        free = "voltage" in values
+        values = {key: _suggested(trial, key, bench) for key in FAMILIES[family]}
+        design, free = design_of(family, values), "voltage" in values
         at = VOLTAGES[int(values["voltage"])] if free else rate
         price = bench.price(design, at)
         if (design, at) not in known:
             known[design, at] = bench.validated(design, at)
-        clean = bench.clean(design)
-        trial.set_constraint("accuracy", limits.accuracy - known[design, at])
-        trial.set_constraint("clean", limits.clean - clean)
-        trial.set_constraint("time", price.time - limits.time)
+        trial.set_constraint("accuracy", required.accuracy - known[design, at])
+        trial.set_constraint("clean", required.clean - bench.clean(design))
+        trial.set_constraint("time", price.time - required.time)
         trial.set_user_attr("accuracy", known[design, at])
         study.tell(trial, price.energy if free else price.area)
     return [
-        Found(dict(one.params), one.value, one.user_attrs["accuracy"], all(v <= 0 for v in one.constraints.values()))
-        for one in study.get_trials(states=(TrialState.COMPLETE,))[:evaluations]
+        Trial(dict(one.params), one.value, one.user_attrs["accuracy"], all(v <= 0 for v in one.constraints.values()))
+        for one in study.get_trials(states=_states("COMPLETE"))[:evaluations]
         if one.value is not None
     ]
 
 
-def best(tried: Sequence[Found]) -> Found | None:
-    """The cheapest of those that are feasible, the more accurate one of two; ``None`` if none is."""
-    return min((found for found in tried if found.feasible), key=lambda found: (found.cost, -found.accuracy), default=None)
+def _opened(name: str | None, title: str) -> tuple[Any, dict[str, Callable[[int], Any]]]:
+    """Optuna's study called ``title``, in the journal of ``name`` if it has one, and its samplers by name, from seeds."""
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    except ImportError as error:
+        raise InputError(
+            "the search needs the library optuna, which is not installed: python -m pip install -e '.[search]'"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = None
+    if name is not None:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        path = str((FOLDER / f"{name}.log").resolve())
+        # the lock of a killed process is broken after five seconds
+        storage = optuna.storages.JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path, grace_period=5)))
+    study = optuna.create_study(storage=storage, study_name=title, load_if_exists=True)
+    for killed in study.get_trials(states=_states("RUNNING")):
+        study.tell(killed.number, state=_states("FAIL")[0])
+    return study, {
+        "tpe": lambda n: optuna.samplers.TPESampler(seed=n, multivariate=True),
+        "random": lambda n: optuna.samplers.RandomSampler(seed=n),
+    }
 
 
-def limits_of(bench: Bench, rate: float) -> Limits:
-    """As accurate as full TMR at that rate, and as the target without errors, but for `TOLERANCE`."""
-    return Limits(bench.validated(FULL, rate) - TOLERANCE, bench.clean(Design()) - TOLERANCE)
+def _states(name: str) -> tuple[Any, ...]:
+    from optuna.trial import TrialState
+
+    return (TrialState[name],)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line; the exit code."""
-    return command("cross_layer_search", _compute, _table, arguments)
+def _suggested(trial: Any, key: str, bench: DesignBench) -> int | str:
+    if key in RANGES:
+        return int(trial.suggest_int(key, *RANGES[key], log=key == "width"))
+    return str(trial.suggest_categorical(key, BUILT if key == "code" else ["none", "head", *bench.fuses]))
 
 
-def _compute() -> tuple[Any, list[dict[str, Any]]]:
-    from experiments.cross_layer import DIGITS
+def best(trials: Sequence[Trial]) -> Trial | None:
+    """The cheapest feasible trial, of two the more accurate one; ``None`` if none is feasible."""
+    return min((trial for trial in trials if trial.feasible), key=lambda trial: (trial.cost, -trial.accuracy), default=None)
 
-    torch.set_num_threads(1)
-    known: dict[tuple[Design, float], float] = {}
+
+def requirements_of(bench: DesignBench, rate: float) -> Requirements:
+    """As accurate as full TMR at that rate, and as the target without errors, within `TOLERANCE`."""
+    return Requirements(bench.validated(FULL, rate) - TOLERANCE, bench.clean(Design()) - TOLERANCE)
+
+
+@cache
+def _setting() -> tuple[DesignBench, Requirements]:
     bench = replace(DIGITS, validation_images=150, validation_chips=3)
-    limits, rows = limits_of(bench, RATE), []
+    return bench, requirements_of(bench, RATE)
+
+
+def _rows() -> list[Row]:
+    known: dict[tuple[Design, float], float] = {}
+    (bench, required), rows = _setting(), []
     for seed in SEEDS:
-        areas = {}
         for sampler in SAMPLERS:
-            tried = search(None, "cross-layer", bench, RATE, limits, EVALUATIONS, sampler, seed, [EVERYTHING], known)
-            found = best(tried)
-            areas[sampler] = found and found.cost
+            trials = search(None, "cross-layer", bench, RATE, required, EVALUATIONS, sampler, seed, [EVERYTHING], known)
+            found = best(trials)
             rows.append({"data": "digits", "rate": RATE, "sampler": sampler, "seed": seed, "evaluations": EVALUATIONS,
-                         "feasible": sum(found.feasible for found in tried), "area": areas[sampler]})  # fmt: skip
+                         "feasible": sum(trial.feasible for trial in trials), "area": found and found.cost})  # fmt: skip
+    return rows
+
+
+def _settings() -> dict[str, Any]:
     return {
-        "limits": vars(limits),
-        "space": RANGES,
-        "codes": BUILT,
-        "clips": CLIPS,
-        "arithmetic": ARITHMETIC,
+        "limits": vars(_setting()[1]), "space": RANGES, "codes": BUILT, "clips": CLIPS, "arithmetic": ARITHMETIC,
         "evaluations": EVALUATIONS,
-    }, rows
+    }  # fmt: skip
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("sampler", "area, mean", "smallest", "largest", "none found", "better than random", "feasible designs")
-    random = {row["seed"]: row["area"] for row in rows if row["sampler"] == "random"}
-    for sampler in SAMPLERS:
-        mine = [row for row in rows if row["sampler"] == sampler]
-        areas = [row["area"] for row in mine if row["area"] is not None]
-        table.add_row(
-            sampler, f"{mean(areas):.3f}", f"{min(areas):.3f}", f"{max(areas):.3f}", str(len(mine) - len(areas)),
-            f"{sum((row['area'] or inf) < (random[row['seed']] or inf) for row in mine)} of {len(mine)}",
-            f"{mean(row['feasible'] for row in mine):.1f} of {EVALUATIONS}",
-        )  # fmt: skip
-    return table
+def _table(rows: list[Row]) -> Table:
+    random = {row["seed"]: row["area"] or inf for row in rows_where(rows, sampler="random")}
 
+    def areas(group: list[Row]) -> list[float]:
+        return [row["area"] for row in group if row["area"] is not None]
+
+    return table(rows, ["sampler"], {
+        "mean area": average("area", ".3f"),
+        "smallest": lambda group: f"{min(areas(group)):.3f}",
+        "largest": lambda group: f"{max(areas(group)):.3f}",
+        "none feasible": lambda group: str(len(group) - len(areas(group))),
+        "better than random": lambda group: f"{sum((row['area'] or inf) < random[row['seed']] for row in group)} of {len(group)}",
+        "feasible designs": lambda group: f"{average('feasible')(group)} of {EVALUATIONS}",
+    })  # fmt: skip
+
+
+RESULT = Measurement("cross_layer_search", _settings, _rows, _table)
 
 if __name__ == "__main__":
-    from experiments.cross_layer_search import main
+    from experiments.cross_layer_search import RESULT
 
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(RESULT.main(sys.argv[1:]))

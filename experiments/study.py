@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bbfuse.compare import measured
 from bbfuse.compare import study as compare
 from bbfuse.compare.command import Tabulate, result_command, tiered_command
 from bbfuse.compare.config_list import main as run_list
 from bbfuse.compare.results import ResultFiles
 from bbfuse.compare.tasks import Row
 
-__all__ = ["RESULTS", "Study", "command", "rows_of", "tiered"]
+__all__ = ["RESULTS", "Measurement", "Study", "command", "rows_of", "tiered"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -58,6 +59,14 @@ class Study(compare.Study):
     def main(self, arguments: Sequence[str]) -> int:
         """The command line; the exit code."""
         return self.command(ResultFiles(RESULTS), f"python -m experiments.{self.name}", arguments)
+
+
+class Measurement(measured.Measurement):
+    """A measurement with a committed result."""
+
+    def main(self, arguments: Sequence[str]) -> int:
+        """The command line; the exit code."""
+        return command(self.name, self.compute, self.table, arguments)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Each module has one purpose:
 * `tasks`: one labelled run (`Task`), grids of them (`grid`), and settings as differences from the defaults;
 * `executor`: run tasks resumably (`run_all`); a run that is done is read, one that was interrupted is resumed;
 * `study`: a whole comparison (`Study`): tasks, what is recorded of a run, rows, table, figures;
+* `measured`: a result that is measured without training runs (`Measurement`), accuracies on chips;
 * `config_list`: run the list of configurations in a Python file;
 * `results`: JSON result files with settings, commit and versions (`ResultFiles`);
 * `command`: the command line of a result file;

@@ -12,6 +12,7 @@ from rich.table import Table
 from bbfuse.compare.tasks import Row
 
 __all__ = [
+    "Column",
     "at",
     "average",
     "first",

@@ -30,8 +30,10 @@ from experiments import (
     cross_layer_profiles,
     cross_layer_search,
     families,
+    families_judged,
     fleet,
     hardened_fuse,
+    hardened_targets,
     main_job,
     misled,
     query_efficiency,
@@ -77,7 +79,7 @@ def test_random_errors_in_fitting_cost_what_they_may() -> None:
 
 def test_chosen_errors_hurt_more_than_random_ones_and_adversarial_training_holds_out_longer() -> None:
     found = {(row["hardening"], row["attack"], row["flips"]): row["robust_error"] for row in rows_of("bit_attacks")}
-    for name in bit_attacks.SHOWN:
+    for name in bit_attacks.COLOURS:
         for flips in (20, 80):
             assert found[name, "projected", flips] > found[name, "random", flips]
     for flips in (20, 40):
@@ -85,7 +87,7 @@ def test_chosen_errors_hurt_more_than_random_ones_and_adversarial_training_holds
         assert found["clip", "projected", flips] > found["clip, advbet", "projected", flips] + 15
     broken = {
         name: bit_attacks.needed([r for r in rows_of("bit_attacks") if (r["hardening"], r["attack"]) == (name, "projected")])
-        for name in bit_attacks.SHOWN
+        for name in bit_attacks.COLOURS
     }  # fmt: skip
     assert broken["normal"] == broken["rquant"] == broken["clip"] == 40
     assert broken["clip, advbet"] == 320
@@ -171,7 +173,7 @@ def test_a_larger_share_never_needs_fewer_images_and_the_most_is_never_less_than
 def test_every_verdict_on_a_family_follows_from_its_rows() -> None:
     result = json.loads((RESULTS / "families.json").read_text())
     assert configs_of(result["config"]) == [task.config for task in families.tasks()]
-    assert families.judged(result["rows"]) == result["rows"]
+    assert families_judged.judged(result["rows"]) == result["rows"]
     measured = {(row["family"], row["variant"], row["errors"], row["rate"]) for row in result["rows"]}
     assert len(measured) == len(result["rows"])
     for arm in families.ARMS:
@@ -210,7 +212,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         "population",
     ),
     "alignment": (alignment.main, {"method", "steps_before", "cosine_mean", "cosine_sd", "scale_mean"}, "pgpe"),
-    "bit_errors": (bit_errors.main, {"scheme", "bits", "rate", "chips", "accuracy_mean", "accuracy_sd", "slack"}, "rquant"),
+    "bit_errors": (
+        bit_errors.RESULT.main, {"scheme", "bits", "rate", "chips", "accuracy_mean", "accuracy_sd", "slack"}, "rquant",
+    ),
     "bit_error_robustness": (
         bit_error_robustness.main,
         {
@@ -219,7 +223,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         },
         "randbet",
     ),
-    "bit_attacks": (bit_attacks.main, {"hardening", "attack", "flips", "error", "robust_error"}, "advbet"),
+    "bit_attacks": (bit_attacks.RESULT.main, {"hardening", "attack", "flips", "error", "robust_error"}, "advbet"),
     "hardened_fuse": (
         hardened_fuse.STUDY.main,
         {"hardening", "rate", "chips", "bare_mean", "head_mean", "fused_mean", "fuse_adds", "energy_bare", "energy_fused"},
@@ -227,7 +231,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
     ),
     "hardening": (hardening.main, {"target", "method", "ms_per_step", "ratio"}, "randbet"),
     "families": (
-        families.main,
+        families.RESULT.main,
         {
             "family", "variant", "data", "rate", "clean", "perturbed_mean", "perturbed_sd", "fused_mean", "direction_published",
             "direction_holds", "chips",
@@ -256,17 +260,18 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         "follow",
     ),
     "cross_layer": (
-        cross_layer.main, {"data", "design", "rate", "area", "energy", "accuracy_mean", "accuracy_sd", "chips"}, "neurons only",
+        cross_layer.RESULT.main, {"data", "design", "rate", "area", "energy", "accuracy_mean", "accuracy_sd", "chips"},
+        "neurons only",
     ),
     "cross_layer_cifar10": (
-        cross_layer_cifar10.main,
+        cross_layer_cifar10.RESULT.main,
         {"data", "design", "rate", "area", "energy", "accuracy_mean", "accuracy_sd", "chips"},
         "bits only",
     ),
     "cross_layer_profiles": (
-        cross_layer_profiles.main, {"data", "kind", "site", "place", "value", "expected", "queries"}, "rank correlation",
+        cross_layer_profiles.RESULT.main, {"data", "kind", "site", "place", "value", "expected", "queries"}, "rank correlation",
     ),
-    "cross_layer_search": (cross_layer_search.main, {"data", "sampler", "seed", "evaluations", "area"}, "random"),
+    "cross_layer_search": (cross_layer_search.RESULT.main, {"data", "sampler", "seed", "evaluations", "area"}, "random"),
     "injection": (injection.main, {"rate", "method", "seconds"}, "uniform"),
     "scaling": (
         scaling.main,
@@ -345,7 +350,7 @@ def test_the_tier_for_a_gpu_runs_in_miniature(tmp_path: Path, monkeypatch: pytes
     rng = torch.Generator().manual_seed(0)
     part = Split(torch.rand(8, 3, 32, 32, generator=rng) * 2 - 1, torch.randint(10, (8,), generator=rng))
     monkeypatch.setattr(bit_error_robustness, "load", lambda name: Dataset(name, 10, part, part, part))
-    (tier,) = bit_error_robustness.TIERS["gpu"]
+    (tier,) = hardened_targets.TIERS["gpu"]
     small = replace(tier, cells=tier.cells[3:4], recipe=replace(tier.recipe, steps=2, batch=2), chips=2, device="cpu", images=4)
     rows = bit_error_robustness.measured(small, tmp_path / "rows")
     assert [row["published"] for row in rows] == [5.43, 6.36, 7.41, 8.65, 27.21]

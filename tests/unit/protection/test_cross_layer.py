@@ -14,14 +14,15 @@ from hypothesis import given
 from backends.memory.protection.cost import Cost
 from bbfuse.seeds import validation_chip
 from experiments import cross_layer_cifar10, cross_layer_search
-from experiments.cross_layer import CHIPS, DIGITS, EVALUATIONS, RATES, front
-from experiments.cross_layer_designs import FULL, UNPROTECTED, Design
+from experiments.cross_layer import CHIPS, COMPARISON, EVALUATIONS, front
+from experiments.cross_layer_designs import DIGITS, FULL, UNPROTECTED, Design
 from experiments.cross_layer_profiles import QUERIES
-from experiments.cross_layer_search import FAMILIES, NOTHING, SEEDS, Found, Limits, Values, best, design_of, search
+from experiments.cross_layer_search import SEEDS, Requirements, Trial, best, search
+from experiments.cross_layer_space import FAMILIES, NOTHING, Values, design_of
 from experiments.study import rows_of
 
-founds = st.lists(st.builds(Found, st.just({}), st.floats(0.5, 4), st.floats(0, 1), st.booleans()), max_size=20)
-LIMITS = Limits(0.9, 0.9)
+founds = st.lists(st.builds(Trial, st.just({}), st.floats(0.5, 4), st.floats(0, 1), st.booleans()), max_size=20)
+LIMITS = Requirements(0.9, 0.9)
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_layer_search, "FOLDER", tmp_path)
 
 
-def tried(name: str | None, evaluations: int, first: list[Values] | None = None, **more: Any) -> list[Found]:
+def tried(name: str | None, evaluations: int, first: list[Values] | None = None, **more: Any) -> list[Trial]:
     return search(name, "cross-layer", _Bench(), 0.05, LIMITS, evaluations, first=first or [], **more)  # type: ignore[arg-type]
 
 
 @given(found=founds)
-def test_an_infeasible_design_is_never_the_best_and_the_best_is_the_cheapest(found: list[Found]) -> None:
+def test_an_infeasible_design_is_never_the_best_and_the_best_is_the_cheapest(found: list[Trial]) -> None:
     chosen = best(found)
     feasible = [one for one in found if one.feasible]
     assert (chosen is None) == (not feasible)
@@ -116,7 +117,7 @@ def test_a_family_chooses_its_own_layers_and_nothing_else() -> None:
 
 
 @given(found=founds)
-def test_on_the_front_more_area_is_more_accuracy(found: list[Found]) -> None:
+def test_on_the_front_more_area_is_more_accuracy(found: list[Trial]) -> None:
     x, y = front(found)
     assert x == sorted(x)
     assert all(one < other for one, other in pairwise(y))
@@ -136,7 +137,9 @@ def test_designs_are_chosen_on_validation_chips() -> None:
     assert seen == [validation_chip(index) for index in range(5)]
 
 
-@pytest.mark.parametrize(("name", "rates"), [("cross_layer", RATES), ("cross_layer_cifar10", cross_layer_cifar10.RATES)])
+@pytest.mark.parametrize(
+    ("name", "rates"), [("cross_layer", COMPARISON.rates), ("cross_layer_cifar10", cross_layer_cifar10.COMPARISON.rates)]
+)
 def test_all_layers_together_are_never_larger_than_one_and_far_smaller_than_everything_threefold(
     name: str, rates: tuple[float, ...]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,18 @@ from backends.base import Chip
 from backends.memory.config import Memory, Quantization
 from backends.memory.simulator import Simulator
 from backends.training.fitting import RECIPE
-from experiments import bit_attacks
-from experiments.bit_error_robustness import Cell
+from experiments import bit_attacks, hardened_targets
+from experiments.hardened_targets import HardenedTarget
 from tests.helpers.toys import cells, headers, kept_figures, lines, toy_data, toy_network
 
-CELL = Cell("toy cell", bits=4, clip=0.9, norm="bn")
+TARGET = HardenedTarget("toy target", bits=4, clip=0.9, norm="bn")
 
 
 def test_the_setting_is_the_stated_one() -> None:
     assert bit_attacks.FLIPS == (5, 10, 20, 40, 80, 160, 320)
     assert bit_attacks.MOST == {"progressive": 20, "halved": 80}
     assert (bit_attacks.SEEN, bit_attacks.QUERIES, bit_attacks.CHIPS, bit_attacks.BROKEN) == (64, 200, 10, 50.0)
-    assert bit_attacks.SHOWN == ("normal", "rquant", "clip", "randbet, 10 %", "advbet", "clip, advbet")
+    assert list(bit_attacks.COLOURS) == ["normal", "rquant", "clip", "randbet, 10 %", "advbet", "clip, advbet"]
     assert len(set(bit_attacks.COLOURS.values())) == 6
 
 
@@ -57,16 +58,17 @@ class Attacks:
 def test_rows_are_errors_of_held_out_images_after_each_attack(monkeypatch: pytest.MonkeyPatch) -> None:
     attacks, fits, data = Attacks(), [], toy_data()
 
-    def fitted(name: str, data: Any, recipe: Any) -> torch.nn.Module:
-        fits.append((name, recipe))
+    def fitted(name: str, data: Any, recipe: Any, device: str) -> torch.nn.Module:
+        fits.append((name, recipe, device))
         return toy_network()
 
-    named = {"attacks": attacks, "load": toy_data, "fitted": fitted, "FLIPS": (2, 5, 11), "SEEN": 6, "QUERIES": 31, "CHIPS": 3}
+    named = {"attacks": attacks, "load": toy_data, "FLIPS": (2, 5, 11), "SEEN": 6, "QUERIES": 31, "CHIPS": 3}
     for name, value in named.items():
         monkeypatch.setattr(bit_attacks, name, value)
     monkeypatch.setattr(bit_attacks, "MOST", {"progressive": 2, "halved": 5})
-    rows = bit_attacks._rows(CELL)
-    assert fits == [("digits-bn", CELL.recipe(RECIPE))]
+    monkeypatch.setattr(hardened_targets, "fitted", fitted)
+    rows = bit_attacks._rows(TARGET)
+    assert fits == [("digits-bn", TARGET.recipe(RECIPE), "cpu")]
     simulator = Simulator(toy_network(), Memory("rquant"), Quantization(4, symmetric=False, signed=False))
     stored = simulator.stored
 
@@ -86,7 +88,7 @@ def test_rows_are_errors_of_held_out_images_after_each_attack(monkeypatch: pytes
     assert len({value for *_, value in expected}) >= 5
     clean = error(simulator.read(stored.patterns))
     assert rows == [
-        {"data": "digits", "target": "digits-bn", "hardening": "toy cell", "attack": attack, "flips": flips,
+        {"data": "digits", "target": "digits-bn", "hardening": "toy target", "attack": attack, "flips": flips,
          "error": pytest.approx(clean), "robust_error": pytest.approx(value)}
         for attack, flips, value in expected
     ]  # fmt: skip
@@ -101,10 +103,9 @@ def test_rows_are_errors_of_held_out_images_after_each_attack(monkeypatch: pytes
 
 def test_the_shown_targets_are_attacked(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(bit_attacks, "_rows", lambda cell: [cell.name, cell.advbet])
-    monkeypatch.setattr(bit_attacks, "_draw", drawn.append)
+    monkeypatch.setattr(bit_attacks, "_rows", lambda target: [target.name, target.advbet])
     monkeypatch.setattr(torch, "set_num_threads", drawn.append)
-    settings, rows = bit_attacks._compute()
+    settings, rows = replace(bit_attacks.RESULT, draw=drawn.append).compute()
     assert rows == ["normal", None, "rquant", None, "clip", None, "randbet, 10 %", None, "advbet", 20, "clip, advbet", 20]
     assert drawn == [1, rows]
     assert settings == {"data": "digits", "flips": (5, 10, 20, 40, 80, 160, 320), "seen": 64, "queries": 200, "chips": 10}
@@ -121,20 +122,20 @@ ROWS = [
 ]  # fmt: skip
 
 
-def test_a_target_is_broken_where_more_than_half_of_the_answers_are_wrong() -> None:
+def test_a_target_is_broken_where_the_error_is_above_one_half() -> None:
     assert bit_attacks.needed(ROWS[:3]) == 40
     assert bit_attacks.needed(ROWS[2:4]) == 80
     assert bit_attacks.needed(ROWS[3:5]) is None  # a half is not more than half
 
 
-def test_the_table_shows_errors_by_flips_and_what_breaks() -> None:
+def test_the_table_shows_errors_by_flips_and_the_flips_that_break_a_target() -> None:
     table = bit_attacks._table(ROWS)
-    assert headers(table) == ["hardening", "attack", "5", "10", "20", "40", "80", "160", "320", "breaks"]
+    assert headers(table) == ["hardening", "attack", "5", "10", "20", "40", "80", "160", "320", "flips for 50 %"]
     assert cells(table) == [
-        ["normal", "projected", "12.0", "60.0", "50.5", "", "", "", "", "40"],
+        ["normal", "projected", "12.0", "", "", "60.0", "50.5", "", "", "40"],
         ["normal", "halved", "9.0", "50.0", "", "", "", "", "", "> 10"],
-        ["clip", "progressive", "3.2", "", "", "", "", "", "", "> 10"],
-        ["clip", "random", "71.0", "", "", "", "", "", "", "320"],
+        ["clip", "progressive", "", "3.2", "", "", "", "", "", "> 10"],
+        ["clip", "random", "", "", "", "", "", "", "71.0", "320"],
     ]
 
 
@@ -143,7 +144,7 @@ def test_the_figure_has_a_line_for_each_target_and_attack(tmp_path: Path, monkey
     bit_attacks._draw(ROWS)
     (axes,) = figures["bit_attacks.svg"].axes
     found = {line.get_label(): points for line, points in zip(axes.lines, lines(axes), strict=True)}
-    named = [f"{name}, {attack}" for name in bit_attacks.SHOWN for attack in ("projected", "progressive", "halved")]
+    named = [f"{name}, {attack}" for name in bit_attacks.COLOURS for attack in ("projected", "progressive", "halved")]
     assert list(found) == named
     assert found["normal, projected"] == ([5, 40, 80], [12.0, 60.0, 50.5])
     assert found["normal, halved"] == ([5, 10], [9.0, 50.0])

@@ -12,13 +12,14 @@ from backends.memory.protection.cost import HARDWARE, Cost
 from backends.memory.protection.policy import Protection
 from bbfuse.config.schema import ReportConfig, RunConfig
 from experiments import cross_layer
-from experiments.cross_layer import DIGITS, EVALUATIONS, FIRST
-from experiments.cross_layer_designs import FULL, UNPROTECTED, Design
-from experiments.cross_layer_search import NOTHING, Found, Limits, Values, design_of
+from experiments.cross_layer import COMPARISON, EVALUATIONS, FIRST, Comparison
+from experiments.cross_layer_designs import DIGITS, FULL, UNPROTECTED, Design
+from experiments.cross_layer_search import Requirements, Trial
+from experiments.cross_layer_space import NOTHING, Values, completed, design_of
 
 
 def test_the_setting_is_the_stated_one() -> None:
-    assert (cross_layer.RATES, cross_layer.WISHED) == ((0.01, 0.05, 0.1), (0.97, 0.95))
+    assert (COMPARISON.rates, COMPARISON.wished) == ((0.01, 0.05, 0.1), (0.97, 0.95))
     assert (cross_layer.CHIPS, cross_layer.FREE) == (10, 40)
     assert EVALUATIONS == {
         "bits only": 50, "neurons only": 30, "quantization only": 10, "cross-layer": 80, "cross-layer with fuse": 80,
@@ -77,18 +78,14 @@ def test_a_row_has_costs_mean_and_population_sd_or_nothing() -> None:
     assert cross_layer._row(bench, "mine", 0.05, None) == {**named, **empty}  # type: ignore[arg-type]
 
 
-def found(cost: float, accuracy: float, feasible: bool = True, **values: Any) -> Found:
-    return Found(values, cost, accuracy, feasible)
+def found(cost: float, accuracy: float, feasible: bool = True, **values: Any) -> Trial:
+    return Trial(values, cost, accuracy, feasible)
 
 
-def test_values_are_made_whole_as_the_family_means_them() -> None:
+def test_values_are_completed_as_the_family_defines_them() -> None:
     for family, inner, outer in (("bits only", 5, 5), ("neurons only", 8, 0), ("cross-layer", 5, 0)):
-        whole = cross_layer._full(family, found(1.5, 0.75, inner=5, logic=2))
-        assert whole == found(1.5, 0.75, **{**NOTHING, "inner": inner, "outer": outer, "logic": 2})
-    assert cross_layer._full("bits only", None) is None
-    refused = cross_layer._full("cross-layer", found(1.5, 0.75, False))
-    assert refused is not None
-    assert refused.feasible is False
+        whole = completed(family, {"inner": 5, "logic": 2})
+        assert whole == {**NOTHING, "inner": inner, "outer": outer, "logic": 2}
 
 
 def test_a_joint_search_begins_with_the_best_of_each_layer_and_then_with_each_fuse() -> None:
@@ -103,7 +100,7 @@ def test_a_joint_search_begins_with_the_best_of_each_layer_and_then_with_each_fu
 def test_every_rate_has_a_row_of_every_design_and_a_search_of_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def search(*given: Any) -> list[Found]:
+    def search(*given: Any) -> list[Trial]:
         asked.append(given)
         _, family, _, rate, *_ = given
         if family == "quantization only" or rate == 0.3:
@@ -111,10 +108,10 @@ def test_every_rate_has_a_row_of_every_design_and_a_search_of_every_family(monke
         return [found(2.0, 0.9, inner=6), found(1.5, 0.9, inner=4), found(1.1, 0.9, False, inner=1)]
 
     monkeypatch.setattr(cross_layer, "search", search)
-    monkeypatch.setattr(cross_layer, "limits_of", lambda bench, rate: Limits(rate, 0.5))
+    monkeypatch.setattr(cross_layer, "requirements_of", lambda bench, rate: Requirements(rate, 0.5))
     counts = {"bits only": 3, "quantization only": 2, "cross-layer": 9, "cross-layer with fuse": 4}
     bench = Bench()
-    rows, known, tried = cross_layer.measured(bench, (0.05, 0.3), counts)  # type: ignore[arg-type]
+    rows, known, tried = Comparison("toy", bench, (0.05, 0.3), counts).searched()  # type: ignore[arg-type]
     named = ("unprotected", "full TMR", *counts)
     assert [(row["rate"], row["design"]) for row in rows] == [(rate, name) for rate in (0.05, 0.3) for name in named]
     areas = [1.0, 1.8, 1.4, None, 1.4, 1.4, 1.0, 1.8, None, None, None, None]
@@ -128,7 +125,7 @@ def test_every_rate_has_a_row_of_every_design_and_a_search_of_every_family(monke
     for given, (rate, family) in zip(asked, tried, strict=True):
         assert given[:2] == ("tiny", family)
         assert given[2] is bench
-        assert given[3:8] == (rate, Limits(rate, 0.5), counts[family], "tpe", 0)
+        assert given[3:8] == (rate, Requirements(rate, 0.5), counts[family], "tpe", 0)
     assert [given[8] for given in asked[:4]] == [
         FIRST["bits only"][:3], FIRST["quantization only"][:2], [bits],
         [bits, whole, {**whole, "fuse": "head"}, {**whole, "fuse": "A"}],
@@ -140,18 +137,18 @@ def test_every_rate_has_a_row_of_every_design_and_a_search_of_every_family(monke
 def test_the_cheapest_for_a_wish_is_searched_over_voltages_as_well(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def search(*given: Any) -> list[Found]:
+    def search(*given: Any) -> list[Trial]:
         asked.append(given)
         return [found(0.5, 0.96, there, inner=2, voltage=6), found(0.7, 0.99, there, inner=7, voltage=1)]
 
     monkeypatch.setattr(cross_layer, "search", search)
-    monkeypatch.setattr(cross_layer, "limits_of", lambda bench, rate: Limits(0.1, 0.875 + rate))
+    monkeypatch.setattr(cross_layer, "requirements_of", lambda bench, rate: Requirements(0.1, 0.875 + rate))
     bench, known = Bench(), [{**NOTHING, "inner": n} for n in range(1, 9)]
     row = cross_layer._cheapest(bench, 0.93, known)  # type: ignore[arg-type]
     name, family, same, rate, limits, count, sampler, seed, first = asked[0]
     assert (name, family, rate, count, sampler, seed) == ("tiny", "free voltage", 0.93, 40, "tpe", 0)
     assert same is bench
-    assert limits == Limits(0.93, 0.875)
+    assert limits == Requirements(0.93, 0.875)
     expected = [{**NOTHING, "voltage": place} for place in range(8)]
     expected += [{**values, "voltage": place} for values in known[:6] for place in (5, 6)]
     assert first == expected  # eight and twelve: half of the evaluations
@@ -163,15 +160,15 @@ def test_the_cheapest_for_a_wish_is_searched_over_voltages_as_well(there: bool, 
         assert (row["rate"], row["area"]) == (0.0, None)
 
 
-def test_the_study_of_digits_is_all_rates_and_the_wishes(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Any] = []
-    monkeypatch.setattr(torch, "set_num_threads", said.append)
-    monkeypatch.setattr(cross_layer, "measured", lambda bench, rates, counts: ([(bench, rates, counts)], ["known"], "tried"))
+def test_the_study_of_digits_is_all_rates_and_the_wished_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    monkeypatch.setattr(Comparison, "searched", lambda self: ([(self.bench, self.rates, self.evaluations)], ["known"], "tried"))
     monkeypatch.setattr(cross_layer, "_cheapest", lambda bench, wished, known: (bench, wished, known))
-    monkeypatch.setattr(cross_layer, "draw", lambda *given: said.append(given))
-    settings, rows = cross_layer._compute()
+    monkeypatch.setattr(cross_layer, "draw", lambda *given: calls.append(given))
+    settings, rows = cross_layer.RESULT.compute()
     assert rows == [(DIGITS, (0.01, 0.05, 0.1), EVALUATIONS), (DIGITS, 0.97, ["known"]), (DIGITS, 0.95, ["known"])]
-    assert said == [1, ("tried", rows, "cross_layer.svg")]
+    assert calls == [1, ("tried", rows, "cross_layer.svg")]
     assert settings == {
         "arithmetic": 0.01, "clips": (1.0, 0.7, 0.5, 0.35, 0.25), "tolerance": 0.01, "time": 1.25, "hardware": asdict(HARDWARE),
         "evaluations": EVALUATIONS, "free": 40,

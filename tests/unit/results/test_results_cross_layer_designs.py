@@ -21,7 +21,7 @@ from backends.memory.protection.simulator import ProtectedSimulator
 from backends.training.fitting import LARGE_RECIPE, RECIPE, moved
 from bbfuse.config.schema import RunConfig
 from experiments import cross_layer_designs
-from experiments.cross_layer_designs import Bench, Design, constrained
+from experiments.cross_layer_designs import Design, DesignBench, constrained
 from tests.helpers.toys import TOY_SHAPE, toy_data, toy_network
 
 
@@ -33,11 +33,11 @@ def data(name: str) -> Dataset:
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DesignBench:
     monkeypatch.setattr(cross_layer_designs, "load", data)
     monkeypatch.setattr(cross_layer_designs, "fitted", lambda target, known: toy_network())
     monkeypatch.setattr(cross_layer_designs, "FOLDER", tmp_path / "runs" / "designs")
-    return Bench("digits", "tiny", {}, validation_images=13, validation_chips=3, test_images=19, steps=2)
+    return DesignBench("digits", "tiny", {}, validation_images=13, validation_chips=3, test_images=19, steps=2)
 
 
 def test_the_setting_is_the_stated_one() -> None:
@@ -50,7 +50,7 @@ def test_the_setting_is_the_stated_one() -> None:
 
 @pytest.mark.parametrize(("name", "draws"), [("digits", 20), ("other", 4)])
 def test_channels_are_ranked_on_training_images_of_their_own(
-    name: str, draws: int, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    name: str, draws: int, bench: DesignBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
 
@@ -76,7 +76,7 @@ def test_channels_are_ranked_on_training_images_of_their_own(
     assert (scores.weights["1"][1], scores.results["1"][1]) == (1.0, 6.0)
 
 
-def test_a_limited_network_is_fitted_once_and_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limited_network_is_fitted_once_and_kept(bench: DesignBench, monkeypatch: pytest.MonkeyPatch) -> None:
     fits: list[Any] = []
 
     def fit(network: nn.Module, part: Split, clip: float, steps: int) -> nn.Module:
@@ -97,7 +97,7 @@ def test_a_limited_network_is_fitted_once_and_kept(bench: Bench, monkeypatch: py
     assert [path.name for path in cross_layer_designs.FOLDER.iterdir()] == ["tiny-0.7-2.pt"]
 
 
-def simulated(bench: Bench, design: Design) -> ProtectedSimulator:
+def simulated(bench: DesignBench, design: Design) -> ProtectedSimulator:
     layers, scores = bench.known(design.clip)
     return ProtectedSimulator(toy_network(), layers, Memory(bits=design.bits), design.protection, scores, 0.01)
 
@@ -109,7 +109,7 @@ def right(logits: Tensor, part: Split) -> float:
 CHIPS = [Chip(0.4, 50_000), Chip(0.4, 50_001), NOMINAL]
 
 
-def test_accuracies_are_those_of_the_protected_hardware(bench: Bench) -> None:
+def test_accuracies_are_those_of_the_protected_hardware(bench: DesignBench) -> None:
     test, seen = data("digits").test, set()
     for design in (Design(bits=4), Design(Protection(inner=1, logic=3), bits=6)):
         simulator = simulated(bench, design)
@@ -120,7 +120,7 @@ def test_accuracies_are_those_of_the_protected_hardware(bench: Bench) -> None:
     assert all(len(set(expected)) > 1 for expected in seen)
 
 
-def test_a_head_is_calibrated_on_each_chip_with_the_first_training_images(bench: Bench) -> None:
+def test_a_head_is_calibrated_on_each_chip_with_the_first_training_images(bench: DesignBench) -> None:
     test, first = data("digits").test, data("digits").train.images[:50]
     design = Design(bits=4, fuse="head")
     simulator = simulated(bench, design)
@@ -145,10 +145,12 @@ class Flip(nn.Module):
         return self.layer(images).flip(3) * 0.5 - images
 
 
-def test_a_fuse_changes_images_before_the_target_and_its_weights_are_paid(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fuse_changes_images_before_the_target_and_its_weights_are_paid(
+    bench: DesignBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fuse = Flip().requires_grad_(False)
     mine = replace(bench, fuses={"mine": RunConfig()})
-    monkeypatch.setattr(Bench, "fuse", lambda self, name: {"mine": fuse}[name])
+    monkeypatch.setattr(DesignBench, "fuse", lambda self, name: {"mine": fuse}[name])
     test, design = data("digits").test, Design(bits=4, fuse="mine")
     headed = replace(test, images=fuse(test.images))
     assert mine.accuracies(design, CHIPS, test) == mine.accuracies(Design(bits=4, fuse="head"), CHIPS, headed)
@@ -159,7 +161,7 @@ def test_a_fuse_changes_images_before_the_target_and_its_weights_are_paid(bench:
 
 @pytest.mark.parametrize("begun", ["", "config.json", "summary.json"])
 def test_a_fuse_s_run_is_begun_resumed_or_taken_as_it_lies_there(
-    begun: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    begun: str, bench: DesignBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[RunConfig] = []
     folder = cross_layer_designs.FOLDER / "tiny-fuse-mine"
@@ -178,7 +180,7 @@ def test_a_fuse_s_run_is_begun_resumed_or_taken_as_it_lies_there(
     assert loaded == [folder]
 
 
-def test_prices_are_relative_to_no_protection_at_nominal_voltage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prices_are_relative_to_no_protection_at_nominal_voltage(bench: DesignBench, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = bench.price(Design(), 0.0)
     assert (plain.area, plain.energy, plain.time) == (1.0, 1.0, 1.0)
     asked: list[tuple[Any, ...]] = []
@@ -199,14 +201,14 @@ def test_prices_are_relative_to_no_protection_at_nominal_voltage(bench: Bench, m
     assert none["1"].tolist() == other["1"].tolist() == [False] * 3
 
 
-def test_validation_and_report_have_chips_and_images_of_their_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_and_report_have_chips_and_images_of_their_own(bench: DesignBench, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def accuracies(self: Bench, design: Design, chips: Any, part: Split) -> list[float]:
+    def accuracies(self: DesignBench, design: Design, chips: Any, part: Split) -> list[float]:
         asked.append((design, [*chips], part))
         return [0.25, 0.5, 0.9]
 
-    monkeypatch.setattr(Bench, "accuracies", accuracies)
+    monkeypatch.setattr(DesignBench, "accuracies", accuracies)
     design = Design(Protection(inner=3, restricted=True), 0.5, 6, "head")
     assert bench.validated(design, 0.05) == pytest.approx(0.55)
     assert bench.reported(design, 0.02, 4) == [0.25, 0.5, 0.9]

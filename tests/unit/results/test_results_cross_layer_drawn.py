@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from experiments import cross_layer, cross_layer_cifar10
-from experiments.cross_layer_search import Found
+from experiments.cross_layer_search import Trial
 from tests.helpers.toys import cells, headers, kept_figures, lines, tables_of
 
 
-def found(cost: float, accuracy: float, feasible: bool = False) -> Found:
-    return Found({}, cost, accuracy, feasible)
+def found(cost: float, accuracy: float, feasible: bool = False) -> Trial:
+    return Trial({}, cost, accuracy, feasible)
 
 
 TRIED = [found(1.75, 0.5), found(1.25, 0.5), found(1.25, 0.625), found(1.5, 0.625), found(2.0, 0.875, True), found(1.0, 0.25)]
@@ -41,7 +41,7 @@ ROWS = [
 
 def test_the_tables_show_extra_area_energy_and_accuracy_and_the_free_voltages() -> None:
     digits, toy, free = tables_of(cross_layer.tables(ROWS))
-    words = "wrong\nextra area, energy, accuracy"
+    words = "bit errors\nextra area, energy, accuracy"
     assert headers(digits) == ["design", f"1 % {words}", f"5 % {words}"]
     assert cells(digits) == [
         ["full TMR", "+119, 63, 89.0 ± 2.3", "+50, 67, 85.0 ± 2.3"],
@@ -49,8 +49,8 @@ def test_the_tables_show_extra_area_energy_and_accuracy_and_the_free_voltages() 
     ]
     assert (digits.title, toy.title) == ("digits", "toy")
     assert cells(toy) == [["full TMR", "+200, 64, 88.0 ± 2.3"]]
-    assert headers(free)[:4] == ["accuracy wished, %", "wrong bits, %", "energy, %", "extra area, %"]
-    assert cells(free) == [["97", "5", "44", "+23", "96.1 ± 1.2", "6", "head"]]
+    assert headers(free)[:4] == ["wished", "bit errors, %", "energy, %", "extra area, %"]
+    assert cells(free) == [["97 %", "5", "44", "+23", "96.1 ± 1.2", "6", "head"]]
     assert len(tables_of(cross_layer.tables(ROWS[:5]))) == 2
 
 
@@ -63,7 +63,7 @@ def test_a_panel_for_each_rate_has_all_fronts_the_best_designs_and_full_protecti
     tried[0.05, "cross-layer"] = [*TRIED, found(2.5, 0.96875, True)]
     cross_layer.draw(tried, ROWS, "toy.svg")
     panels = figures["toy.svg"].axes
-    assert [axes.get_title() for axes in panels] == [f"{100 * rate:g} % wrong bits" for rate in rates]
+    assert [axes.get_title() for axes in panels] == [f"{100 * rate:g} % bit errors" for rate in rates]
     assert panels[0].get_ylabel() == "validation accuracy, %"
     assert [axes.get_legend() is not None for axes in panels] == [False, True][-len(rates) :]
     found_lines = lines(panels[-1])
@@ -83,15 +83,17 @@ def test_a_panel_for_each_rate_has_all_fronts_the_best_designs_and_full_protecti
 
 
 def test_the_study_at_32x32_is_the_stated_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = cross_layer_cifar10.CIFAR10
+    bench = cross_layer_cifar10.COMPARISON.bench
     assert (bench.data, bench.target, bench.fuses) == ("data/cifar10-jpeg", "resnet20", {})
     assert (bench.validation_images, bench.validation_chips, bench.test_images, bench.steps) == (150, 2, 500, 25)
     counts = {"bits only": 10, "neurons only": 6, "quantization only": 10, "cross-layer": 25, "cross-layer with fuse": 12}
     said: list[Any] = []
     monkeypatch.setattr(torch, "set_num_threads", said.append)
-    monkeypatch.setattr(cross_layer, "measured", lambda *given: ([given], "known", "tried"))
+    monkeypatch.setattr(
+        cross_layer.Comparison, "searched", lambda self: ([(self.bench, self.rates, self.evaluations)], "known", "tried")
+    )
     monkeypatch.setattr(cross_layer, "draw", lambda *given: said.append(given))
-    settings, rows = cross_layer_cifar10._compute()
+    settings, rows = cross_layer_cifar10.RESULT.compute()
     assert rows == [(bench, (0.01,), counts)]
     assert said == [1, ("tried", rows, "cross_layer_cifar10.svg")]
     assert settings["evaluations"] == counts

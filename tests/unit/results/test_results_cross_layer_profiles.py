@@ -198,7 +198,7 @@ def test_all_three_kinds_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     for name in ("_powers", "_rates", "_channels"):
         monkeypatch.setattr(cross_layer_profiles, name, lambda name=name: [name])
-    settings, rows = cross_layer_profiles._compute()
+    settings, rows = cross_layer_profiles.RESULT.compute()
     assert (threads, rows) == ([1], ["_powers", "_rates", "_channels"])
     assert settings == {
         "chips": 10, "images": 200, "rate_of_power": 0.001, "limits": {"logits": 0.01, "answers": 0.02}, "seeds": 3,
@@ -209,8 +209,8 @@ def test_all_three_kinds_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_table_shows_shares_in_per_cent_and_what_is_expected() -> None:
     record = cross_layer_profiles._record
     table = cross_layer_profiles._table([
-        record("power", "weights", 0, 0.123, 0.0, 0.25, None), record("left", "logits", 2, 0.0625, 0.0, 0.07, None),
-        record("rate", "answers", 3, 15.5, 0.0, 16.25, None), record("channels", "results", None, 0.81, 0.034, 0.7, 3500),
+        record("power", "weights", 0, 0.123, 0.25), record("left", "logits", 2, 0.0625, 0.07),
+        record("rate", "answers", 3, 15.5, 16.25), record("channels", "results", None, 0.81, 0.7, 0.034, 3500),
     ])  # fmt: skip
     assert headers(table)[1:] == ["site", "place", "queries", "found", "expected"]
     assert [row[1:] for row in cells(table)] == [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments import families
-from experiments.families import compared, judged
+from experiments.families_judged import compared, judged
 from tests.helpers.toys import cells, headers, kept_figures, lines
 
 
@@ -155,11 +155,11 @@ SHOWN = [
 
 def test_the_table_shows_per_cent_and_verdicts() -> None:
     table = families._table(SHOWN)
-    assert headers(table) == ["family", "variant", "errors", "rate", "accuracy", "fused", "published", "holds"]
+    assert headers(table) == ["family", "variant", "errors", "rate", "accuracy", "with fuse", "published", "holds"]
     assert [line[1:] for line in cells(table)] == [
         ["none", "random", "0", "95.0", "", "", ""], ["prelu", "random", "0", "94.0 ± 2.1", "", "", ""],
         ["none", "random", "0.033", "31.0 ± 2.1", "82.5", "x", "yes"], ["none", "random", "0.1", "12.5 ± 2.1", "", "y", "no"],
-        ["none", "stuck-at-0", "0.1", "50.0 ± 2.1", "", "z", "not told apart"],
+        ["none", "stuck-at-0", "0.1", "50.0 ± 2.1", "", "z", "not significant"],
         ["unprotected", "random", "0.01", "62.5 ± 2.1", "75.0", "", ""],
     ]  # fmt: skip
 

@@ -78,7 +78,7 @@ def test_the_runs_with_a_fuse_are_those_of_the_arms_that_have_a_rate_for_it() ->
             ))  # fmt: skip
     assert [task.config for task in families.tasks()] == wanted
     assert families.tasks()[2].labels == {"family": "FlatENN", "variant": "sparse, SAQ"}
-    assert families._slug(ARMS[7]) == "SoftSNN-bound-and-protect-1"
+    assert ARMS[7].name == "SoftSNN-bound-and-protect-1"
 
 
 TOY = Arm("Toy", "all stored", "tiny", fits=3, errors=("random", "stuck-at-1"), one_sided_rates=(0.2,))
@@ -190,7 +190,7 @@ def test_rows_of_an_arm_are_measured_once(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(families, "_measured", measured)
     for variant in ("one, two", "one, two", "three"):
-        assert families._kept(replace(TOY, variant=variant)) == [{"rate": 0.25, "variant": variant}]
+        assert families._cached(replace(TOY, variant=variant)) == [{"rate": 0.25, "variant": variant}]
     assert counts == ["one, two", "three"]
     assert json.loads((tmp_path / "a" / "b" / "Toy-one-two.json").read_text())[0]["rate"] == 0.25
 
@@ -198,19 +198,18 @@ def test_rows_of_an_arm_are_measured_once(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_row_has_the_mean_of_its_own_runs_with_a_fuse(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[Any] = []
     monkeypatch.setattr(torch, "set_num_threads", said.append)
-    monkeypatch.setattr(families, "_draw", lambda rows: said.append(len(rows)))
     monkeypatch.setattr(families, "judged", lambda rows: rows)
     monkeypatch.setattr(families, "ARMS", (Arm("F", "one", "x", 0.1), Arm("F", "two", "y"), Arm("G", "one", "z", 0.2)))
     monkeypatch.setattr(families, "FUSED_CHIPS", (7, 8, 9))
     named = [("random", 0.1), ("random", 0.2), ("stuck-at-0", 0.1)]
-    monkeypatch.setattr(families, "_kept", lambda arm: [
+    monkeypatch.setattr(families, "_cached", lambda arm: [
         {"family": arm.family, "variant": arm.variant, "errors": errors, "rate": rate, "fused_mean": None, "fused_chips": None}
         for errors, rate in named
     ])  # fmt: skip
     found = [0.5, 0.75, 0.625, 0.25, 0.5, 0.875]
     summaries = [{"accuracy": {"perturbed_fused": {"mean": mean}, "perturbed": {"mean": 0.1}}} for mean in found]
     monkeypatch.setattr(families, "run_all", lambda folder, tasks: (summaries, []))
-    settings, rows = families._compute()
+    settings, rows = replace(families.RESULT, draw=lambda rows: said.append(len(rows))).compute()
     assert said == [1, 9]
     fused = [(row["fused_mean"], row["fused_chips"]) for row in rows]
     empty = (None, None)

@@ -16,12 +16,13 @@ from backends.base import NOMINAL, Chip
 from backends.memory.config import Memory, Quantization
 from backends.memory.simulator import Simulator
 from backends.training.fitting import Recipe
-from experiments import bit_error_robustness
-from experiments.bit_error_robustness import Cell, Tier, tolerated
+from experiments import bit_error_robustness, hardened_targets
+from experiments.bit_error_robustness import tolerated
+from experiments.hardened_targets import HardenedTarget, TargetGroup
 from tests.helpers.toys import band, cells, headers, kept_figures, lines, tables_of, toy_data, toy_network
 
-CELL = Cell("fixed", bits=4, clip=0.9, randbet=0.2, pattern=6, label_smoothing=0.25, published={0: 3.5, 0.03: 8.25})
-TIER = Tier("toy", "Toy", "tiny", (CELL,), Recipe(5), (0.03, 0.2), 19, seeds=(3, 8), chips=4)
+TARGET = HardenedTarget("fixed", bits=4, clip=0.9, randbet=0.2, pattern=6, label_smoothing=0.25, published={0: 3.5, 0.03: 8.25})
+GROUP = TargetGroup("toy", "Toy", "tiny", (TARGET,), Recipe(5), (0.03, 0.2), 19, seeds=(3, 8), chips=4)
 # between the measured points 20/24 (1.115e-2) and 19/24 (5.573e-2)
 SHARE = math.log(0.03 / 1.115e-2) / math.log(5.573e-2 / 1.115e-2)
 ENERGY = ((20 - SHARE) / 24) ** 2
@@ -36,7 +37,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         return toy_network(recipe.seed)
 
     monkeypatch.setattr(bit_error_robustness, "load", toy_data)
-    monkeypatch.setattr(bit_error_robustness, "fitted", fitted)
+    monkeypatch.setattr(hardened_targets, "fitted", fitted)
     return asked
 
 
@@ -48,8 +49,8 @@ def errors(seed: int, chips: list[Chip]) -> list[float]:
 
 
 def test_rows_are_means_over_fits_and_chips_and_their_population_spreads(fits: list[tuple[Any, ...]]) -> None:
-    rows = bit_error_robustness._rows(TIER, CELL)
-    assert fits == [("tiny-gn", "toy", CELL.recipe(Recipe(5, seed=seed)), "cpu") for seed in (3, 8)]
+    rows = bit_error_robustness._rows(GROUP, TARGET)
+    assert fits == [("tiny-gn", "toy", TARGET.recipe(Recipe(5, seed=seed)), "cpu") for seed in (3, 8)]
     expected = [(rate, which) for which in ("unseen", "trained on") for rate in (0.03, 0.2)]
     assert [(row["rate"], row["chips_are"]) for row in rows] == expected
     for row in rows:
@@ -76,23 +77,23 @@ def test_rows_are_means_over_fits_and_chips_and_their_population_spreads(fits: l
 
 
 def test_no_energy_is_given_where_no_voltage_was_measured() -> None:
-    row = bit_error_robustness._row(TIER, CELL, 0.3, "unseen", [1.0], [[2.0, 7.0]])
+    row = bit_error_robustness._row(GROUP, TARGET, 0.3, "unseen", [1.0], [[2.0, 7.0]])
     assert row["energy"] is None
 
 
 def test_without_a_pattern_no_chip_was_trained_on_and_what_is_kept_is_not_measured_again(
     tmp_path: Path, fits: list[tuple[Any, ...]]
 ) -> None:
-    plain, other = Cell("plain", "normal"), Cell("other", norm="bn")
-    tier = replace(TIER, cells=(plain, other), seeds=(1,))
-    rows = bit_error_robustness.measured(tier, tmp_path / "kept" / "rows")
+    plain, other = HardenedTarget("plain", "normal"), HardenedTarget("other", norm="bn")
+    group = replace(GROUP, cells=(plain, other), seeds=(1,))
+    rows = bit_error_robustness.measured(group, tmp_path / "kept" / "rows")
     assert [(row["hardening"], row["chips_are"], row["rate"]) for row in rows] == [
         (name, "unseen", rate) for name in ("plain", "other") for rate in (0.03, 0.2)
     ]
     assert [name for name, *_ in fits] == ["tiny-gn", "tiny-bn"]
-    assert bit_error_robustness.measured(replace(tier, cells=(other, plain)), tmp_path / "kept" / "rows") == rows[2:] + rows[:2]
+    assert bit_error_robustness.measured(replace(group, cells=(other, plain)), tmp_path / "kept" / "rows") == rows[2:] + rows[:2]
     assert len(fits) == 2
-    bit_error_robustness.measured(replace(tier, chips=3), tmp_path / "kept" / "rows")
+    bit_error_robustness.measured(replace(group, chips=3), tmp_path / "kept" / "rows")
     assert len(fits) == 4
     assert len(list((tmp_path / "kept" / "rows").iterdir())) == 4  # no unfinished part is left
 
@@ -138,13 +139,13 @@ def test_the_tables_show_errors_spreads_published_ones_and_the_rate_within_two_a
     shown = bit_error_robustness._tables(ROWS)
     digits, toy = tables_of(shown)
     within = "within 2.5 points:\nrate, energy"
-    assert headers(digits) == ["hardening", "error", "3 %", "20 %", within]
+    assert headers(digits) == ["hardening", "nominal", "3 %", "20 %", within]
     assert cells(digits) == [
         ["clip", "1.3 (0.39)", "3.8 ± 0.4 (4.5)", "21.0 ± 1.5", f"3 %, {ENERGY:.2f}"],
-        ["  trained on", "1.3", "1.7", "3.9", f"3 %, {ENERGY:.2f}"],
+        ["clip, its own chip", "1.3", "1.7", "3.9", f"3 %, {ENERGY:.2f}"],
         ["normal", "1.3", "30.0 ± 2.0", "70.0 ± 6.0", ""],
     ]
-    assert headers(toy) == ["hardening", "error", "0.1 %", within]
+    assert headers(toy) == ["hardening", "nominal", "0.1 %", within]
     share = math.log(0.001 / 6.86646e-5) / math.log(1.29e-3 / 6.86646e-5)
     assert cells(toy) == [["clip", "1.3", "2.0 ± 0.5", f"0.1 %, {((22 - share) / 24) ** 2:.2f}"]]
     assert "digits, 360 images" in str(digits.title)

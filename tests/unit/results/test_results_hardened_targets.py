@@ -11,7 +11,7 @@ from backends.memory.config import Quantization
 from backends.training.fitting import RECIPE, Recipe
 from backends.training.hardening import Hardening
 from experiments import bit_error_robustness
-from experiments.bit_error_robustness import CIFAR, DIGITS, TIERS, Cell, Tier
+from experiments.hardened_targets import CIFAR, DIGITS, TIERS, HardenedTarget, TargetGroup
 from experiments.study import RESULTS
 
 RATES = (0, 0.001, 0.005, 0.01, 0.015, 0.025)
@@ -22,39 +22,40 @@ LARGE = {
     "randbet, 2 %": (5.71, 6.22, 7.00, 7.83, 8.69, 10.91), "clip, 4 bits": (5.29, 5.99, 7.71, 10.62, 15.79, 37.94),
 }  # fmt: skip
 SETTINGS = {
-    "rquant": Cell("rquant"), "clip": Cell("clip", clip=0.1), "normal": Cell("normal", "normal"),
-    "randbet": Cell("randbet", clip=0.1, randbet=0.01),
-    "clip, label smoothing": Cell("clip, label smoothing", clip=0.1, label_smoothing=1 / 9),
-    "randbet, 4 bits": Cell("randbet, 4 bits", bits=4, clip=0.1, randbet=0.01),
-    "randbet, 2 %": Cell("randbet, 2 %", clip=0.1, randbet=0.02), "clip, 4 bits": Cell("clip, 4 bits", bits=4, clip=0.1),
+    "rquant": HardenedTarget("rquant"), "clip": HardenedTarget("clip", clip=0.1), "normal": HardenedTarget("normal", "normal"),
+    "randbet": HardenedTarget("randbet", clip=0.1, randbet=0.01),
+    "clip, label smoothing": HardenedTarget("clip, label smoothing", clip=0.1, label_smoothing=1 / 9),
+    "randbet, 4 bits": HardenedTarget("randbet, 4 bits", bits=4, clip=0.1, randbet=0.01),
+    "randbet, 2 %": HardenedTarget("randbet, 2 %", clip=0.1, randbet=0.02),
+    "clip, 4 bits": HardenedTarget("clip, 4 bits", bits=4, clip=0.1),
 }  # fmt: skip
 
 
-def test_the_committed_settings_are_the_cells_as_they_stand() -> None:
+def test_the_committed_settings_are_the_targets_as_they_stand() -> None:
     committed = json.loads((RESULTS / "bit_error_robustness.json").read_text())["config"]
     assert committed == json.loads(json.dumps([asdict(tier) for tier in TIERS["cpu"]]))
 
 
-def test_the_committed_rows_are_those_of_the_cells_rate_by_rate() -> None:
+def test_the_committed_rows_are_those_of_the_targets_rate_by_rate() -> None:
     rows = json.loads((RESULTS / "bit_error_robustness.json").read_text())["rows"]
     for tier in TIERS["cpu"]:
-        for cell in tier.cells:
-            mine = [row for row in rows if (row["data"], row["hardening"]) == (tier.shown, cell.name)]
+        for target in tier.cells:
+            mine = [row for row in rows if (row["data"], row["hardening"]) == (tier.shown, target.name)]
             unseen = [row for row in mine if row["chips_are"] == "unseen"]
             own = [row for row in mine if row["chips_are"] == "trained on"]
             assert [row["rate"] for row in unseen] == list(tier.rates)
-            assert [row["rate"] for row in own] == (list(tier.rates) if cell.pattern is not None else [])
-            assert [row["published"] for row in unseen] == [cell.published.get(rate) for rate in tier.rates]
+            assert [row["rate"] for row in own] == (list(tier.rates) if target.pattern is not None else [])
+            assert [row["published"] for row in unseen] == [target.published.get(rate) for rate in tier.rates]
             for row in mine:
-                assert (row["bits"], row["scheme"], row["chips"]) == (cell.bits, cell.scheme, 50 if row in unseen else 1)
+                assert (row["bits"], row["scheme"], row["chips"]) == (target.bits, target.scheme, 50 if row in unseen else 1)
 
 
 def test_the_tier_for_a_gpu_is_the_published_table() -> None:
     (tier,) = TIERS["gpu"]
-    assert [cell.name for cell in tier.cells] == list(LARGE)
-    for cell in tier.cells:
-        assert cell.published == dict(zip(RATES, LARGE[cell.name], strict=False))
-        assert replace(cell, published={}) == SETTINGS[cell.name]
+    assert [target.name for target in tier.cells] == list(LARGE)
+    for target in tier.cells:
+        assert target.published == dict(zip(RATES, LARGE[target.name], strict=False))
+        assert replace(target, published={}) == SETTINGS[target.name]
     assert (tier.data, tier.shown, tier.target) == ("data/cifar10-jpeg", "CIFAR-10 (JPEG)", "simplenet")
     assert (tier.rates, tier.images, tier.seeds, tier.chips, tier.device) == (RATES[1:], 9000, (0,), 50, "cuda")
     assert tier.recipe == Recipe(
@@ -64,31 +65,31 @@ def test_the_tier_for_a_gpu_is_the_published_table() -> None:
 
 def test_the_small_tiers_are_fitted_and_measured_as_stated() -> None:
     digits, cifar = TIERS["cpu"]
-    assert digits == Tier("digits", "digits", "digits", DIGITS, RECIPE, (0.01, 0.05, 0.1, 0.15), 360)
+    assert digits == TargetGroup("digits", "digits", "digits", DIGITS, RECIPE, (0.01, 0.05, 0.1, 0.15), 360)
     recipe = Recipe(3000, weight_decay=0.05, shift=4, mirror=True, each=True)
-    assert cifar == Tier("data/cifar10-jpeg", "CIFAR-10 (JPEG)", "resnet8", CIFAR, recipe, (0.005, 0.01, 0.025), 500)
+    assert cifar == TargetGroup("data/cifar10-jpeg", "CIFAR-10 (JPEG)", "resnet8", CIFAR, recipe, (0.005, 0.01, 0.025), 500)
     assert (digits.seeds, digits.chips, digits.device) == ((0,), 50, "cpu")
     assert bit_error_robustness.SLACK == 0.1
 
 
-def test_a_cell_is_plain_8_bit_quantization_if_nothing_else_is_said() -> None:
-    recipe = Cell("x").recipe(Recipe(7))
+def test_a_target_is_plain_8_bit_quantization_if_nothing_else_is_said() -> None:
+    recipe = HardenedTarget("x").recipe(Recipe(7))
     stored = Quantization(8, symmetric=False, signed=False)
     assert recipe == Recipe(7, hardening=Hardening(stored, "parameters"))
     assert recipe.label_smoothing == 0.0
-    assert (Cell("x").norm, Cell("x").published) == ("gn", {})
+    assert (HardenedTarget("x").norm, HardenedTarget("x").published) == ("gn", {})
 
 
 @pytest.mark.parametrize("scheme", ["normal", "rquant"])
-def test_a_cell_hands_all_that_it_says_to_the_fit(scheme: str) -> None:
-    cell = Cell("x", scheme, 4, 0.3, 0.07, None, 5, "mean", "global", 0.2)  # type: ignore[arg-type]
-    recipe = cell.recipe(Recipe(9, lr=0.4))
+def test_a_target_passes_all_its_settings_to_the_training(scheme: str) -> None:
+    target = HardenedTarget("x", scheme, 4, 0.3, 0.07, None, 5, "mean", "global", 0.2)  # type: ignore[arg-type]
+    recipe = target.recipe(Recipe(9, lr=0.4))
     codes = {
         "normal": Quantization(4, rounding=False, ranges="global"),
         "rquant": Quantization(4, symmetric=False, signed=False, ranges="global"),
     }[scheme]
     hardening = Hardening(codes, "parameters", clip=0.3, rate=0.07, pattern=5, gradients="mean")
     assert recipe == Recipe(9, lr=0.4, label_smoothing=0.2, hardening=hardening)
-    attacked = Cell("x", advbet=13).recipe(Recipe())
+    attacked = HardenedTarget("x", advbet=13).recipe(Recipe())
     assert attacked.hardening is not None
     assert (attacked.hardening.flips, attacked.hardening.rate) == (13, None)
