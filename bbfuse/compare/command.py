@@ -1,4 +1,4 @@
-"""Command line of a result file: show its table, print it (``--json``), or compute it again (``--run``)."""
+"""Command line of a result file: show its table, print it (``--json``, ``--markdown``), or compute it again (``--run``)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from backends import flags
 from backends.base import InputError, TargetError
 from bbfuse.compare.results import ResultFiles
+from bbfuse.compare.tables import markdown
 from bbfuse.compare.tasks import Row
 
 __all__ = ["RayShow", "Show", "Tabulate", "TierShow", "result_command", "tier_result", "tiered_command"]
@@ -30,6 +31,8 @@ class Show:
     """print the file"""
     run: bool = False
     """compute what is missing and write the file again"""
+    markdown: bool = False
+    """print the table as Markdown"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ def result_command(
         show = flags.parse(kind, program, arguments)
         if isinstance(show, RayShow) and show.ray_address is not None and not show.run:
             raise InputError("`ray_address` has no effect without `run`: remove it")
+        if show.json and show.markdown:
+            raise InputError("`json` and `markdown` exclude each other: remove one")
         computed = compute(show) if show.run else None
     except InputError as error:
         return flags.refused(error)
@@ -70,7 +75,12 @@ def result_command(
         results.write(name, *computed)
     result = results.read(name)
     result["rows"] += more_rows()
-    print(json.dumps(result, indent=1)) if show.json else Console().print(table(result["rows"]))
+    if show.json:
+        print(json.dumps(result, indent=1))
+    elif show.markdown:
+        print(markdown(table(result["rows"])))
+    else:
+        Console().print(table(result["rows"]))
     return 0
 
 

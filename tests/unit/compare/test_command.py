@@ -63,6 +63,13 @@ def test_without_flags_the_committed_rows_are_shown_and_nothing_is_computed(
     assert study.rows_of("toy") == [{"a": 3}]
 
 
+def test_the_table_is_printed_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert toy(["--markdown"], lambda: [{"a": 11}]) == 0
+    assert capsys.readouterr().out == "| a |\n| --- |\n| value 3 |\n| value 11 |\n"
+    assert toy(["--markdown", "--json"]) == 2
+    assert capsys.readouterr().err == "error: --json and --markdown exclude each other: remove one\n"
+
+
 def test_with_run_the_rows_are_computed_and_written(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert toy(["--run"], lambda: [{"a": 11}]) == 0
     assert "value 8" in capsys.readouterr().out
