@@ -35,6 +35,8 @@ STUDIES = (
 BENCHMARKS = ("injection", "remote", "scaling", "proxy", "overhead", "training", "hardening")
 PAGES = {**dict.fromkeys(STUDIES, ""), **dict.fromkeys(BENCHMARKS, "benchmarks.")}
 """Results with a page, and where their modules lie."""
+_COMMANDS = ("main", "STUDY", "RESULT")
+"""Names in a module under which its command line lies."""
 TIERS = {"paper_cifar10": ("paper", ["--tier", "cifar10"])}
 """Results that another result's command shows, and the flags for it."""
 
@@ -73,7 +75,7 @@ def _page(name: str) -> str:
     module, options = TIERS.get(name, (PAGES[name] + name, []))
     code = import_module(f"experiments.{module}" + (".__main__" if module == "paper" else ""))
     result = ResultFiles(RESULTS).read(name)
-    run = getattr(code, "main", None) or code.STUDY.main
+    run = next(code.main if place == "main" else getattr(code, place).main for place in _COMMANDS if hasattr(code, place))
     command = " ".join([f"python -m experiments.{module}", *options])
     figures = sorted(path.name for path in RESULTS.glob("*.svg") if re.fullmatch(rf"{name}(_chip|_population)?\.svg", path.name))
     machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items() if value is not None)

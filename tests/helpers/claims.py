@@ -46,8 +46,8 @@ def main_page() -> list[str]:
     return [
         f"The classifier has {100 * clean:.1f} % at nominal voltage and loses {min(lost):.0f} to {max(lost):.0f} points on",
         f"(`rge`) recovers {share('chip', 'rge', 100_000):.0f} % of the white-box recovery at the same query budget "
-        f"(100,000 images) on one chip, and {share('population', 'rge', 300_000):.0f} % for the population with 300,000; methods that "
-        f"probe the parameters "
+        f"(100,000 images) on one chip, and {share('population', 'rge', 300_000):.0f} % for the population with 300,000; methods "
+        f"that probe the parameters "
         f"recover {probing('chip', 100_000):.0f} % at best, and {probing('population', 30_000):.0f} % (with 30,000).",
         f"(`follow`) 95 % takes {needed('chip', 0.95)} images on one chip, and 90 % takes "
         f"{needed('population', 0.9)} for the pop",

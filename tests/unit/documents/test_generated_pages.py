@@ -14,7 +14,7 @@ from tests.helpers.pages import MAIN_JOB, ROOT, rows, tables_of, whole, with_sd
 
 
 def test_the_committed_pages_are_those_that_the_results_give(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tables.main([]) == 0, capsys.readouterr().out
+    assert tables.main([]) == 0, f"run python -m experiments.tables --write: {capsys.readouterr().out}"
     assert capsys.readouterr().out == ""
 
 
