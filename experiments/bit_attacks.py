@@ -18,7 +18,7 @@ from rich.table import Table
 from backends.base import Chip
 from backends.datasets.loading import load
 from backends.memory.attacks import search as attacks
-from backends.memory.attacks.loss import Victim
+from backends.memory.attacks.loss import AttackLoss
 from backends.training.fitting import RECIPE
 from bbfuse.compare.measured import across
 from bbfuse.compare.plots import BLUE, GREEN, PURPLE, RED, panels
@@ -43,11 +43,11 @@ def _rows(target: HardenedTarget) -> list[Row]:
     data = load("digits")
     simulator = target.simulator("digits", data, RECIPE)
     stored, seen = simulator.stored, data.validation[:SEEN]
-    victim = Victim(simulator, seen.images, seen.labels)
+    victim = AttackLoss(simulator, seen.images, seen.labels)
 
     def error_with(weights: dict[str, torch.Tensor]) -> float:
         with torch.no_grad():
-            return error(simulator.answers(data.test.images, weights), data.test.labels)
+            return error(simulator.respond(data.test.images, weights), data.test.labels)
 
     def random(flips: int) -> float:
         rate = flips / (stored.quantization.bits * len(stored.patterns))

@@ -25,7 +25,7 @@ from torch import Tensor
 from backends.base import NOMINAL, Chip
 from backends.memory.protection.policy import Protection
 from backends.memory.protection.simulator import ProtectedSimulator, Site
-from backends.memory.protection.vulnerability import error_power, from_answers, rank_correlation
+from backends.memory.protection.vulnerability import error_power, from_responses, rank_correlation
 from bbfuse.compare.measured import value
 from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
@@ -118,7 +118,7 @@ def _channels() -> list[Row]:
             for seed in SEEDS:
                 query = partial(_logits, simulator, site, channels, 10_000 * seed)
                 rng = torch.Generator().manual_seed(seed)
-                profile = from_answers(query, images, len(channels), queries, IMPORTANT, first=FIRST[queries], rng=rng)
+                profile = from_responses(query, images, len(channels), queries, IMPORTANT, first=FIRST[queries], rng=rng)
                 found.append(rank_correlation(profile.mean, truth))
             rows.append(_record("channels", site, None, mean(found), 0.7, pstdev(found), queries))
     return rows

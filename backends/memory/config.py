@@ -1,4 +1,5 @@
-"""How a network lies in a memory: number format, what is stored, and the kind of errors. Settings only, without torch."""
+"""How a memory stores a network: number format, which tensors are stored, and the kind of errors. Settings only, without
+torch."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ class Quantization:
     """Fixed-point codes of ``bits`` bits: ``w = c + s q`` with integers ``|q| <= 2^(bits-1) - 1 = Q`` and ``s = r / Q``.
 
     Symmetric: ``c = 0``, ``r = max|w|``. Asymmetric: ``c`` and ``r`` are the middle and half the width of ``[min w, max w]``.
-    Stutz et al., MLSys 2021, section 3 and Eq. 1. A wrong bit may give a code one step outside of that range; it is not clipped.
+    Stutz et al., MLSys 2021, section 3 and Eq. 1. A bit error may give a code one step outside of that range; it is not clipped.
     """
 
     bits: int = 8
@@ -33,7 +34,7 @@ class Quantization:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise InputError(f"bits must be 2 to 8, or 16, got {self.bits}")
+            raise InputError(f"`bits` must be 2 to 8, or 16, got {self.bits}")
 
 
 PRESETS: dict[str, tuple[Quantization, Literal["weights", "parameters"]]] = {
@@ -64,12 +65,12 @@ class Memory:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise InputError(f"--memory.bits must be 2 to 8, or 16, got {self.bits}")
+            raise InputError(f"`memory.bits` must be 2 to 8, or 16, got {self.bits}")
         if (self.errors == "profile") != (self.profile is not None):
-            raise InputError("--memory.errors profile and --memory.profile FILE.npz go together: give both or none")
+            raise InputError("`memory.errors=profile` and `memory.profile` go together: give both or none")
         if self.offset < 0:
-            raise InputError(f"--memory.offset must be 0 or more, got {self.offset}")
+            raise InputError(f"`memory.offset` must be 0 or more, got {self.offset}")
         if self.offset and self.errors not in ("column", "profile"):
-            raise InputError(f"--memory.offset has no effect with --memory.errors {self.errors}: drop it")
+            raise InputError(f"`memory.offset` has no effect with `memory.errors={self.errors}`: remove it")
         if self.errors == "neuralfuse-map" and self.bits > 8:
-            raise InputError(f"--memory.errors neuralfuse-map has codes of at most 8 bits, got --memory.bits {self.bits}")
+            raise InputError(f"`memory.errors=neuralfuse-map` needs codes of at most 8 bits, got `memory.bits={self.bits}`")

@@ -1,4 +1,4 @@
-"""Tensors as codes in one memory, and back."""
+"""Encodes tensors as bit patterns in one memory, and decodes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Patterns = NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a tensor lies, and its format."""
+    """Place of a tensor, and its format."""
 
     shape: torch.Size
     start: int
@@ -42,14 +42,14 @@ class Stored:
 
     bits: int
     patterns: Patterns
-    """What was written, for all tensors (weights,); what a chip reads back has the same form."""
+    """The written patterns of all tensors (weights,); those that a chip reads have the same form."""
     slots: Mapping[str, _Slot]
     first: int
-    """The cell in which it begins."""
+    """The first cell."""
 
     @property
     def end(self) -> int:
-        """The cell behind its last one."""
+        """The cell behind the last one."""
         return self.first + self.bits * self.patterns.size
 
     @property
@@ -62,13 +62,13 @@ class Stored:
         """The fixed-point format of its tensors.
 
         Raises:
-            InputError: they have formats of their own.
+            InputError: they have other formats.
         """
         return self._fixed()[0].quantization
 
     @property
     def steps(self) -> NDArray[np.float32]:
-        """How much of its weight a step of each fixed-point code is, ``s`` (weights,)."""
+        """The step ``s`` of the fixed-point code of each weight (weights,)."""
         codes = zip(self._fixed(), self.slots.values(), strict=True)
         steps = [code.step.cpu().float().expand(slot.shape).flatten() for code, slot in codes]
         return torch.cat(steps).numpy()
@@ -81,7 +81,7 @@ class Stored:
         return fixed
 
     def integers(self, patterns: Patterns | None = None) -> NDArray[np.int64]:
-        """The fixed-point codes ``q`` (weights,) that ``patterns`` (what was written, if not given) stand for."""
+        """The fixed-point codes ``q`` (weights,) that ``patterns`` (the written ones, if not given) stand for."""
         read = self.patterns if patterns is None else patterns
         return integers(torch.from_numpy(read), self.quantization).numpy().astype(np.int64)
 
@@ -92,7 +92,7 @@ class Stored:
         return patterns
 
     def tensors(self, patterns: Patterns | None = None, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """The float32 tensors that ``patterns`` (what was written, if not given) stand for, by name."""
+        """The float32 tensors that ``patterns`` (the written ones, if not given) stand for, by name."""
         read = self.patterns if patterns is None else patterns
         return {
             name: slot.code.decode(torch.from_numpy(read[slot.place]).view(slot.shape).to(device))
@@ -101,11 +101,12 @@ class Stored:
 
 
 Errors = Callable[[Stored, Patterns, Chip], list[Places]]
-"""A kind of errors: turns the second argument, a copy of what was written, into what the chip reads, and says where it wrote."""
+"""A kind of errors: changes its second argument, a copy of the written patterns, into those that the chip reads; returns the
+changed places."""
 
 
 class Reading:
-    """What a chip reads, in one array that every chip is applied to and taken back from; what was written stays as it is."""
+    """The patterns that a chip reads, in one array that is reused for every chip; the written patterns do not change."""
 
     def __init__(self, stored: Stored, errors: Errors) -> None:
         self.stored = stored
@@ -117,7 +118,7 @@ class Reading:
         """The patterns as ``chip`` reads them, valid until the next call."""
         for places in self._changed:
             self._patterns[places] = self.stored.patterns[places]
-        self._changed = [slice(None)]  # whatever happens in the next line can be taken back
+        self._changed = [slice(None)]  # an error in the next line can be undone
         self._changed = self._errors(self.stored, self._patterns, chip)
         return self._patterns
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from backends.memory.hooks import watching
+
 __all__ = ["bit_error_rate", "macs", "saving", "voltage", "weight_reads"]
 
 # relative voltage and bit error rate, downwards in voltage
@@ -115,16 +117,11 @@ def saving(access_energy: float, target_cost: float, fuse_cost: float) -> float:
 def _visit(network: nn.Module, image_shape: tuple[int, int, int], see: Callable[[str, nn.Module, Tensor, Tensor], None]) -> None:
     """Run one black image through ``network`` in evaluation mode and show ``see`` every layer with its input and output."""
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda layer, inputs, output: see(name, layer, inputs[0], output)
-
-    hooks = [m.register_forward_hook(hook(name)) for name, m in network.named_modules() if not list(m.children())]
+    layers = {name: module for name, module in network.named_modules() if not list(module.children())}
     training = network.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), watching(layers, see):
             device = next((p.device for p in network.parameters()), torch.device("cpu"))
             network.eval()(torch.zeros(1, *image_shape, device=device))
     finally:
         network.train(training)
-        for handle in hooks:
-            handle.remove()

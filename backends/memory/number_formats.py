@@ -1,4 +1,4 @@
-"""Number formats: what turns the numbers of a tensor into patterns of a few bits, and any such pattern back into a number."""
+"""Number formats: they encode the numbers of a tensor as patterns of a few bits, and decode any such pattern."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from backends.base import InputError
 from backends.memory.config import Quantization
 
-__all__ = ["Binary", "Code", "FixedPoint", "PowersOfTwo", "StoresItself", "integers"]
+__all__ = ["Binary", "Code", "FixedPoint", "HasCodes", "PowersOfTwo", "integers"]
 
 
 class Code(Protocol):
-    """The format of one tensor. What `decode` makes, `encode` and `decode` leave as it is."""
+    """The format of one tensor. A number that `decode` returns survives `encode` and `decode` unchanged."""
 
     @property
     def bits(self) -> int:
@@ -33,10 +33,10 @@ class Code(Protocol):
 
 
 @runtime_checkable
-class StoresItself(Protocol):
-    """A layer or network that knows how it is stored.
+class HasCodes(Protocol):
+    """A layer or network that declares how it is stored.
 
-    It speaks for itself and all within it: what it does not name is held elsewhere, without errors.
+    The declaration covers all modules within it: tensors that it does not name are stored elsewhere, without errors.
     """
 
     def codes(self) -> Mapping[str, Code]:
@@ -54,7 +54,8 @@ class FixedPoint:
 
     @classmethod
     def between(cls, low: Tensor, high: Tensor, quantization: Quantization) -> FixedPoint:
-        """The format whose range is from ``low`` to ``high``, or the symmetric one that has both (Stutz et al. 2021, Eq. 1)."""
+        """The format with the range from ``low`` to ``high``, or the symmetric range that contains both (Stutz et al. 2021, Eq.
+        1)."""
         if quantization.symmetric:
             low, high = -torch.maximum(high, -low), torch.maximum(high, -low)
         # a smaller step would vanish in float32
@@ -63,7 +64,7 @@ class FixedPoint:
 
     @classmethod
     def spacious(cls, tensor: Tensor, bits: int = 8, spare: int = 0) -> FixedPoint:
-        """Two's complement of ``bits`` bits, ``spare`` of them above what the largest number of ``tensor`` takes."""
+        """Two's complement of ``bits`` bits, ``spare`` of them above those that the largest number of ``tensor`` needs."""
         limit = tensor.detach().double().abs().amax() * 2**spare
         return cls.between(-limit, limit, Quantization(bits))
 

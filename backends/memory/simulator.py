@@ -18,7 +18,7 @@ from backends.memory.config import PRESETS, Memory, Quantization
 from backends.memory.encoding import Errors, Patterns, Reading, Stored, store, store_by_codes
 from backends.memory.faults import arrays
 from backends.memory.faults import independent as chips
-from backends.memory.number_formats import StoresItself
+from backends.memory.number_formats import HasCodes
 
 __all__ = ["Simulator", "errors", "scales", "stored_tensors"]
 
@@ -30,12 +30,12 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 class Simulator:
     """``network``, any module with convolution or linear layers, stored in ``memory``.
 
-    What is not stored is held elsewhere, without errors: buffers always, and everything but the weights of convolutions and
-    linear layers where `Memory.stored` says so. The scale of a normalisation is stored as its distance from 1 (Stutz et al.
-    2021, section 3). A layer or network with a method ``codes`` (`backends.memory.number_formats.StoresItself`) is stored as it
-    says, each width in a bank of its own behind the first. The network is frozen and put into evaluation mode, so that an answer
-    depends on images and chip alone; its weights stay what they are while it is asked, also from several threads.
-    ``quantization``, if given, replaces that of ``memory``.
+    Other tensors are held elsewhere, without errors: buffers always, and everything but the weights of convolutions and linear
+    layers where `Memory.stored` says so. The scale of a normalisation is stored as its distance from 1 (Stutz et al. 2021,
+    section 3). A layer or network with a method ``codes`` (`backends.memory.number_formats.HasCodes`) is stored in those formats,
+    each width in a bank of its own behind the first. The network is frozen and put into evaluation mode, so that a response
+    depends on images and chip alone. Its own weights never change, and several threads may use it. ``quantization``, if given,
+    replaces that of ``memory``.
 
     Raises:
         InputError: the network has nothing to store, or a weight is not finite.
@@ -44,12 +44,12 @@ class Simulator:
     def __init__(self, network: nn.Module, memory: Memory | None = None, quantization: Quantization | None = None) -> None:
         memory = memory or Memory()
         network.eval().requires_grad_(False)
-        # layers of our own around the same tensors: reading a chip puts its weights into them for the time of a question
+        # copies of the layers around the same tensors: a query replaces the tensors in them for its duration
         shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
         self._network = copy.deepcopy(network, shared)
         self._lock = threading.RLock()
         preset, usual = PRESETS[memory.quantization]
-        codes = {prefix + name: code for prefix, layer in _speakers(network).items() for name, code in layer.codes().items()}
+        codes = {prefix + name: code for prefix, layer in _declaring(network).items() for name, code in layer.codes().items()}
         self._shifted = scales(network)
         tensors = {
             name: tensor - 1.0 if name in self._shifted else tensor
@@ -58,7 +58,7 @@ class Simulator:
         if not tensors and not codes:
             raise InputError(f"{type(network).__name__} has no convolution or linear layer with weights to store")
         self.banks = [store(tensors, quantization or replace(preset, bits=memory.bits))] if tensors else []
-        """What is stored, one bank for each width; all lie one after the other in the same cells."""
+        """The stored tensors, one bank for each width; all banks lie one after the other in the same cells."""
         own = {name: _tensor(network, name) for name in codes}
         self.banks += store_by_codes(own, codes, self.banks[-1].end if self.banks else 0)
         self._device = next(iter((tensors | own).values())).device
@@ -74,12 +74,12 @@ class Simulator:
         return self.banks[0]
 
     def logits(self, images: Tensor, chip: Chip) -> Tensor:
-        """Logits (n, classes), on the tape wherever ``images`` are."""
+        """Logits (n, classes), with gradients back to ``images`` if these require them."""
         with self._lock:
-            return self.answers(images, self.weights(chip))
+            return self.respond(images, self.weights(chip))
 
-    def answers(self, images: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        """Logits (n, classes) of the network with ``weights`` in place of what it stores."""
+    def respond(self, images: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """Logits (n, classes) of the network with ``weights`` in place of its stored tensors."""
         with self._lock:
             return functional_call(self._network, weights, (images,))  # type: ignore[no-any-return]
 
@@ -92,7 +92,7 @@ class Simulator:
         each = [self.weights(chip) for chip in chips]
         stacked = {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
         with self._lock:
-            return vmap(lambda weights: self.answers(images, weights))(stacked)
+            return vmap(lambda weights: self.respond(images, weights))(stacked)
 
     def weights(self, chip: Chip) -> dict[str, Tensor]:
         """The stored tensors as ``chip`` reads them, by name; those of the last chips are kept, in half of a device's memory."""
@@ -123,7 +123,7 @@ def _room(device: torch.device) -> int:
 
 
 def errors(memory: Memory) -> Errors:
-    """What ``memory`` does on a chip to a copy of what was written.
+    """The errors of ``memory``, as a function that applies those of a chip to a copy of the written patterns.
 
     Raises:
         InputError: the profile cannot be used.
@@ -144,9 +144,9 @@ def scales(network: nn.Module) -> set[str]:
 
 
 def stored_tensors(network: nn.Module, which: str) -> dict[str, Tensor]:
-    """Parameters that a memory holds, by name: of ``which`` ``parameters`` all, of ``weights`` those of layers that weigh.
+    """Parameters that a memory stores, by name: all for ``parameters``, those of convolutions and linear layers for ``weights``.
 
-    The tensors are the network's own. Those of modules that say themselves how they are stored are left out.
+    The tensors are those of the network, not copies. Modules that declare their own codes are left out.
     """
     found: dict[str, Tensor]
     if which == "parameters":
@@ -154,16 +154,16 @@ def stored_tensors(network: nn.Module, which: str) -> dict[str, Tensor]:
     else:
         layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, _WEIGHED)}
         found = {f"{name}.weight" if name else "weight": layer.weight for name, layer in layers.items()}
-    own = tuple(_speakers(network))
+    own = tuple(_declaring(network))
     return {name: tensor for name, tensor in found.items() if tensor.numel() and not name.startswith(own)}
 
 
-def _speakers(network: nn.Module) -> dict[str, StoresItself]:
-    """The outermost modules that speak for themselves, by what the names of their tensors begin with."""
-    found: dict[str, StoresItself] = {}
+def _declaring(network: nn.Module) -> dict[str, HasCodes]:
+    """The outermost modules that declare their codes, by the prefix of the names of their tensors."""
+    found: dict[str, HasCodes] = {}
     for name, layer in network.named_modules():
         prefix = f"{name}." if name else ""
-        if isinstance(layer, StoresItself) and not prefix.startswith(tuple(found)):
+        if isinstance(layer, HasCodes) and not prefix.startswith(tuple(found)):
             found[prefix] = layer
     return found
 

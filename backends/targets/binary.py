@@ -54,7 +54,7 @@ class BinaryConv2d(nn.Conv2d):
         self.flip = flip
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.number_formats.StoresItself`."""
+        """See `backends.memory.number_formats.HasCodes`."""
         return {"weight": Binary()}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class BinaryLinear(nn.Linear):
         self.flip = flip
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.number_formats.StoresItself`."""
+        """See `backends.memory.number_formats.HasCodes`."""
         return {"weight": Binary()}
 
     def forward(self, vectors: Tensor) -> Tensor:

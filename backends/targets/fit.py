@@ -1,7 +1,7 @@
-"""Targets as they are deployed: fitted on the training part of their data, frozen.
+"""Targets ready for use: fitted to the training part of their data and frozen.
 
 ``python -m backends.targets.fit --quantization rquant --clip 0.1 --randbet 0.01 --out FILE.pt`` fits one so that it tolerates
-wrong bits, and writes a file that ``--target`` takes wherever it takes a name.
+bit errors, and writes a checkpoint, which ``--target`` takes like a name.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ def _file_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Fit a target so that it tolerates wrong bits, and keep it in a file for --target."""
+    """Fit a target so that it tolerates bit errors, and write a checkpoint for --target."""
 
     out: Path
     """file to write, with the suffix .pt"""
     target: str = "digits"
-    """architecture"""
+    """architecture: a name, module:attribute or FILE.py:attribute"""
     data: str = "digits"
-    """data set: digits, or a folder or hub id with images for the library datasets"""
+    """data set: digits, module:attribute, FILE.py:attribute, or a folder or hub id of images for the library datasets"""
     quantization: Literal["neuralfuse", "normal", "rquant"] | None = None
-    """train on the weights as this memory gives them back (--memory.quantization of bbfuse.run); float weights if not given"""
+    """train on the weights as they are read from this memory (--memory.quantization of bbfuse.run); float weights if not given"""
     bits: int = 8
     """bits a weight: 2 to 8, or 16"""
     stored: Literal["weights", "parameters"] | None = None
@@ -86,9 +86,9 @@ class FitConfig:
     randbet: float | None = None
     """bit error rate of random bit error training: each step adds the gradient on a fresh chip"""
     advbet: int | None = None
-    """wrong bits of adversarial bit error training: each step adds the gradient on bits that an attack on the batch has chosen"""
+    """bit errors of adversarial bit error training: each step adds the gradient on bits that an attack on the batch chooses"""
     pattern: int | None = None
-    """seed of one chip that takes the place of the fresh ones (fixed-pattern training; it does not carry over to other chips)"""
+    """seed of one chip used in all steps instead of fresh ones (fixed-pattern training; it does not transfer to other chips)"""
     start: float = 1.75
     """errors are injected from the step on at which the loss without them is first below this"""
     gradients: Literal["sum", "mean"] = "sum"
@@ -96,7 +96,7 @@ class FitConfig:
     sharpness: float | None = None
     """sharpness-aware quantization: how far up the gradient the weights are moved before it is taken; twice the passes"""
     label_smoothing: float = 0.0
-    """share of the probability that is asked for all classes alike"""
+    """share of the target probability that is spread over all classes"""
     optimizer: Literal["adamw", "sgd"] | None = None
     """AdamW, or SGD with Nesterov momentum; if not given as for this target without these flags, as are the next five"""
     steps: int | None = None
@@ -110,7 +110,7 @@ class FitConfig:
     seed: int | None = None
     """seed of fresh weights, batches and chips"""
     device: str = "cpu"
-    """where it is fitted: cpu, cuda"""
+    """device of the fit: cpu, cuda"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -118,11 +118,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = parse(FitConfig, "python -m backends.targets.fit", arguments)
         if config.out.suffix != SUFFIX:
-            raise InputError(f"--out must end with {SUFFIX}, got {config.out}")
+            raise InputError(f"`out` must end with {SUFFIX}, got {config.out}")
         if config.target.endswith(SUFFIX):
-            raise InputError(f"--target is an architecture here, one of {', '.join(TARGETS)}: got {config.target}")
+            raise InputError(
+                f"`target` must be an architecture, one of {', '.join(TARGETS)}, or module:attribute, got {config.target}"
+            )
         if config.device != "cpu" and not torch.cuda.is_available():
-            raise InputError(f"--device {config.device} is not there: use cpu")
+            raise InputError(f"`device` {config.device} is not available here: use cpu")
         hardening = hardening_of(config)
         data = load(config.data)
         networks.build(config.target, data.image_shape, data.classes)
@@ -137,7 +139,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def fit_to(path: Path, target: str, data: Dataset, recipe: Recipe, device: str = "cpu") -> float:
-    """Put the fitted ``target`` into a checkpoint at ``path``; its accuracy on the validation images of ``data``, as stored.
+    """Write the fitted ``target`` to a checkpoint at ``path``; return its accuracy on the validation images of ``data``, as
+    stored.
 
     Raises:
         InputError: see `fitted`; or ``path`` cannot be written.
@@ -150,18 +153,18 @@ def fit_to(path: Path, target: str, data: Dataset, recipe: Recipe, device: str =
 
 
 def hardening_of(config: FitConfig) -> Hardening | None:
-    """What ``config`` asks of the fit beyond fitting; ``None`` for nothing.
+    """The hardening that ``config`` requests; ``None`` for none.
 
     Raises:
-        InputError: a value or combination that cannot be.
+        InputError: a value or combination is not allowed.
     """
     preset, usual = PRESETS[config.quantization or "rquant"]
     quantization = replace(preset, bits=config.bits, ranges=config.ranges) if config.quantization else None
-    said = Hardening(
+    hardening = Hardening(
         quantization, config.stored or usual, config.clip, config.randbet, config.advbet, config.pattern, config.start,
         config.gradients, config.sharpness,
     )  # fmt: skip
-    return None if quantization is None and config.clip is None and config.sharpness is None else said
+    return None if quantization is None and config.clip is None and config.sharpness is None else hardening
 
 
 def _recipe(config: FitConfig, usual: Recipe, hardening: Hardening | None) -> Recipe:
@@ -169,21 +172,21 @@ def _recipe(config: FitConfig, usual: Recipe, hardening: Hardening | None) -> Re
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("steps", "batch", "lr"):
         if name in given and not given[name] > 0:
-            raise InputError(f"--{name} must be above 0, got {given[name]}")
+            raise InputError(f"`{name}` must be greater than 0, got {given[name]}")
     if not 0 <= config.label_smoothing < 1:
-        raise InputError(f"--label-smoothing must lie in [0, 1), got {config.label_smoothing}")
+        raise InputError(f"`label_smoothing` must lie in [0, 1), got {config.label_smoothing}")
     return replace(usual, label_smoothing=config.label_smoothing, hardening=hardening, **given)
 
 
 @torch.no_grad()
 def nominal_accuracy(network: nn.Module, hardening: Hardening | None, data: Split) -> float:
-    """Share of ``data`` that ``network`` has right at nominal voltage, stored as it was trained; as it is, if it was not."""
-    answer: Callable[[Tensor], Tensor] = network
+    """Accuracy of ``network`` on ``data`` at nominal voltage, with weights as they are stored if it was trained for that."""
+    respond: Callable[[Tensor], Tensor] = network
     if hardening is not None and hardening.quantization is not None:
         simulator = Simulator(network, Memory(stored=hardening.stored), hardening.quantization)
-        answer = lambda images: simulator.logits(images, NOMINAL)  # noqa: E731
+        respond = lambda images: simulator.logits(images, NOMINAL)  # noqa: E731
     right = sum(
-        int((answer(part.images).argmax(1) == part.labels).sum())
+        int((respond(part.images).argmax(1) == part.labels).sum())
         for part in (data[first : first + _AT_ONCE] for first in range(0, len(data), _AT_ONCE))
     )
     return right / len(data)

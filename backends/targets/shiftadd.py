@@ -31,7 +31,7 @@ class ShiftConv2d(nn.Conv2d):
     """A convolution whose weights are signed powers of two or 0."""
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.number_formats.StoresItself`."""
+        """See `backends.memory.number_formats.HasCodes`."""
         return {"weight": _SHIFT}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class ShiftLinear(nn.Linear):
     """A linear layer whose weights are signed powers of two or 0."""
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.number_formats.StoresItself`."""
+        """See `backends.memory.number_formats.HasCodes`."""
         return {"weight": _SHIFT}
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class AddConv2d(nn.Conv2d):
         nn.init.normal_(self.weight)
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.number_formats.StoresItself`."""
+        """See `backends.memory.number_formats.HasCodes`."""
         return {"weight": FixedPoint.spacious(self.weight)}
 
     def forward(self, images: Tensor) -> Tensor:

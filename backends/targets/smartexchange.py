@@ -74,7 +74,7 @@ class _Exchanged(nn.Module):
         return f"{super().extra_repr()}, safe={self.safe}"
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.number_formats.StoresItself`; a safe basis is held elsewhere."""
+        """See `backends.memory.number_formats.HasCodes`; a safe basis is held elsewhere."""
         largest = self.basis.double().abs().amax((1, 2), keepdim=True)
         basis = {} if self.safe else {"basis": FixedPoint.between(-largest, largest, Quantization())}
         return {"coefficients": _COEFFICIENTS, **basis}

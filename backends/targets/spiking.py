@@ -43,7 +43,7 @@ class SpikingLinear(nn.Linear):
         return f"{super().extra_repr()}, bound={self.bound}, spare={self.spare}"
 
     def codes(self) -> Mapping[str, Code]:
-        """See `backends.memory.number_formats.StoresItself`."""
+        """See `backends.memory.number_formats.HasCodes`."""
         return {"weight": FixedPoint.spacious(self.weight, 8, self.spare)}
 
     def forward(self, vectors: Tensor) -> Tensor:

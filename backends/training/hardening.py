@@ -62,17 +62,17 @@ class Hardening:
 
     def __post_init__(self) -> None:
         if self.sharpness is not None and not self.sharpness > 0:
-            raise InputError(f"--sharpness must be above 0, got {self.sharpness}")
+            raise InputError(f"`sharpness` must be greater than 0, got {self.sharpness}")
         if self.clip is not None and not self.clip > 0:
-            raise InputError(f"--clip must be above 0, got {self.clip}")
+            raise InputError(f"`clip` must be greater than 0, got {self.clip}")
         if self.rate is not None and not 0 <= self.rate <= 1:
-            raise InputError(f"--randbet must lie in [0, 1], got {self.rate}")
+            raise InputError(f"`randbet` must lie in [0, 1], got {self.rate}")
         if self.rate is not None and self.quantization is None:
-            raise InputError("--randbet flips bits of codes: give --quantization too")
+            raise InputError("`randbet` flips bits of codes and needs `quantization`: give both")
         if self.flips is not None and (self.flips < 1 or self.rate is not None or self.quantization is None):
-            raise InputError("--advbet must be 1 or more, with --quantization and without --randbet, got " + str(self.flips))
+            raise InputError("`advbet` must be 1 or more, with `quantization` and without `randbet`, got " + str(self.flips))
         if self.pattern is not None and self.rate is None:
-            raise InputError("--pattern is the chip of --randbet: give both or none")
+            raise InputError("`pattern` names the chip of `randbet`: give both or none")
 
 
 def without_unused(settings: Any, options: Sequence[str]) -> str:

@@ -1,1 +1,1 @@
-"""Bit errors chosen to do harm."""
+"""Bit errors chosen by an attacker."""

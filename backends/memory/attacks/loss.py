@@ -1,4 +1,4 @@
-"""A stored network as somebody sees it who may choose which of its bits are wrong (`backends.memory.attacks.search`)."""
+"""The loss that an attack on stored bits (`backends.memory.attacks.search`) maximises."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from backends.memory.encoding import Patterns
 from backends.memory.simulator import Simulator
 
-__all__ = ["Victim"]
+__all__ = ["AttackLoss"]
 
 
-class Victim:
-    """``simulator`` on one batch of ``images`` (n, channels, height, width) and ``labels`` (n,).
+class AttackLoss:
+    """The loss of ``simulator`` on one batch of ``images`` (n, channels, height, width) and ``labels`` (n,).
 
-    The loss is the mean cross-entropy, or minus that of the class ``towards``, if an attacker wants it in every answer.
+    The loss is the mean cross-entropy, or, for a targeted attack, minus that of the class ``towards``.
     """
 
     def __init__(self, simulator: Simulator, images: Tensor, labels: Tensor, towards: int | None = None) -> None:
@@ -27,7 +27,7 @@ class Victim:
         self._sign = 1.0 if towards is None else -1.0
 
     def loss(self, patterns: Patterns) -> float:
-        """See `backends.memory.attacks.search.Loss`: needs logits alone."""
+        """See `backends.memory.attacks.search.Loss`; it needs logits alone."""
         with torch.no_grad():
             return self._loss(self._simulator.read(patterns)).item()
 
@@ -39,4 +39,4 @@ class Victim:
         return loss.item(), torch.cat([slope.flatten() for slope in slopes]).cpu().numpy()
 
     def _loss(self, weights: dict[str, Tensor]) -> Tensor:
-        return self._sign * F.cross_entropy(self._simulator.answers(self._images, weights), self._labels)
+        return self._sign * F.cross_entropy(self._simulator.respond(self._images, weights), self._labels)

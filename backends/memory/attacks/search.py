@@ -1,9 +1,9 @@
-"""Bit errors that are chosen to hurt: which stored bits to flip so that a loss rises most, at most one bit a weight.
+"""Adversarial bit errors: stored bits whose flips increase a loss most, at most one bit a weight.
 
 `projected` finds all flips together by projected gradient ascent (after Stutz et al., TPAMI 2023, arXiv 2104.08323; step and
 projection are ours, its text was not at hand), `progressive` one after the other (the bit-flip attack, Rakin et al., ICCV 2019),
-`halved` from losses alone, without gradients. Each returns the patterns with the largest loss that it met, those that were
-written among them: it never lowers the loss it is given.
+`halved` from losses alone, without gradients. Each returns the patterns with the largest loss that it found, the written
+ones included, so that the loss never decreases.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def projected(stored: Stored, gradient: Gradient, flips: int, steps: int = 10, s
 
 
 def progressive(stored: Stored, gradient: Gradient, loss: Loss, flips: int) -> Patterns:
-    """One flip after the other: in each tensor the bit whose flip promises most, ``g`` times its change of the weight, then, by
-    trying them all, the one of these that raises the loss most.
+    """One flip after the other: in each tensor the bit with the largest predicted increase, ``g`` times its change of the weight;
+    of these, the one that increases the loss most when it is tried.
 
-    Costs a gradient and a loss for each tensor and flip. A weight is flipped once at most. Stops early where nothing rises.
+    Costs a gradient and a loss for each tensor and flip. A weight is flipped once at most. Stops early when no flip increases the
+    loss.
     """
     scale, values = stored.steps, _values(stored)
     read = stored.patterns.copy()
@@ -96,16 +97,18 @@ def progressive(stored: Stored, gradient: Gradient, loss: Loss, flips: int) -> P
 
 def halved(stored: Stored, loss: Loss, flips: int, queries: int, seed: int = 0) -> Patterns:
     """From losses alone: highest bits of random weights in groups of ``flips``, of which the half with the larger losses is kept
-    and mixed anew until one group is left (successive halving). Asks at most ``queries`` times, twice at least.
+    and mixed anew until one group is left (successive halving). Evaluates the loss at most ``queries`` times, and at least twice.
 
-    Every tensor, small or large, has as many of the first candidates as another, as far as it has weights: a wrong bit of a
-    small one tells on more of the network.
+    Every tensor has the same number of first candidates, as far as it has weights: a bit error in a small tensor affects more
+    of the network.
     """
     rng = np.random.default_rng(seed)
     highest = stored.patterns.dtype.type(1 << (stored.quantization.bits - 1))
     size = min(flips, len(stored.patterns))
     best, most = stored.patterns, loss(stored.patterns)
-    groups = max(1, min((queries - 1) // 2, len(stored.patterns) // size))  # 1 + g + g/2 + ... + 1 asks are at most 2 g + 1
+    groups = max(
+        1, min((queries - 1) // 2, len(stored.patterns) // size)
+    )  # 1 + g + g/2 + ... + 1 evaluations are at most 2 g + 1
     order = rng.standard_exponential(len(stored.patterns))
     for place in stored.places:
         order[place] *= place.stop - place.start
@@ -126,7 +129,7 @@ def halved(stored: Stored, loss: Loss, flips: int, queries: int, seed: int = 0) 
 
 
 def _values(stored: Stored) -> NDArray[np.int64]:
-    """What each bit adds to a code (bits,), lowest first."""
+    """The value of each bit in a code (bits,), lowest first."""
     values = 1 << np.arange(stored.quantization.bits)
     if stored.quantization.signed:
         values[-1] *= -1

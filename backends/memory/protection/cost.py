@@ -1,4 +1,4 @@
-"""What a protected design takes: area, energy and time, by one model whose constants all stand in `Hardware`.
+"""Area, energy and time of a protected design, by a model whose constants are those of `Hardware`.
 
 A memory of weights beside ``pes`` processing elements, each with a multiplier, an adder for sums of 32 bits and registers::
 
@@ -72,7 +72,7 @@ HARDWARE = Hardware()
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a design; divided by another one's it is relative to that."""
+    """Cost of a design."""
 
     area: float
     """square micrometres"""
@@ -86,9 +86,9 @@ def cost(
     layers: Mapping[str, Layer], bits: int, protection: Protection, important: Mapping[str, Tensor],
     recomputed: Mapping[str, Tensor], rate: float, fuse: Mapping[str, Layer] | None = None, hardware: Hardware = HARDWARE,
 ) -> Cost:  # fmt: skip
-    """Of a target with ``layers``, stored in ``bits`` bits at the voltage that gives bit error rate ``rate``.
+    """Cost of a target with ``layers``, stored in ``bits`` bits at the voltage that gives bit error rate ``rate``.
 
-    ``important`` and ``recomputed``: the channels (channels,) bool of each layer that the policy speaks of. ``fuse``: the layers
+    ``important`` and ``recomputed``: the channels of each layer that the policy selects, bool (channels,). ``fuse``: the layers
     of a fuse in front of it.
 
     Raises:
@@ -96,10 +96,10 @@ def cost(
     """
     volts = voltage(rate)
     if volts is None:
-        raise InputError(f"rate must be one that was measured, at most 20.56 %, got {100 * rate:g} %")
+        raise InputError(f"rate must be a measured one, at most 20.56 %, got {100 * rate:g} %")
     inner, outer = min(protection.inner, bits), min(protection.outer, bits)
     if protection.code == "void" and (inner or outer):
-        raise InputError("bits that are never wrong have no cost, got code void: choose tmr or ecc8 to ecc64")
+        raise InputError("code must be tmr or ecc8 to ecc64 where bits are protected, got void, which has no cost")
     if protection.code == "tmr":
         more, decoding = 2.0, hardware.voter
     elif protection.code == "void":

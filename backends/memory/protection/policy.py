@@ -1,4 +1,4 @@
-"""What is protected, declared: bits of weights, bits of results, recomputed channels, restricted ranges."""
+"""A protection policy: protected bits of weights and results, recomputed channels, restricted ranges."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Protection:
 
     code: Code = "tmr"
     """how protected bits of weights are stored: three times (tmr), or in words of 8 to 64 bits with check bits of a SECDED code;
-    void stands for bits that are never wrong, which nothing is built like: it has no cost"""
+    void stands for bits without errors, which no hardware has: it has no cost"""
     important: float = 1.0
     """share of the weights that lie in important channels"""
     inner: int = 0
-    """protected top bits of the weights of important channels"""
+    """protected highest bits of the weights of important channels"""
     outer: int = 0
-    """protected top bits of all other weights"""
+    """protected highest bits of all other weights"""
     logic: int = 0
-    """top bits of 16 whose logic is there three times in every processing element"""
+    """highest bits of 16 whose logic exists three times in every processing element"""
     recomputed: float = 0.0
     """share of the multiplications that belong to channels computed again on a small unit in threefold logic"""
     width: int = 8
     """multiplications a cycle of that unit"""
     restricted: bool = False
-    """results outside of the range seen without errors are brought back to its edge, channel by channel"""
+    """results outside of the range seen without errors are clamped to it, channel by channel"""
 
     def __post_init__(self) -> None:
         if self.code not in CODES:
@@ -56,7 +56,7 @@ class Protection:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer as the hardware sees it. Its channels are the first axis of its weights."""
+    """A convolution or linear layer, as the cost model counts it. Its channels are the first axis of its weights."""
 
     channels: int
     weights: int
@@ -75,7 +75,7 @@ def word(code: Code) -> tuple[int, int]:
     """Data and check bits of a word of a SECDED code: the fewest ``c`` with ``2^(c-1) >= d + c``.
 
     Raises:
-        InputError: ``code`` is not one of words.
+        InputError: ``code`` has no words.
     """
     if not code.startswith("ecc"):
         raise InputError(f"only a code of words has check bits, ecc8 to ecc64, got {code}")
@@ -84,7 +84,7 @@ def word(code: Code) -> tuple[int, int]:
 
 
 def residual(code: Code, rate: float) -> float:
-    """Share of protected bits that are still wrong where a cell is wrong with probability ``rate``, independently.
+    """Bit error rate of protected bits, where each cell has an error with probability ``rate``, independently.
 
     Three copies: ``3p^2 - 2p^3``. A word of ``n`` cells that corrects one error and leaves more as they are:
     ``p (1 - (1 - p)^(n - 1))``.
@@ -99,10 +99,10 @@ def residual(code: Code, rate: float) -> float:
 def chosen(
     layers: Mapping[str, Layer], scores: Mapping[str, Tensor], share: float, by: Literal["weights", "macs"]
 ) -> dict[str, Tensor]:
-    """Which channels of each layer are chosen, bool (channels,): those with the highest score for what they cost.
+    """The chosen channels of each layer, bool (channels,): those with the highest score relative to their cost.
 
     ``scores`` (channels,) are expected harms, the cost of a channel is its weights or its multiplications for an image. Channels
-    are taken in order as long as they hold together at most ``share`` of the whole cost.
+    are taken in order as long as their sum is at most ``share`` of the whole cost.
     """
     names: Sequence[str] = list(layers)
     cost = torch.cat([

@@ -1,4 +1,5 @@
-"""A classifier on low-voltage hardware: wrong bits in its memory and in the results of its processing elements, or protected."""
+"""A classifier on low-voltage hardware: bit errors in its memory and in the results of its processing elements, and
+protection."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from torch.func import functional_call
 from backends.base import NOMINAL, Chip, InputError
 from backends.memory.config import Memory
 from backends.memory.encoding import Errors, Reading
+from backends.memory.hooks import watching
 from backends.memory.protection.policy import RESULT_BITS, Layer, Protection, chosen, residual
 from backends.memory.protection.stored import Guarded, Limited
 from backends.memory.simulator import Simulator, errors
@@ -21,8 +23,8 @@ from backends.memory.simulator import Simulator, errors
 __all__ = ["ProtectedSimulator", "Scores", "Site", "layers_of"]
 
 Site = Literal["weights", "results"]
-"""Where bits are wrong: stored weights, or results of processing elements."""
-_STREAM = 1 << 33  # beyond every seed that a chip's cells are drawn with
+"""Where bit errors occur: in stored weights, or in results of processing elements."""
+_STREAM = 1 << 33  # larger than every seed that the cells of a chip are drawn with
 
 
 @dataclass(frozen=True)
@@ -40,38 +42,36 @@ def layers_of(network: nn.Module, images: Tensor) -> dict[str, Layer]:
     """
     found: dict[str, Layer] = {}
 
-    def see(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(layer: nn.Module, _: Any, results: Tensor) -> None:
-            each = results.transpose(0, 1).flatten(1)
-            weight: Tensor = layer.weight  # type: ignore[assignment]
-            found[name] = Layer(
-                len(weight), weight[0].numel(), results[0, 0].numel(), float(each.abs().max()), each.amin(1), each.amax(1)
-            )
+    def see(name: str, layer: nn.Module, _: Tensor, results: Tensor) -> None:
+        each = results.transpose(0, 1).flatten(1)
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        found[name] = Layer(
+            len(weight), weight[0].numel(), results[0, 0].numel(), float(each.abs().max()), each.amin(1), each.amax(1)
+        )
 
-        return hook
-
-    _with_hooks(network, see, lambda: network(images))
+    with torch.no_grad(), watching(dict(_weighed(network)), see):
+        network(images)
     return found
 
 
 class ProtectedSimulator(Simulator):
-    """`Simulator` with processing elements that err as well, and a policy that protects both.
+    """`Simulator` with bit errors in the results of processing elements too, and a policy that protects both.
 
-    ``arithmetic`` is the share of wrong bits among the 16 of each result of a convolution or linear layer, relative to the chip's
-    bit error rate ``p``: results are symmetric codes over the range that ``layers`` gives, and a Poisson number of their bits is
-    wrong, with mean ``arithmetic p`` a bit (the model of MRFI). Which ones depends on the chip and on the place in the batch.
-    Threefold bits and recomputed channels are wrong with ``3 q^2 - 2 q^3`` for ``q = arithmetic p``. Tensors that are no layer's
-    weights are protected like those of important channels.
+    ``arithmetic`` is the bit error rate of the 16-bit results of convolutions and linear layers, relative to that of the chip,
+    ``p``: results are symmetric codes over the range that ``layers`` gives, and a Poisson number of their bits flips, with mean
+    ``arithmetic p`` a bit (the model of MRFI). The chip and the place in the batch decide which ones. Threefold bits and
+    recomputed channels have the bit error rate ``3 q^2 - 2 q^3`` for ``q = arithmetic p``. Tensors that are no layer's weights
+    are protected like those of important channels.
     """
 
     def __init__(
         self, network: nn.Module, layers: Mapping[str, Layer], memory: Memory | None = None,
         protection: Protection | None = None, scores: Scores | None = None, arithmetic: float = 0.0, bits: int | None = None,
     ) -> None:  # fmt: skip
-        """``scores`` tell which channels are important; with ``bits`` (a mask of a weight's bits) no others are ever wrong.
+        """``scores`` decide which channels are important; with ``bits`` (a mask of the bits of a weight) only these have errors.
 
         Raises:
-            InputError: see `Simulator`; or the policy speaks of some channels and there are no scores.
+            InputError: see `Simulator`; or the policy protects some of the channels and there are no scores.
         """
         memory, self.protection = memory or Memory(), protection or Protection()
         super().__init__(network, memory)
@@ -94,26 +94,25 @@ class ProtectedSimulator(Simulator):
                 module.register_forward_hook(self._hook(name, place))
 
     def logits(self, images: Tensor, chip: Chip) -> Tensor:
-        """Logits (n, classes), on the tape wherever ``images`` are."""
-        return self._answered(images, self.weights(chip), chip, None)
+        """Logits (n, classes), with gradients back to ``images`` if these require them."""
+        return self._logits(images, self.weights(chip), chip, None)
 
     def logits_of_all(self, images: Tensor, chips: Sequence[Chip]) -> Tensor:
         """Logits (chips, n, classes) of the same images on every chip."""
         return torch.stack([self.logits(images, chip) for chip in chips])
 
     def confined(self, images: Tensor, chip: Chip, site: Site, channels: Mapping[str, Tensor]) -> Tensor:
-        """Logits (n, classes) with the chip's errors at one site, and there in ``channels``, bool (channels,) a layer, alone."""
+        """Logits (n, classes) with the errors of the chip at one site, and there only in ``channels``, bool (channels,) for each
+        layer."""
         if site == "results":
-            return self._answered(images, self.weights(NOMINAL), chip, channels)
+            return self._logits(images, self.weights(NOMINAL), chip, channels)
         faulty, right = self.weights(chip), dict(self.weights(NOMINAL))
         for name, mask in channels.items():
             key = f"{name}.weight"
             right[key] = torch.where(_along(mask, right[key].shape), faulty[key], right[key])
-        return self._answered(images, right, None, None)
+        return self._logits(images, right, None, None)
 
-    def _answered(
-        self, images: Tensor, weights: dict[str, Tensor], chip: Chip | None, only: Mapping[str, Tensor] | None
-    ) -> Tensor:
+    def _logits(self, images: Tensor, weights: dict[str, Tensor], chip: Chip | None, only: Mapping[str, Tensor] | None) -> Tensor:
         with self._lock:
             self._chip, self._only = chip, only
             return functional_call(self._network, weights, (images,))  # type: ignore[no-any-return]
@@ -131,7 +130,7 @@ class ProtectedSimulator(Simulator):
         def hook(_: nn.Module, __: Any, results: Tensor) -> Tensor:
             chip = self._chip
             if chip is not None and self._arithmetic * chip.bit_error_rate > 0.0:
-                results = self._wrong(name, place, results, chip)
+                results = self._with_errors(name, place, results, chip)
             if policy.restricted:
                 shape = (-1, *(1,) * (results.ndim - 2))
                 results = results.clamp(layer.low.view(shape), layer.high.view(shape))
@@ -139,12 +138,12 @@ class ProtectedSimulator(Simulator):
 
         return hook
 
-    def _wrong(self, name: str, place: int, results: Tensor, chip: Chip) -> Tensor:
+    def _with_errors(self, name: str, place: int, results: Tensor, chip: Chip) -> Tensor:
         """``results`` (n, channels, ...) with some of their bits flipped."""
         rate, policy = self._arithmetic * chip.bit_error_rate, self.protection
         rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((chip.seed, _STREAM, place))))
         cells = results.numel() * RESULT_BITS
-        # a cell drawn twice is wrong once
+        # a cell drawn twice has one error
         drawn = np.unique(rng.integers(0, cells, rng.poisson(rate * cells)))
         spared = rng.random(len(drawn)) >= residual("tmr", rate) / rate
         bit = torch.from_numpy(drawn % RESULT_BITS)
@@ -175,13 +174,3 @@ def _along(mask: Tensor, shape: Sequence[int]) -> Tensor:
 def _weighed(network: nn.Module) -> list[tuple[str, nn.Module]]:
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     return [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
-
-
-def _with_hooks(network: nn.Module, see: Callable[[str], Any], run: Callable[[], Any]) -> None:
-    hooks = [module.register_forward_hook(see(name)) for name, module in _weighed(network)]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -20,16 +20,16 @@ _APART = 1_000_000
 """Between the seeds of a chip and of the memories of its copies and check bits; chips themselves have smaller ones."""
 
 Masks = Mapping[str, Tensor]
-"""For each stored tensor the bits meant, as int64 patterns that broadcast against it; one without is not meant."""
+"""The selected bits of each stored tensor, as int64 patterns that broadcast against it; a tensor that is missing has none."""
 
 
 class Guarded:
     """``errors`` with the bits of ``masks`` protected by ``code``.
 
-    ``tmr``: a bit is what most of three copies say; copies two and three lie in memories of their own, like the first and with as
+    ``tmr``: a bit is the majority of three copies; copies two and three lie in memories of their own, like the first and with as
     many errors. ``ecc``: protected bits, in order of their addresses, are the data of words whose check bits lie in a memory of
-    their own; a word with one wrong cell is read right, one with more stays as it is (a decoder may add one more wrong bit, which
-    is left out). ``void``: never wrong.
+    their own; a word with one faulty cell is corrected, one with more stays as it is (a decoder may add one more error, which is
+    not modelled). ``void``: no errors.
     """
 
     def __init__(self, errors: Errors, code: Code, masks: Masks) -> None:
@@ -81,7 +81,7 @@ class Guarded:
 
 
 class Limited:
-    """``errors`` confined to the bits of ``masks``: for asking what one channel or one bit does alone."""
+    """``errors`` confined to the bits of ``masks``, to measure the effect of one channel or one bit alone."""
 
     def __init__(self, errors: Errors, masks: Masks) -> None:
         self._errors = errors

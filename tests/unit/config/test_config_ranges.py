@@ -100,10 +100,10 @@ def test_what_is_no_finite_number_is_refused(name: str, value: float) -> None:
         ("bit_error_rate", math.nextafter(1.0, 2.0), "bit_error_rate must lie in [0, 1], got 1.0000000000000002"),
         ("bit_error_rate", math.nan, "bit_error_rate must lie in [0, 1], got nan"),
         ("bit_error_rate", math.inf, "bit_error_rate must lie in [0, 1], got inf"),
-        ("memory.bits", 1, "--memory.bits must be 2 to 8, or 16, got 1"),
-        ("memory.bits", 9, "--memory.bits must be 2 to 8, or 16, got 9"),
-        ("memory.bits", 15, "--memory.bits must be 2 to 8, or 16, got 15"),
-        ("memory.bits", 17, "--memory.bits must be 2 to 8, or 16, got 17"),
+        ("memory.bits", 1, "`memory.bits` must be 2 to 8, or 16, got 1"),
+        ("memory.bits", 9, "`memory.bits` must be 2 to 8, or 16, got 9"),
+        ("memory.bits", 15, "`memory.bits` must be 2 to 8, or 16, got 15"),
+        ("memory.bits", 17, "`memory.bits` must be 2 to 8, or 16, got 17"),
     ],
 )
 def test_a_number_above_its_range_is_refused_too(name: str, value: float, message: str) -> None:
@@ -123,9 +123,9 @@ def test_all_of_a_range_is_accepted(name: str, values: list[float]) -> None:
 def test_the_first_cell_is_not_negative_and_counts_where_cells_have_places() -> None:
     validate(made({"memory.errors": "column", "memory.offset": 1}))
     validate(made({"memory.errors": "profile", "memory.profile": "chip.npz", "memory.offset": 3}))
-    with pytest.raises(InputError, match=r"^--memory\.offset must be 0 or more, got -1$"):
+    with pytest.raises(InputError, match=r"^`memory\.offset` must be 0 or more, got -1$"):
         made({"memory.errors": "column", "memory.offset": -1})
-    with pytest.raises(InputError, match=r"^--memory\.offset has no effect with --memory\.errors random: drop it$"):
+    with pytest.raises(InputError, match=r"^`memory\.offset` has no effect with `memory\.errors=random`: remove it$"):
         made({"memory.offset": 1})
 
 

@@ -66,7 +66,7 @@ def test_a_weight_has_2_to_8_or_16_bits(kind: Any) -> None:
         if bits in (2, 3, 4, 5, 6, 7, 8, 16):
             assert kind(bits=bits).bits == bits
         else:
-            with pytest.raises(InputError, match=f"bits must be 2 to 8, or 16, got {bits}"):
+            with pytest.raises(InputError, match=f"bits` must be 2 to 8, or 16, got {bits}"):
                 kind(bits=bits)
     assert BITS == (2, 3, 4, 5, 6, 7, 8, 16)
 
@@ -99,12 +99,15 @@ def test_fixed_point_codes_with_tensors_are_equal_to_themselves_alone() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"errors": "profile"}, "errors profile and --memory.profile FILE.npz go together"),
-        ({"profile": "chip.npz"}, "errors profile and --memory.profile FILE.npz go together"),
-        ({"offset": 1}, "offset has no effect with --memory.errors random: drop it"),
-        ({"offset": 5, "errors": "stuck"}, "offset has no effect with --memory.errors stuck: drop it"),
-        ({"offset": -1, "errors": "column"}, "offset must be 0 or more, got -1"),
-        ({"errors": "neuralfuse-map", "bits": 16}, "neuralfuse-map has codes of at most 8 bits, got --memory.bits 16"),
+        ({"errors": "profile"}, "`memory.errors=profile` and `memory.profile` go together"),
+        ({"profile": "chip.npz"}, "`memory.errors=profile` and `memory.profile` go together"),
+        ({"offset": 1}, "`memory.offset` has no effect with `memory.errors=random`: remove it"),
+        ({"offset": 5, "errors": "stuck"}, "`memory.offset` has no effect with `memory.errors=stuck`: remove it"),
+        ({"offset": -1, "errors": "column"}, "`memory.offset` must be 0 or more, got -1"),
+        (
+            {"errors": "neuralfuse-map", "bits": 16},
+            "`memory.errors=neuralfuse-map` needs codes of at most 8 bits, got `memory.bits=16`",
+        ),
     ],
 )
 def test_a_memory_that_cannot_be_is_refused_by_value(settings: dict[str, Any], words: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from backends.base import Chip
 from backends.datasets.base import Dataset
 from backends.memory.attacks import search as attacks
-from backends.memory.attacks.loss import Victim
+from backends.memory.attacks.loss import AttackLoss
 from backends.memory.config import PRESETS, Memory, Quantization
 from backends.memory.encoding import Patterns, Stored, store
 from backends.memory.faults import independent as chips
@@ -122,7 +122,7 @@ def test_twenty_chosen_bits_hurt_a_network_more_than_any_of_ten_chips(
 ) -> None:
     simulator, data = stored_network
     images, labels = data.validation.images[:64], data.validation.labels[:64]
-    stored, victim = simulator.stored, Victim(simulator, images, labels)
+    stored, victim = simulator.stored, AttackLoss(simulator, images, labels)
     if attack == "projected":
         found = attacks.projected(stored, victim.gradient, 20)
     elif attack == "progressive":
@@ -136,15 +136,15 @@ def test_twenty_chosen_bits_hurt_a_network_more_than_any_of_ten_chips(
 
 def _error(simulator: Simulator, weights: dict[str, Tensor], data: Dataset) -> float:
     with torch.no_grad():
-        return (simulator.answers(data.test.images, weights).argmax(1) != data.test.labels).float().mean().item()
+        return (simulator.respond(data.test.images, weights).argmax(1) != data.test.labels).float().mean().item()
 
 
 def test_a_targeted_attack_brings_its_class(stored_network: tuple[Simulator, Dataset]) -> None:
     simulator, data = stored_network
-    victim = Victim(simulator, data.validation.images[:64], data.validation.labels[:64], towards=3)
+    victim = AttackLoss(simulator, data.validation.images[:64], data.validation.labels[:64], towards=3)
     found = attacks.projected(simulator.stored, victim.gradient, 20)
     with torch.no_grad():
-        answers = simulator.answers(data.test.images, simulator.read(found)).argmax(1)
+        answers = simulator.respond(data.test.images, simulator.read(found)).argmax(1)
     assert (answers == 3).float().mean() > 0.5
 
 

@@ -21,7 +21,7 @@ from backends.memory.protection.cost import HARDWARE, Cost, cost
 from backends.memory.protection.policy import CODES, Code, Layer, Protection, chosen, residual, word
 from backends.memory.protection.simulator import ProtectedSimulator, Scores, layers_of
 from backends.memory.protection.stored import Guarded, Limited
-from backends.memory.protection.vulnerability import from_answers, rank_correlation
+from backends.memory.protection.vulnerability import from_responses, rank_correlation
 from backends.memory.simulator import Simulator
 
 KINDS: dict[str, Errors] = {"random": random_flips, "stuck": stuck_cells, "column": Columns()}
@@ -255,10 +255,10 @@ def test_a_profile_from_answers_counts_what_it_sends_and_finds_what_is_planted(b
         noise = torch.randn(len(some), 3, generator=torch.Generator().manual_seed(seed))
         return noise * harm[channel].sqrt() if channel is not None else torch.zeros(len(some), 3)
 
-    profile = from_answers(ask, images, channels, budget, 0.3, first=first)
+    profile = from_responses(ask, images, channels, budget, 0.3, first=first)
     assert profile.queries == sent <= budget
     assert sent > budget - 4
-    assert int(profile.asked.sum()) * 4 + 10 == sent
+    assert int(profile.counts.sum()) * 4 + 10 == sent
     assert ((profile.low <= profile.mean) & (profile.mean <= profile.high)).all()
     assert profile.mean[0] == 0.0
     if channels >= 6:

@@ -103,7 +103,7 @@ def test_without_a_fuse_or_hardware_there_is_none_and_the_usual_one() -> None:
 
 def test_what_is_never_built_or_has_no_voltage_has_no_cost() -> None:
     for policy in (Protection("void", inner=1), Protection("void", outer=1)):
-        with pytest.raises(InputError, match="bits that are never wrong have no cost, got code void"):
+        with pytest.raises(InputError, match="where bits are protected, got void, which has no cost"):
             cost(LAYERS, 8, policy, masks(IMPORTANT), masks(AGAIN), 0.0)
     cost(LAYERS, 8, Protection(), masks(IMPORTANT), masks(AGAIN), 0.2056)
     with pytest.raises(InputError, match=r"at most 20.56 %, got 20.57 %"):

@@ -73,7 +73,7 @@ def test_rows_are_errors_of_held_out_images_after_each_attack(monkeypatch: pytes
     stored = simulator.stored
 
     def error(weights: dict[str, torch.Tensor]) -> float:
-        said = simulator.answers(data.test.images, weights).argmax(1).numpy()
+        said = simulator.respond(data.test.images, weights).argmax(1).numpy()
         return 100 * float(np.mean(said != data.test.labels.numpy()))
 
     def random(flips: int) -> float:
@@ -93,7 +93,7 @@ def test_rows_are_errors_of_held_out_images_after_each_attack(monkeypatch: pytes
         for attack, flips, value in expected
     ]  # fmt: skip
     seen = data.validation[:6]
-    loss = torch.nn.functional.cross_entropy(simulator.answers(seen.images, simulator.read(stored.patterns)), seen.labels)
+    loss = torch.nn.functional.cross_entropy(simulator.respond(seen.images, simulator.read(stored.patterns)), seen.labels)
     whole = (39,)
     assert attacks.asked == [
         *(("projected", whole, flips) for flips in (2, 5, 11)), ("progressive", whole, 2),

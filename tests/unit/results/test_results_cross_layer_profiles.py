@@ -154,7 +154,7 @@ def test_channels_are_compared_with_gradients_for_each_budget_and_seed(toy: Any,
         def confined(self, images: Tensor, chip: Chip, site: str, masks: dict[str, Tensor]) -> Any:
             return len(images), chip, site, {name: mask.tolist() for name, mask in masks.items()}
 
-    def from_answers(ask: Any, images: Tensor, channels: int, budget: int, share: float, **more: Any) -> Any:
+    def from_responses(ask: Any, images: Tensor, channels: int, budget: int, share: float, **more: Any) -> Any:
         asked.append((ask(images[:5], 4, 17), ask(images[:3], None, 6), images, channels, budget, share, more["first"]))
         assert more["rng"].initial_seed() == (len(asked) - 1) % 3
         return SimpleNamespace(mean=torch.tensor(float(len(asked))))
@@ -166,7 +166,7 @@ def test_channels_are_compared_with_gradients_for_each_budget_and_seed(toy: Any,
     truths: list[list[float]] = []
     correlations = iter((0.6, 0.7, 0.95, 0.1, 0.2, 0.4, 0.8, 0.8, 0.8, 0.5, 0.9, 0.1))
     monkeypatch.setattr(cross_layer_profiles, "ProtectedSimulator", Simulated)
-    monkeypatch.setattr(cross_layer_profiles, "from_answers", from_answers)
+    monkeypatch.setattr(cross_layer_profiles, "from_responses", from_responses)
 
     def correlation(one: Tensor, other: Tensor) -> float:
         truths.append([float(one), *other.tolist()])

@@ -113,7 +113,7 @@ def test_many_chips_in_one_pass(name: str, digits: Dataset) -> None:
     simulator.weights = lambda chip: weights[chips.index(chip)]  # type: ignore[method-assign]
     with torch.no_grad():
         together = simulator.logits_of_all(images, chips)
-        one_by_one = torch.stack([simulator.answers(images, read) for read in weights])
+        one_by_one = torch.stack([simulator.respond(images, read) for read in weights])
     torch.testing.assert_close(together, one_by_one, rtol=1e-9, atol=1e-9 * float(one_by_one.abs().max()))
     assert not torch.equal(together[0], together[1])
 
@@ -306,6 +306,6 @@ def test_a_sharp_step_takes_its_gradient_up_the_hill() -> None:
 
 
 def test_a_step_of_no_length_is_refused() -> None:
-    with pytest.raises(InputError, match="--sharpness must be above 0, got 0"):
+    with pytest.raises(InputError, match="`sharpness` must be greater than 0, got 0"):
         Hardening(sharpness=0.0)
     assert RECIPE.hardening is None

@@ -191,10 +191,10 @@ def test_both_optimizers_fit_a_stored_network(digits: Dataset, optimizer: str) -
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"clip": 0.0}, "--clip must be above 0"),
-        ({"randbet": 1.5, "quantization": "rquant"}, r"--randbet must lie in \[0, 1\]"),
-        ({"randbet": 0.01}, "give --quantization too"),
-        ({"pattern": 3, "quantization": "rquant"}, "--pattern is the chip of --randbet"),
+        ({"clip": 0.0}, "`clip` must be greater than 0"),
+        ({"randbet": 1.5, "quantization": "rquant"}, r"`randbet` must lie in \[0, 1\]"),
+        ({"randbet": 0.01}, "needs `quantization`: give both"),
+        ({"pattern": 3, "quantization": "rquant"}, "`pattern` names the chip of `randbet`"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object], words: str) -> None:
@@ -269,9 +269,9 @@ def test_a_file_for_other_images_or_classes_is_refused(file: Path, what: str, va
     ("flags", "words"),
     [
         ("--out x.bin", "--out must end with .pt"),
-        ("--out x.pt --target y.pt", "--target is an architecture here"),
+        ("--out x.pt --target y.pt", "--target must be an architecture"),
         ("--out x.pt --target alexnet", "got alexnet"),
-        ("--out x.pt --steps 0", "--steps must be above 0"),
+        ("--out x.pt --steps 0", "--steps must be greater than 0"),
         ("--out x.pt --label-smoothing 1", "--label-smoothing must lie in"),
         ("--out /proc/x.pt --steps 1", "cannot be written"),
         ("--out x.pt --bits 9 --quantization normal", "bits must be 2 to 8, or 16"),
