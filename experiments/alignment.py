@@ -1,14 +1,14 @@
-"""How well each estimate points along the true gradient: cosine and scale on the way of a fuse that learns by backpropagation.
+"""Alignment of each estimate with the true gradient: cosine and scale along the training of a fuse by backpropagation.
 
-Digits, 5 % bit errors, training chip 100, no head, 16 images a step. White-box, and outside of any run: the estimates are looked
-at and thrown away, the fuse follows the true gradient. ``scale`` is ``g . t / |t|^2`` for an estimate ``g`` of the true gradient
+Digits, 5 % bit errors, training chip 100, no head, 16 images a step. White-box, and outside of any run: the estimates are only
+compared, the fuse follows the true gradient. ``scale`` is ``g . t / |t|^2`` for an estimate ``g`` of the true gradient
 ``t`` of the same images; an unbiased one has 1 on average. Methods with normalised steps have none.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from statistics import mean, pstdev
 from typing import Any
 
@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backends.base import Access, Chip
+from backends.datasets.base import Dataset
 from backends.datasets.loading import load
 from backends.simulated import SimulatedBackend
 from backends.targets.fit import fitted
+from bbfuse.compare.tables import at, first, table
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
 from bbfuse.optimizers.backprop import Backprop
@@ -39,9 +41,9 @@ from bbfuse.querying.ledger import Ledger
 from bbfuse.seeds import stream
 from bbfuse.training.objective import Step, Term
 from bbfuse.training.sampling import Sampler
-from experiments.study import command
+from experiments.study import Measurement
 
-__all__ = ["main"]
+__all__ = ["RESULT"]
 
 CHIP = Chip(0.05, 100)
 BATCH = 16
@@ -63,47 +65,43 @@ CASES: dict[str, tuple[str, Any]] = {
 }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line; the exit code."""
-    return command("alignment", _compute, _table, arguments)
-
-
-def _compute() -> tuple[Any, list[dict[str, Any]]]:
-    torch.set_num_threads(1)
+def _rows() -> list[dict[str, Any]]:
     data = load("digits")
     ledger = Ledger(
         SimulatedBackend("digits", fitted("digits", data), data.image_shape, data.classes, access=Access.GRADIENTS), 10**9
     )
-    rows = []
-    for name, (method, settings) in CASES.items():
-        problem = Problem(len(data.train), data.classes, population=False, seed=0)
-        fuse = Fuse("MLP", data.image_shape, stream(0, "fuse"))
-        estimator = METHODS[method].load()(settings, problem, fuse)
-        guide, sampler = Backprop(BackpropConfig(), problem, fuse), Sampler(len(data.train), BATCH, hard=True)
-        found: dict[int, list[tuple[float, float]]] = {first: [] for first, _ in WINDOWS}
-        for number in range(WINDOWS[-1][1]):
-            index, weights = sampler.draw(stream(0, "batch", number))
-            step = Step(
-                number, 0, fuse, index, data.train.images[index], data.train.labels[index], weights, [Term(CHIP, Head(), 1.0)],
-                ledger.ask, ledger.ask_with_tape,
-            )  # fmt: skip
-            estimate, truth = _gradient(estimator, step), _gradient(guide, step)
-            for first, last in WINDOWS:
-                if first <= number < last:
-                    cosine = F.cosine_similarity(estimate, truth, dim=0).item()
-                    found[first].append((cosine, (estimate @ truth / truth.square().sum()).item()))
-            guide.update(step, WINDOWS[-1][1])
-            finished = step.finish()
-            assert finished is not None
-            sampler.observe(index, finished[1])
-        for first, pairs in found.items():
-            cosines, scales = zip(*pairs, strict=True)
-            rows.append({
-                "method": name, "steps_before": first, "answers_per_image": estimator.answers_per_image,
-                "cosine_mean": mean(cosines), "cosine_sd": pstdev(cosines),
-                "scale_mean": None if name in NORMALISED else mean(scales), "batches": len(pairs),
-            })  # fmt: skip
-    return {"data": "digits", "chip": CHIP.seed, "bit_error_rate": CHIP.bit_error_rate, "batch": BATCH}, rows
+    return [row for name in CASES for row in _of_case(name, data, ledger)]
+
+
+def _of_case(name: str, data: Dataset, ledger: Ledger) -> Iterator[dict[str, Any]]:
+    method, settings = CASES[name]
+    problem = Problem(len(data.train), data.classes, population=False, seed=0)
+    fuse = Fuse("MLP", data.image_shape, stream(0, "fuse"))
+    estimator = METHODS[method].load()(settings, problem, fuse)
+    guide, sampler = Backprop(BackpropConfig(), problem, fuse), Sampler(len(data.train), BATCH, hard=True)
+    found: dict[int, list[tuple[float, float]]] = {start: [] for start, _ in WINDOWS}
+    for number in range(WINDOWS[-1][1]):
+        index, weights = sampler.draw(stream(0, "batch", number))
+        step = Step(
+            number, 0, fuse, index, data.train.images[index], data.train.labels[index], weights, [Term(CHIP, Head(), 1.0)],
+            ledger.ask, ledger.ask_with_tape,
+        )  # fmt: skip
+        estimate, truth = _gradient(estimator, step), _gradient(guide, step)
+        for start, end in WINDOWS:
+            if start <= number < end:
+                cosine = F.cosine_similarity(estimate, truth, dim=0).item()
+                found[start].append((cosine, (estimate @ truth / truth.square().sum()).item()))
+        guide.update(step, WINDOWS[-1][1])
+        finished = step.finish()
+        assert finished is not None
+        sampler.observe(index, finished[1])
+    for start, pairs in found.items():
+        cosines, scales = zip(*pairs, strict=True)
+        yield {
+            "method": name, "steps_before": start, "answers_per_image": estimator.answers_per_image,
+            "cosine_mean": mean(cosines), "cosine_sd": pstdev(cosines),
+            "scale_mean": None if name in NORMALISED else mean(scales), "batches": len(pairs),
+        }  # fmt: skip
 
 
 def _gradient(estimator: Descent, step: Step) -> Tensor:
@@ -112,19 +110,21 @@ def _gradient(estimator: Descent, step: Step) -> Tensor:
     return torch.cat([p.grad.flatten() for p in step.fuse.parameters() if p.grad is not None])
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("method", "answers", *(f"after {first}" for first, _ in WINDOWS), title="cosine with the true gradient (scale)")
-    for name in CASES:
-        mine = [row for row in rows if row["method"] == name]
-        cells = [
-            f"{row['cosine_mean']:.3f} ± {row['cosine_sd']:.3f}"
-            + (f" ({row['scale_mean']:.2f})" if row["scale_mean"] is not None else "")
-            for row in mine
-        ]
-        table.add_row(name, str(mine[0]["answers_per_image"]), *cells)
-    table.caption = "answers: how often an image is sent in a step"
-    return table
+def _cell(row: dict[str, Any]) -> str:
+    scale = "" if row["scale_mean"] is None else f" ({row['scale_mean']:.2f})"
+    return f"{row['cosine_mean']:.3f} ± {row['cosine_sd']:.3f}{scale}"
 
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    return table(
+        rows, ("method",),
+        {"responses": first("answers_per_image"), **{f"after {start}": at("steps_before", start, _cell) for start, _ in WINDOWS}},
+        title="cosine with the true gradient (scale)", caption="responses: how often an image is sent in a step",
+    )  # fmt: skip
+
+
+SETTINGS = {"data": "digits", "chip": CHIP.seed, "bit_error_rate": CHIP.bit_error_rate, "batch": BATCH}
+RESULT = Measurement("alignment", SETTINGS, _rows, _table)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(RESULT.main(sys.argv[1:]))

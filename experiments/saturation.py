@@ -1,12 +1,14 @@
-"""From how many workers on is the driver what a step waits for? A simulation from measured costs, held to measured points.
+"""The number of workers above which the driver limits a step: a simulation from measured costs, checked on measured points.
 
-The driver is one thread: each step costs it a time of its own (to describe and put the step, to sum and to move), and each probe
-another (to hand it out, take what came, draw its direction again). Workers have at most two probes at hand; a probe takes one of
-the machine's cores for a while, and then waits for the answer. Driver times are those of its thread in a real run before a
-linear target, at two sizes of the fuse and two numbers of probes; what a worker computes is what is left of a step on one worker.
+The driver is one thread: it spends a fixed time on each step (to describe it, to sum, to update the fuse) and another on each
+probe (to hand it out, to receive its score, to draw its direction again). Workers have at most two probes at hand; a probe
+computes on one of the machine's cores and then waits for the response. Driver times are those of its thread in a real run with a
+linear target, at two sizes of the fuse and two numbers of probes; the computing time of a probe is what is left of a step on one
+worker.
 
-Rows without ``measured`` are of a cluster with cores for all, four probes a worker and step. Rows with it are points of the
-benchmark of scaling on two shared cores: those on one worker give the time that a probe computes, the others check it all.
+Rows without ``measured`` are a cluster with one core for each worker, four probes a worker and step. Rows with it are points of
+the scaling benchmark on two shared cores: those on one worker give the computing time of a probe, the others check the
+simulation.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ import statistics
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from rich.table import Table
 
+from bbfuse.compare.measured import value
+from bbfuse.compare.plots import BLUE, GREEN, ORANGE, panels
+from bbfuse.compare.tables import grouped, lines, percent, rows_where
 from bbfuse.fuse.module import Fuse
-from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.seeds import stream
 from experiments.benchmarks.scaling import CASES, PEERS, SERVER_MS, Work
 from experiments.study import RESULTS, command, rows_of
@@ -57,15 +61,15 @@ class Costs:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What came of one step."""
+    """One step."""
 
     milliseconds: float
     busy: float
-    """The share of it that the driver worked."""
+    """The share of the step in which the driver worked."""
 
 
 def simulated(costs: Costs, answer_ms: float, workers: int, probes: int, cores: int | None = None) -> Simulated:
-    """A step of ``probes``, event by event; without ``cores`` every worker has one of its own."""
+    """A step of ``probes``, event by event; without ``cores`` every worker has its own core."""
     events: list[tuple[float, int, str, int]] = []
     queued, busy = [0] * workers, [False] * workers
     line: deque[int] = deque()
@@ -96,7 +100,7 @@ def simulated(costs: Costs, answer_ms: float, workers: int, probes: int, cores: 
         if what == "begin":
             queued[worker] += 1
         elif what == "computed":
-            heapq.heappush(events, (now + answer_ms, worker, "answered", worker))
+            heapq.heappush(events, (now + answer_ms, worker, "responded", worker))
             if line:
                 heapq.heappush(events, (now + costs.compute, line[0], "computed", line.popleft()))
             else:
@@ -111,7 +115,7 @@ def simulated(costs: Costs, answer_ms: float, workers: int, probes: int, cores: 
 
 
 def saturation(costs: Costs, answer_ms: float) -> float:
-    """Workers from which on the driver's own time for their probes of a step is longer than theirs; at least 1."""
+    """The number of workers above which the driver takes longer for their probes of a step than they do; at least 1."""
     theirs = PROBES_A_WORKER * (costs.compute + answer_ms)
     return max(1.0, (theirs - costs.step) / (PROBES_A_WORKER * costs.probe))
 
@@ -136,7 +140,7 @@ def measured() -> list[dict[str, Any]]:
 
 
 def costs_of(found: list[dict[str, Any]], parameters: int) -> Costs:
-    """By straight lines through what was measured, in the probes of a step and then in the fuse's size."""
+    """By straight lines through the measured points, in the probes of a step and then in the fuse's size."""
     sizes = _sizes(found)
     lines = []
     for size in sizes:
@@ -149,13 +153,13 @@ def costs_of(found: list[dict[str, Any]], parameters: int) -> Costs:
 
 
 def computing(step_ms: float, probes: int, step: float, probe: float, answer_ms: float) -> float:
-    """Milliseconds that a probe computes where one worker takes ``step_ms``: its probes follow one another, and the driver begins
+    """Milliseconds that a probe computes if one worker takes ``step_ms``: its probes follow one another, and the driver starts
     and ends the step."""
     return max(0.0, (step_ms - step - probe) / probes - answer_ms)
 
 
 def _checks(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Points of scaling: rows of simulated steps beside measured ones."""
+    """Points of the scaling benchmark: simulated steps beside measured ones."""
     rows, computed = [], dict[str, float]()
     for row in rows_of("scaling"):
         case: dict[str, Any] = {**CASES, **PEERS}[row["case"]]
@@ -182,7 +186,7 @@ def _row(
 
 
 def rows_from(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All rows that follow from what was `measured`."""
+    """All rows that follow from the `measured` points."""
     rows = [
         _row("cluster", costs_of(found, size), answer, workers, PROBES_A_WORKER * workers, None, None)
         for size in _sizes(found)
@@ -205,36 +209,31 @@ def _compute() -> tuple[Any, list[dict[str, Any]]]:
 
 
 def _draw(rows: list[dict[str, Any]]) -> None:
-    figure = Figure(figsize=(7.6, 3.4), layout="constrained")
-    axes = figure.subplots()
-    rows = [row for row in rows if row["measured"] is None]
-    for size, line in zip(sorted({row["parameters"] for row in rows}), ("-", "--"), strict=True):
-        for answer, colour in zip(ANSWERS_MS, ("#4c72b0", "#dd8452", "#55a868"), strict=True):
-            mine = [row for row in rows if (row["parameters"], row["answer_ms"]) == (size, answer)]
-            axes.plot(
-                [row["workers"] for row in mine], [row["steps_per_second"] * row["probes"] for row in mine], line, color=colour,
-                label=f"{answer} ms, {size:,} parameters",
-            )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="probes a second (simulated)")
-    without_frame(axes)
-    legend_beside(axes)
-    (RESULTS / "saturation.svg").write_text(svg(figure))
+    cluster = sorted(rows_where(rows, measured=None), key=lambda row: row["parameters"])
+    with panels(RESULTS / "saturation.svg", 7.6, 3.4) as (axes,):
+        for ((size,), mine), line in zip(grouped(cluster, "parameters").items(), ("-", "--"), strict=True):
+            for answer, colour in zip(ANSWERS_MS, (BLUE, ORANGE, GREEN), strict=True):
+                these = rows_where(mine, answer_ms=answer)
+                speeds = [row["steps_per_second"] * row["probes"] for row in these]
+                label = f"{answer} ms, {size:,} parameters"
+                axes.plot([row["workers"] for row in these], speeds, line, color=colour, label=label)
+        axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="probes a second (simulated)")
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "case": value("case"), "parameters": value("parameters", ","), "response, ms": value("answer_ms"),
+    "workers": value("workers"), "steps/s": value("steps_per_second", ".2f"),
+    "driver busy": lambda row: percent(row["driver_busy"], 0, " %"), "saturates at": value("saturates_at", ",.0f"),
+    "measured": value("measured", ".2f"),
+    "error": lambda row: "" if row["measured"] is None else f"{100 * row['relative_error']:+.0f} %",
+}  # fmt: skip
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("case", "parameters", "answer, ms", "workers", "steps/s", "driver busy", "saturates at", "measured", "error")
-    for row in rows:
-        if row["measured"] is None and row["workers"] not in SHOWN:
-            continue
-        seen = ("", "") if row["measured"] is None else (f"{row['measured']:.2f}", f"{100 * row['relative_error']:+.0f} %")
-        table.add_row(
-            row["case"], f"{row['parameters']:,}", str(row["answer_ms"]), str(row["workers"]), f"{row['steps_per_second']:.2f}",
-            f"{100 * row['driver_busy']:.0f} %", f"{row['saturates_at']:,.0f}", *seen,
-        )  # fmt: skip
-    return table
+    return lines([row for row in rows if row["measured"] is not None or row["workers"] in SHOWN], COLUMNS)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The command line; the exit code."""
     return command("saturation", _compute, _table, arguments)
 

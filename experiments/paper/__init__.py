@@ -1,1 +1,1 @@
-"""NeuralFuse's study and what answers alone reach in its place."""
+"""NeuralFuse's study and what strict access reaches in its place."""

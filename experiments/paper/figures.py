@@ -1,4 +1,4 @@
-"""The picture of `experiments.paper`: fuses by generator beside the paper's, images sent, rates, and the plane of energy."""
+"""The figure of `experiments.paper`: fuses by generator beside the paper's, images sent, rates, energy against accuracy."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bbfuse.compare.plots import BLUE, GREEN, ORANGE, PURPLE, RED
 from bbfuse.runs.figures import svg, without_frame
 from experiments.study import RESULTS
 
 __all__ = ["draw"]
 
 Rows = list[dict[str, Any]]
-_COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
+_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#937860")
 _MARKS = ("o", "s", "^", "D", "v")
 _LEAST_SAVING = -0.6
 
@@ -66,7 +67,7 @@ def _generators(axes: Axes, rows: Rows) -> None:
 
 
 def _images(axes: Axes, rows: Rows) -> None:
-    """By answers alone, and on single chips with gradients: every method with the images sent, beside the same chips without."""
+    """Strict access, and single chips with gradients: every method with the images sent, beside the same chips without a fuse."""
     mine = [row for row in rows if row["method"].endswith(")")]
     kinds = sorted(dict.fromkeys((row["method"].rpartition(" (")[2], row["method"], row["images"]) for row in mine), reverse=True)
     for place, (target, colour) in enumerate(zip(_targets(rows), _COLOURS, strict=False)):
@@ -79,7 +80,7 @@ def _images(axes: Axes, rows: Rows) -> None:
     axes.set_yticks(range(len(kinds)), [f"{method}, {sent:,}" for _, method, sent in kinds], fontsize=7)
     axes.set_xlim(0, 102)
     axes.set_xlabel("held-out accuracy, %")
-    axes.set_title("by answers alone (backprop: with gradients), images sent", fontsize=10)
+    axes.set_title("strict access (backprop: with gradients), images sent", fontsize=10)
 
 
 def _rates(axes: Axes, rows: Rows) -> None:
@@ -113,7 +114,7 @@ _PLANE = {
 
 
 def _plane(axes: Axes, rows: Rows) -> None:
-    """All points that save more than they lose, with the lines of the honest alternatives."""
+    """All points that save energy, with lines for the alternatives without a fuse."""
     first = _targets(rows)[-1]
     shown = [row for row in rows if row["saving"] is not None and row["saving"] > _LEAST_SAVING]
     for method, (label, colour, style) in _PLANE.items():
@@ -122,8 +123,8 @@ def _plane(axes: Axes, rows: Rows) -> None:
             if row["study"] == "alternatives" and row["method"] == method and row["target"] in (first, "", *_smaller(rows))
         )  # fmt: skip
         axes.plot([100 * x for x, _ in line], [100 * y for _, y in line], style, color=colour, marker=".", label=label)
-    kinds = [("relaxed", "backprop", "fuse by gradients"), ("strict", "population", "by answers, population"),
-             ("strict", "one chip", "by answers, one chip")]  # fmt: skip
+    kinds = [("relaxed", "backprop", "fuse by gradients"), ("strict", "population", "strict access, population"),
+             ("strict", "one chip", "strict access, one chip")]  # fmt: skip
     for (study, word, label), colour, mark in zip(kinds, _COLOURS, _MARKS, strict=False):
         these = [r for r in shown if r["study"] == study and word in r["method"] and r["target"] == first]
         x, y = [100 * r["saving"] for r in these], [100 * r["fused_mean"] for r in these]
@@ -132,7 +133,7 @@ def _plane(axes: Axes, rows: Rows) -> None:
     x, y = [100 * r["saving"] for r in controls], [100 * r["clean"] for r in controls]
     axes.plot(x, y, "P", color="#c44e52", label="classifier of a fuse's size instead")
     outside = sum(row["study"] in ("relaxed", "strict") and row["target"] == first and row not in shown for row in rows)
-    axes.set_xlabel(f"energy of weight reads saved, % ({outside} dearer fuses left out)")
+    axes.set_xlabel(f"energy of weight reads saved, % ({outside} more expensive fuses left out)")
     axes.set_title(f"energy against accuracy, {first}", fontsize=10)
 
 

@@ -1,4 +1,4 @@
-"""From what was trained to the flat records that are committed."""
+"""The committed rows, from the runs, the evaluated cells and the controls."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ KEYS = (
     "chips", "clean", "clean_fused", "perturbed_mean", "perturbed_sd", "fused_mean", "fused_sd", "saving", "paper_target",
     "paper_rate", "paper_fused_mean",
 )  # fmt: skip
-"""Of a record; what does not apply is ``None``."""
+"""Keys of a row; values that do not apply are ``None``."""
 
 
 def rows(tier: Tier, records: Trained) -> list[dict[str, Any]]:
-    """All that is committed, from what was trained: tasks, their summaries and folders."""
+    """All committed rows, from the runs: tasks, their summaries and folders."""
     runs = {tuple(task.labels.values()): str(folder) for task, _, folder in records if "chip" not in task.labels}
     sent = {str(folder): tier.images for folder in runs.values()}
     high, low = tier.rates
@@ -71,7 +71,7 @@ def _cell(tier: Tier, target: str, rate: float, run: str | None, bits: int) -> C
 
 
 def _row(tier: Tier, asked: dict[str, Any], bare: dict[str, Any], fused: dict[str, Any], images: int) -> dict[str, Any]:
-    """The flat record of what ``bare`` and ``fused`` cells came to; a smaller target is no fuse but used instead."""
+    """The row of a ``bare`` and a ``fused`` cell; a smaller target has no fuse but is used instead."""
     target, generator, rate = asked["target"], asked.get("generator"), asked["rate"]
     method = "backprop" if generator else "smaller target" if target == tier.smaller else "no fuse"
     paper_target, paper_rate = tier.targets.get(target), tier.rates.get(rate)
@@ -100,7 +100,7 @@ def _record(tier: Tier, target: str, generator: str | None, rate: float, **known
 
 
 def _of_runs(tier: Tier, records: Trained) -> Iterator[dict[str, Any]]:
-    """Runs as they report themselves; those on single chips are put together, with the head alone beside what is strict."""
+    """Rows from the runs' own reports; single chips are combined, with the head alone beside strict access."""
     groups: dict[tuple[Any, ...], list[tuple[RunConfig, dict[str, Any]]]] = {}
     for task, summary, _ in records:
         if "chip" in task.labels:

@@ -1,4 +1,4 @@
-"""How large the study is, tier by tier, and the runs that it is made of."""
+"""The size of the study in each tier, and its runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["CARRIED", "GENERATORS", "MEMORY", "STANDARDIZED", "TIERS", "Tier", "
 
 GENERATORS = ("ConvL", "ConvS", "DeConvL", "DeConvS", "UNetL", "UNetS")
 CARRIED = ("ConvL", "UNetL")
-"""Generators that the paper carries over to other targets and precisions."""
+"""Generators that the paper transfers to other targets and precisions."""
 AWARE = Hardening(Quantization(), stored="weights")
 """Quantization-aware training, in the paper's number format."""
 MEMORY = Memory(errors="neuralfuse-map")
@@ -33,21 +33,21 @@ STANDARDIZED = 50
 
 @dataclass(frozen=True)
 class Tier:
-    """How large the study is."""
+    """The size of the study."""
 
     name: str
     data: str
     label: str
     """the data's name in the records"""
     targets: dict[str, str]
-    """architectures, and the paper's whose numbers stand beside theirs"""
+    """architectures, and the paper's targets whose numbers are shown beside theirs"""
     smaller: str
     """a cheaper architecture, instead of a low voltage"""
     recipe: Recipe
     rates: dict[float, float]
-    """bit error rates, and the paper's whose numbers stand beside them; the first one is that of `rates` and `precision`"""
+    """bit error rates, and the paper's rates whose numbers are shown beside them; the first is that of `rates` and `precision`"""
     grid: tuple[float, ...]
-    """further rates at which fuses and bare targets are looked at"""
+    """further rates at which fuses and targets without a fuse are evaluated"""
     chips: int
     """that are reported on"""
     tested: int | None
@@ -55,17 +55,17 @@ class Tier:
     generators: dict[float, tuple[str, ...]]
     """trained through each target, by rate"""
     relaxed: RunConfig
-    """settings of the white box for the population"""
+    """white-box settings for the population"""
     images: int
     """sent for its training, or for that through two targets"""
     strict: dict[str, tuple[RunConfig, tuple[int, ...]]]
-    """settings for the population by what they are called, and images sent for training"""
+    """settings for the population by name, and images sent for training"""
     owned_chip: dict[str, tuple[RunConfig, tuple[int, ...]]]
-    """the same for the one chip that is there"""
+    """the same for one chip"""
     fixed: int
-    """such chips"""
+    """number of single chips"""
     few: tuple[int, ...]
-    """images owned by the classifiers that are used instead; all besides"""
+    """images owned by the classifiers that are used instead, besides all images"""
     bits: tuple[int, ...] = tuple(range(8, 1, -1))
     """a weight, at the lower rate"""
     both: bool = True
@@ -160,7 +160,7 @@ def tasks(tier: Tier) -> list[Task]:
 
 
 def _relaxed(tier: Tier) -> Iterator[Task]:
-    """Through the target, and through all targets together at the rate that the paper carries over."""
+    """Through the target, and through all targets together at the rate at which the paper transfers fuses."""
     report = report_images(_tested(tier), 1)
     common = replace(
         tier.relaxed, data=tier.data, budget=tier.images + report, report=ReportConfig(chips=1, images=tier.tested)
@@ -200,7 +200,7 @@ def _tested(tier: Tier) -> int:
 
 
 def fit_targets(tier: Tier) -> None:
-    """All targets into files, trained as the paper's are: on the weights as they will be stored."""
+    """Write all targets to files, trained as the paper's are: on the weights as they will be stored."""
     data = load(tier.data)
     for target in (*tier.targets, tier.smaller):
         if not Path(tier.file_of(target)).exists():

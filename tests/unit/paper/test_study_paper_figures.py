@@ -163,11 +163,11 @@ def test_the_plane_has_what_saves_enough_in_front_of_the_last_target(drawn: Figu
     assert lines["no fuse, all voltages"] == (pytest.approx([22, 31]), pytest.approx([79, 28]))
     assert lines["a smaller target, all voltages"] == (pytest.approx([55, 62]), pytest.approx([70, 50]))
     assert found["fuse by gradients"] == {(25.0, 64.0), (-59.0, 93.0)}  # one at -70 % is left out
-    assert found["by answers, population"] == {(13.0, 42.0)}
-    assert found["by answers, one chip"] == {(14.0, 73.0)}
+    assert found["strict access, population"] == {(13.0, 42.0)}
+    assert found["strict access, one chip"] == {(14.0, 73.0)}
     assert found["classifier of a fuse's size instead"] == {(90.0, 66.0)}  # that at the very limit is left out
     # one too dear and one without a voltage
-    assert axes.get_xlabel() == "energy of weight reads saved, % (2 dearer fuses left out)"
+    assert axes.get_xlabel() == "energy of weight reads saved, % (2 more expensive fuses left out)"
     assert (axes.get_title(), axes.get_ylabel()) == ("energy against accuracy, B", "held-out accuracy, %")
 
 

@@ -61,7 +61,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("toys")
 def test_cosine_and_scale_are_those_of_the_steps_of_a_window() -> None:
-    config, rows = alignment._compute()
+    config, rows = alignment.RESULT.compute()
     assert config == {"data": "digits", "chip": 100, "bit_error_rate": 0.05, "batch": 16}
     assert [(row["method"], row["steps_before"], row["batches"], row["answers_per_image"]) for row in rows] == [
         ("one", 0, 3, 6), ("one", 5, 2, 6), ("nes", 0, 3, 6), ("nes", 5, 2, 6)
@@ -116,7 +116,7 @@ def test_the_fuse_follows_the_true_gradient_and_the_sampler_sees_every_loss(monk
     monkeypatch.setattr(alignment, "Backprop", Guide)
     monkeypatch.setattr(alignment, "Sampler", Sampler)
     monkeypatch.setattr(alignment, "METHODS", {name: SimpleNamespace(load=load) for name in ("rge", "nes")})
-    alignment._compute()
+    alignment.RESULT.compute()
     assert [given for given in sampled if len(given) > 1] == [(40, 16, {"hard": True})] * 2
     assert sum(len(given) == 1 for given in sampled) == 2 * 7
     first, second = seen.values()
@@ -160,7 +160,7 @@ def test_the_table_has_a_column_for_each_window() -> None:
         for place, name in enumerate(alignment.CASES) for first in (0, 200, 1000)
     ]  # fmt: skip
     table = alignment._table(rows)
-    assert headers(table) == ["method", "answers", "after 0", "after 200", "after 1000"]
+    assert headers(table) == ["method", "responses", "after 0", "after 200", "after 1000"]
     shown = cells(table)
     assert [row[0] for row in shown] == list(alignment.CASES)
     assert shown[0] == ["rge", "3", "0.123 ± 0.057 (1.23)", "0.223 ± 0.057 (1.43)", "0.623 ± 0.057 (2.23)"]
