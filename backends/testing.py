@@ -19,7 +19,8 @@ from backends.datasets.loading import load
 from backends.memory.simulator import Simulator
 from backends.registry import about
 from backends.targets.base import TARGETS, Maker, architecture_of
-from backends.training.fitting import fit, recipe_for
+from backends.training.fitting import fit
+from backends.training.recipe import recipe_for
 
 __all__ = ["BACKEND_CHECKS", "CHIPS", "check_backend", "check_dataset", "check_target"]
 

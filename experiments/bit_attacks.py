@@ -19,7 +19,7 @@ from backends.base import Chip
 from backends.datasets.loading import load
 from backends.memory.attacks import search as attacks
 from backends.memory.attacks.loss import AttackLoss
-from backends.training.fitting import RECIPE
+from backends.training.recipe import RECIPE
 from bbfuse.compare.measured import across
 from bbfuse.compare.plots import BLUE, GREEN, PURPLE, RED, panels
 from bbfuse.compare.tables import rows_where, table

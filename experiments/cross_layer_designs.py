@@ -31,7 +31,8 @@ from backends.memory.protection.simulator import ProtectedSimulator, Scores, lay
 from backends.memory.protection.vulnerability import from_gradients
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from backends.training.fitting import moved, recipe_for
+from backends.training.augmentation import moved
+from backends.training.recipe import recipe_for
 from bbfuse.cli.run import execute
 from bbfuse.config.schema import ReportConfig, RunConfig
 from bbfuse.heads.base import Standardize

@@ -27,8 +27,8 @@ from backends.memory.config import Memory, Quantization
 from backends.memory.simulator import Simulator
 from backends.targets.checkpoint import Checkpoint, write
 from backends.targets.fit import fitted, usual_recipe
-from backends.training.fitting import Recipe
 from backends.training.hardening import Hardening
+from backends.training.recipe import Recipe
 from bbfuse.compare.executor import run_all
 from bbfuse.compare.measured import accuracies, value
 from bbfuse.compare.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED

@@ -20,7 +20,7 @@ from rich.console import Group
 from backends.datasets.loading import load
 from backends.memory.config import Memory
 from backends.targets.fit import fit_to
-from backends.training.fitting import RECIPE
+from backends.training.recipe import RECIPE
 from bbfuse.compare.measured import value
 from bbfuse.compare.tables import Column, grouped, lines, rows_where, table
 from bbfuse.compare.tasks import Row, Task

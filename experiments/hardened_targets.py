@@ -11,8 +11,8 @@ from backends.datasets.base import Dataset
 from backends.memory.config import PRESETS, Memory
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe
 from backends.training.hardening import Hardening
+from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 
 __all__ = ["CIFAR", "DIGITS", "TIERS", "HardenedTarget", "TargetGroup", "error"]
 

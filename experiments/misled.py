@@ -30,7 +30,8 @@ from rich.table import Table
 
 from backends.datasets.base import Split
 from backends.datasets.loading import load
-from backends.training.fitting import RECIPE, fit
+from backends.training.fitting import fit
+from backends.training.recipe import RECIPE
 from bbfuse.compare.plots import BLUE, GREY, ORANGE, PURPLE, RED, panels
 from bbfuse.compare.tables import average, grouped, mean_sd
 from bbfuse.compare.tasks import Task

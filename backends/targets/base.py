@@ -25,7 +25,7 @@ from torch import nn
 
 from backends.base import InputError
 from backends.registry import Registry
-from backends.training.fitting import Recipe
+from backends.training.recipe import Recipe
 
 __all__ = ["TARGETS", "Architecture", "Maker", "architecture", "architecture_of", "image_shape_of"]
 

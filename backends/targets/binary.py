@@ -2,7 +2,7 @@
 
 The targets of Buschjäger et al. (2002.00909) on resistive memory. Wrong bits turn signs around; 0 -> 1 and 1 -> 0 on their own
 are the memory's errors ``stuck-at-1`` and ``stuck-at-0``. Against them a layer can be fitted with random flips, or the network
-with the hinge loss of `backends.training.fitting.Recipe.margin`.
+with the hinge loss of `backends.training.recipe.Recipe.margin`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.special import ndtr
 from backends.memory.number_formats import Binary, Code
 from backends.targets.base import TARGETS, architecture
 from backends.targets.digits import SMALL
-from backends.training.fitting import Recipe
+from backends.training.recipe import Recipe
 
 __all__ = ["MARGIN", "BinaryConv2d", "BinaryLinear", "Signs", "network", "sign_errors", "signs"]
 

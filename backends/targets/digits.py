@@ -6,7 +6,7 @@ from torch import nn
 
 from backends.targets.base import TARGETS, architecture
 from backends.targets.norms import Norm, group
-from backends.training.fitting import Recipe
+from backends.training.recipe import Recipe
 
 __all__ = ["SHORT", "SMALL", "convolutions"]
 

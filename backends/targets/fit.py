@@ -26,8 +26,9 @@ from backends.memory.simulator import Simulator
 from backends.targets import networks
 from backends.targets.base import TARGETS, architecture_of
 from backends.targets.checkpoint import SUFFIX, Checkpoint, write
-from backends.training.fitting import Recipe, kept, recipe_for
+from backends.training.cache import kept
 from backends.training.hardening import Hardening
+from backends.training.recipe import Recipe, recipe_for
 
 __all__ = ["FitConfig", "fit_to", "fitted", "hardening_of", "main", "nominal_accuracy", "usual_recipe"]
 

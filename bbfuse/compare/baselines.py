@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from backends.datasets.loading import load
-from backends.training.fitting import LARGE_RECIPE, Recipe, kept
+from backends.training.cache import kept
+from backends.training.recipe import LARGE_RECIPE, Recipe
 from bbfuse.training.evaluation import accuracy
 
 __all__ = ["control", "network"]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from backends.base import NOMINAL, BackendInfo, Chip, InputError
 from backends.datasets.base import Dataset, Split
-from backends.training.fitting import moved, recipe_for
+from backends.training.augmentation import moved
+from backends.training.recipe import recipe_for
 from bbfuse import seeds
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.growth import Stages

@@ -21,8 +21,9 @@ from backends.datasets.base import Split
 from backends.memory.config import PRESETS
 from backends.targets import networks
 from backends.targets.base import image_shape_of
-from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe, fit
+from backends.training.fitting import fit
 from backends.training.hardening import Hardening
+from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 from experiments.benchmarks.timing import median_seconds
 from experiments.study import command
 

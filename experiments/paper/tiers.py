@@ -12,8 +12,8 @@ from backends.datasets.loading import load
 from backends.memory.config import Memory, Quantization
 from backends.targets import checkpoint
 from backends.targets.fit import fit_to
-from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe
 from backends.training.hardening import Hardening
+from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import EopmConfig, ReportConfig, RunConfig, ValidationConfig
 from bbfuse.optimizers.settings import BackpropConfig

@@ -22,7 +22,8 @@ from backends.base import InputError
 from backends.datasets.base import Split
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
-from backends.training.fitting import kept, recipe_for
+from backends.training.cache import kept
+from backends.training.recipe import recipe_for
 from bbfuse.optimizers.settings import SurrogateConfig
 from bbfuse.querying.ledger import Answered
 from bbfuse.seeds import stream

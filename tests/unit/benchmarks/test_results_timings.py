@@ -13,8 +13,8 @@ import torch
 from backends.base import NOMINAL, Chip
 from backends.datasets.base import Split
 from backends.memory.config import Quantization
-from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe
 from backends.training.hardening import Hardening
+from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 from experiments.benchmarks import hardening, proxy, remote, serving, timing, training
 from tests.helpers.toys import cells, headers
 

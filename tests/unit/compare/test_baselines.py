@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.datasets.base import Dataset, Split
-from backends.training.fitting import LARGE_RECIPE, Recipe
+from backends.training.recipe import LARGE_RECIPE, Recipe
 from bbfuse.compare import baselines
 
 

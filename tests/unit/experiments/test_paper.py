@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from backends.targets.networks import build
-from backends.training.fitting import RECIPE
+from backends.training.recipe import RECIPE
 from bbfuse.cli.run import execute
 from bbfuse.compare.command import tier_result
 from bbfuse.compare.tasks import configs_of

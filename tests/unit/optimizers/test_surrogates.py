@@ -15,7 +15,7 @@ import bbfuse.optimizers.surrogate.network
 from backends.base import NOMINAL, Chip, InputError
 from backends.datasets.base import Split
 from backends.memory.config import Memory
-from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe
+from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 from bbfuse.optimizers.settings import SurrogateConfig
 from bbfuse.optimizers.surrogate.network import ARCHITECTURES, Surrogate
 from bbfuse.querying.ledger import Answered

@@ -13,7 +13,7 @@ import torch
 from backends.base import Chip
 from backends.memory.config import Memory, Quantization
 from backends.memory.simulator import Simulator
-from backends.training.fitting import RECIPE
+from backends.training.recipe import RECIPE
 from experiments import bit_attacks, hardened_targets
 from experiments.hardened_targets import HardenedTarget
 from tests.helpers.toys import cells, headers, kept_figures, lines, toy_data, toy_network

@@ -18,7 +18,8 @@ from backends.memory.config import Memory
 from backends.memory.protection.cost import Cost
 from backends.memory.protection.policy import Protection
 from backends.memory.protection.simulator import ProtectedSimulator
-from backends.training.fitting import LARGE_RECIPE, RECIPE, moved
+from backends.training.augmentation import moved
+from backends.training.recipe import LARGE_RECIPE, RECIPE
 from bbfuse.config.schema import RunConfig
 from experiments import cross_layer_designs
 from experiments.cross_layer_designs import Design, DesignBench, constrained

@@ -15,8 +15,8 @@ import torch
 from backends.base import NOMINAL, Chip
 from backends.memory.config import Memory, Quantization
 from backends.memory.simulator import Simulator
-from backends.training.fitting import Recipe
 from backends.training.hardening import Hardening
+from backends.training.recipe import Recipe
 from bbfuse.config.schema import RunConfig
 from experiments import families
 from experiments.families import ARMS, Arm

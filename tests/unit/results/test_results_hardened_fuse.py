@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from backends.memory.config import Memory
-from backends.training.fitting import RECIPE
+from backends.training.recipe import RECIPE
 from bbfuse.config.schema import RunConfig
 from experiments import hardened_fuse
 from tests.helpers.toys import cells, headers, tables_of, toy_data

@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from backends.memory.config import Quantization
-from backends.training.fitting import RECIPE, Recipe
 from backends.training.hardening import Hardening
+from backends.training.recipe import RECIPE, Recipe
 from experiments import bit_error_robustness
 from experiments.hardened_targets import CIFAR, DIGITS, TIERS, HardenedTarget, TargetGroup
 from experiments.study import RESULTS

@@ -15,7 +15,7 @@ import torch
 from backends.base import NOMINAL, Chip
 from backends.memory.config import Memory, Quantization
 from backends.memory.simulator import Simulator
-from backends.training.fitting import Recipe
+from backends.training.recipe import Recipe
 from experiments import bit_error_robustness, hardened_targets
 from experiments.bit_error_robustness import tolerated
 from experiments.hardened_targets import HardenedTarget, TargetGroup

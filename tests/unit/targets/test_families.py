@@ -22,8 +22,9 @@ from backends.targets import binary, networks, shiftadd, smartexchange, sparse, 
 from backends.targets.base import TARGETS, image_shape_of
 from backends.targets.fit import usual_recipe
 from backends.testing import check_backend
-from backends.training.fitting import RECIPE, Recipe, fit
+from backends.training.fitting import fit
 from backends.training.hardening import Hardened, Hardening
+from backends.training.recipe import RECIPE, Recipe
 
 DENSE = {"digits", "digits-bn", "digits-gn"}
 FAMILIES = [name for name in TARGETS if image_shape_of(name) == (1, 8, 8) and name not in DENSE]

@@ -20,8 +20,9 @@ from backends.memory.encoding import store
 from backends.memory.simulator import Simulator, scales
 from backends.targets import checkpoint, networks
 from backends.targets.fit import FitConfig, fitted, hardening_of, main
-from backends.training.fitting import LARGE_RECIPE, RECIPE, Recipe, fit
+from backends.training.fitting import fit
 from backends.training.hardening import Hardened, Hardening
+from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 from bbfuse.cli import run
 
 RQUANT = PRESETS["rquant"][0]

@@ -17,13 +17,13 @@ from backends.server.subprocess_server import OwnServer
 from backends.targets import networks
 from backends.targets.base import TARGETS, architecture_of
 from backends.targets.fit import fitted, main
-from backends.training.fitting import Recipe
+from backends.training.recipe import Recipe
 
 TARGET = '''
 from torch import nn
 
 from backends.targets.base import architecture
-from backends.training.fitting import Recipe
+from backends.training.recipe import Recipe
 
 @architecture(image_shape=(1, 8, 8), recipe=Recipe(steps=2))
 def small(classes):

@@ -17,7 +17,9 @@ from backends.targets import networks
 from backends.targets.base import image_shape_of
 from backends.targets.fit import fitted
 from backends.targets.norms import group
-from backends.training.fitting import Recipe, _cut, fit, moved
+from backends.training.augmentation import cut, moved
+from backends.training.fitting import fit
+from backends.training.recipe import Recipe
 from bbfuse.training.evaluation import accuracy
 
 
@@ -137,12 +139,12 @@ def test_groups_are_the_most_there_may_be(channels: int, groups: int) -> None:
 def test_one_square_of_each_image_is_made_grey() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        cut = _cut(torch.ones(200, 2, 9, 9), 4) == 0
-    assert torch.equal(cut[:, 0], cut[:, 1])
-    sizes = {(int(one.any(1).sum()), int(one.any(0).sum())) for one in cut[:, 0]}
-    assert all(int(one.sum()) == int(one.any(1).sum()) * int(one.any(0).sum()) for one in cut[:, 0])
+        grey = cut(torch.ones(200, 2, 9, 9), 4) == 0
+    assert torch.equal(grey[:, 0], grey[:, 1])
+    sizes = {(int(one.any(1).sum()), int(one.any(0).sum())) for one in grey[:, 0]}
+    assert all(int(one.sum()) == int(one.any(1).sum()) * int(one.any(0).sum()) for one in grey[:, 0])
     assert {rows for rows, _ in sizes} == {columns for _, columns in sizes} == {2, 3, 4}
-    assert cut[:, 0].any(0).all()
+    assert grey[:, 0].any(0).all()
 
 
 def test_moved_images_are_shifted_and_mirrored_each_on_its_own() -> None:
