@@ -1,35 +1,35 @@
-"""What the paper's networks and fuses cost and save; tests hold it to the paper's own numbers.
+"""What the paper's networks and fuses cost and save; tests compare it with the paper's own numbers.
 
 Computed at every call: parameters, weight reads and MACs of the five targets and six generators for 32x32 images, and the
 energy saved by each pair at the paper's operating point (1 % bit errors, an access at 0.694 of the nominal energy).
-``results/energy.svg`` draws them against the points that the paper's gradients won back there.
+``results/energy.svg`` draws them against the accuracy that the paper recovers there with gradients.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
 
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
 
 from backends import flags
 from backends.base import InputError
 from backends.memory.energy import macs, saving, weight_reads
 from backends.targets import networks
+from bbfuse.compare.measured import across, value
+from bbfuse.compare.plots import BLUE, GREEN, GREY, ORANGE, RED, panels
 from bbfuse.compare.results import as_json
+from bbfuse.compare.tables import first, table
+from bbfuse.compare.tasks import Row
 from bbfuse.fuse.generators import GENERATORS
-from bbfuse.runs.figures import legend_beside, svg, without_frame
 from experiments.study import RESULTS
 
 __all__ = ["rows"]
 
 SHAPE = (3, 32, 32)
 ACCESS_ENERGY = {"reads": 0.69394, "macs": 0.694}
-"""The paper's E_LV / E_NV is not printed with enough digits: every cell of its Table 2 (reads) that we know is met to the printed
-digit for 0.69391 to 0.69396 and nothing else, every one of Table 8 (MACs) for 0.69400 to 0.69401."""
+"""The paper prints E_LV / E_NV with too few digits. All known cells of its Table 2 (reads) are reproduced to the printed digit by
+0.69391 to 0.69396 alone, all of Table 8 (MACs) by 0.69400 to 0.69401."""
 TARGETS = ("resnet18", "resnet50", "vgg11", "vgg16", "vgg19")
 FUSES = ("ConvL", "ConvS", "DeConvL", "DeConvS", "UNetL", "UNetS")
 PUBLISHED_POINTS = {
@@ -39,98 +39,84 @@ PUBLISHED_POINTS = {
     "vgg16": (50.3, 23.9, 49.8, 30.8, 47.7, 35.5),
     "vgg19": (41.7, 16.7, 42.4, 22.2, 46.0, 30.4),
 }
-"""Points won back with gradients, CIFAR-10, 1 % bit errors, in the order of `FUSES` (NeuralFuse, Table 12); theirs, not ours."""
+"""Points recovered with gradients, CIFAR-10, 1 % bit errors, in the order of `FUSES` (published: NeuralFuse, Table 12)."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class EnergyFlags:
     """Reads, MACs and energy savings of the paper's networks."""
 
     json: bool = False
-    """print the records, and nothing else"""
+    """print the rows, and nothing else"""
     run: bool = False
-    """draw the trade-off anew"""
+    """draw the figure again"""
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Row]:
     """One record for each network, then one for each pair; savings in per cent with one decimal."""
     made = {name: networks.build(name, SHAPE) for name in TARGETS} | {name: GENERATORS[name](SHAPE) for name in FUSES}
     cost = {
         name: {
             "parameters": sum(p.numel() for p in network.parameters()),
-            # the paper counts the U-Nets' last 1x1 convolution as if it were padded by 1
+            # the paper counts the last 1x1 convolution of U-Nets as if it were padded by 1
             "reads": weight_reads(network, SHAPE, {"out": 1} if name.startswith("UNet") else None),
             "macs": macs(network, SHAPE),
         }
         for name, network in made.items()
     }
     pairs = [
-        {
-            "network": target,
-            "generator": fuse,
-            "saving": _percent(saving(ACCESS_ENERGY["reads"], cost[target]["reads"], cost[fuse]["reads"])),
-            "saving_macs": _percent(saving(ACCESS_ENERGY["macs"], cost[target]["macs"], cost[fuse]["macs"])),
+        {"network": target, "generator": fuse} | {
+            column: round(100 * saving(ACCESS_ENERGY[kind], cost[target][kind], cost[fuse][kind]), 1)
+            for column, kind in (("saving", "reads"), ("saving_macs", "macs"))
         }
-        for target in TARGETS
-        for fuse in FUSES
-    ]
+        for target in TARGETS for fuse in FUSES
+    ]  # fmt: skip
     return [{"network": name, **values} for name, values in cost.items()] + pairs
 
 
 def main(arguments: list[str]) -> int:
-    """Print the records; the exit code."""
+    """Print the rows; the exit code."""
     try:
-        asked = flags.parse(Asked, "python -m experiments.energy", arguments)
+        show = flags.parse(EnergyFlags, "python -m experiments.energy", arguments)
     except InputError as error:
         return flags.refused(error)
-    records = rows()
-    if asked.run:
-        _draw(records)
-    if asked.json:
-        print(as_json({"image_shape": SHAPE, "access_energy": ACCESS_ENERGY}, records, RESULTS), end="")
+    found = rows()
+    if show.run:
+        _draw(found)
+    if show.json:
+        print(as_json({"image_shape": SHAPE, "access_energy": ACCESS_ENERGY}, found, RESULTS), end="")
     else:
-        _show(records)
+        Console().print(_tables(found))
     return 0
 
 
-def _draw(records: list[dict[str, Any]]) -> None:
-    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
-    axes = figure.subplots()
-    saved = {(row["network"], row["generator"]): row["saving"] for row in records if "generator" in row}
-    for fuse, colour in zip(FUSES, ("#4c72b0", "#4c72b0", "#dd8452", "#dd8452", "#55a868", "#55a868"), strict=True):
-        large = fuse.endswith("L")
-        x = [saved[target, fuse] for target in TARGETS]
-        y = [PUBLISHED_POINTS[target][FUSES.index(fuse)] for target in TARGETS]
-        axes.scatter(x, y, s=110 if large else 40, color=colour, alpha=0.75, lw=0, label=fuse)
-        for target, place in zip(TARGETS, zip(x, y, strict=True), strict=True) if large else ():
-            axes.annotate(target, place, xytext=(5, 3), textcoords="offset points", fontsize=6, color="#555555")
-    axes.axvline(100 * (1 - ACCESS_ENERGY["reads"]), linestyle=":", color="#c44e52", lw=1.2, label="no fuse")
-    axes.set_xlabel("energy of weight reads saved, % (computed here)")
-    axes.set_ylabel("points won back (published)")
-    axes.set_ylim(0)
-    without_frame(axes)
-    legend_beside(axes)
-    (RESULTS / "energy.svg").write_text(svg(figure))
+def _draw(found: list[Row]) -> None:
+    with panels(RESULTS / "energy.svg", 8.4, 3.8) as (axes,):
+        saved = {(row["network"], row["generator"]): row["saving"] for row in found if "generator" in row}
+        for fuse, colour in zip(FUSES, (BLUE, BLUE, ORANGE, ORANGE, GREEN, GREEN), strict=True):
+            large = fuse.endswith("L")
+            x = [saved[target, fuse] for target in TARGETS]
+            y = [PUBLISHED_POINTS[target][FUSES.index(fuse)] for target in TARGETS]
+            axes.scatter(x, y, s=110 if large else 40, color=colour, alpha=0.75, lw=0, label=fuse)
+            for target, place in zip(TARGETS, zip(x, y, strict=True), strict=True) if large else ():
+                axes.annotate(target, place, xytext=(5, 3), textcoords="offset points", fontsize=6, color=GREY)
+        axes.axvline(100 * (1 - ACCESS_ENERGY["reads"]), linestyle=":", color=RED, lw=1.2, label="no fuse")
+        axes.set(xlabel="energy of weight reads saved, % (computed here)", ylabel="points recovered (published)")
+        axes.set_ylim(0)
 
 
-def _percent(fraction: float) -> float:
-    return round(100 * fraction, 1)
-
-
-def _show(records: list[dict[str, Any]]) -> None:
-    alone = Table("network", "parameters", "weight reads", "MACs", title="one 32x32 image")
-    for column in alone.columns[1:]:
-        column.justify = "right"
-    for row in records:
-        if "generator" not in row:
-            alone.add_row(row["network"], f"{row['parameters']:,}", f"{row['reads']:,.0f}", f"{row['macs'] / 1e6:,.2f} M")
-    console = Console()
-    console.print(alone)
-    for key, title in (("saving", "energy saved by weight reads, %"), ("saving_macs", "energy saved by MACs, %")):
-        table = Table("", *FUSES, title=title)
-        for target in TARGETS:
-            table.add_row(target, *(str(row[key]) for row in records if row["network"] == target and "generator" in row))
-        console.print(table)
+def _tables(found: list[Row]) -> Group:
+    alone, pairs = [row for row in found if "generator" not in row], [row for row in found if "generator" in row]
+    return Group(
+        table(alone, ["network"], {
+            "parameters": first("parameters", ","), "weight reads": first("reads", ",.0f"),
+            "MACs": lambda group: f"{group[0]['macs'] / 1e6:,.2f} M",
+        }, title="one 32x32 image"),
+        *(
+            table(pairs, ["network"], across(pairs, "generator", value(key)), title=f"energy saved by {kind}, %")
+            for key, kind in (("saving", "weight reads"), ("saving_macs", "MACs"))
+        ),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from bbfuse.compare.plots import BLUE, GREEN, ORANGE, panels
 from bbfuse.compare.tables import grouped, lines, percent, rows_where
 from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import stream
-from experiments.benchmarks.scaling import CASES, PEERS, SERVER_MS, Work
+from experiments.benchmarks.serving import SERVER_MS
+from experiments.benchmarks.workers import CASES, PEERS, Work
 from experiments.study import RESULTS, command, rows_of
 
 __all__ = ["Costs", "Simulated", "rows_from", "saturation", "simulated"]
@@ -128,7 +129,7 @@ def measured() -> list[dict[str, Any]]:
         with ExitStack() as stack:
             work = Work(name, 1, None, stack)
             for pairs in PAIRS:
-                work.ask(pairs)
+                work.use(pairs)
                 times = []
                 for number in range(STEPS + 3):
                     began = time.thread_time(), time.perf_counter()

@@ -1,17 +1,16 @@
-"""Making and applying a chip to 11.2 million 8-bit weights (ResNet18), beside the two public ways, in one run.
+"""Making and applying a chip to 11.2 million 8-bit weights (ResNet18), beside the two public methods, in one run.
 
 ``uniform``: a uniform number for every stored bit, as the code of Stutz et al. does. ``map``: NeuralFuse's stuck-at map of
 8192 x 128 cells, made in the steps of its code, tiled over each layer and applied by and / or in numpy; ``our map``: the same map
-as this project makes it. All are written anew here, to the same end: codes in, wrong codes out. ``query_overhead`` is what a
-fresh chip adds to a query of 128 images; the last rows time many chips in one batched pass.
+as this project makes it. All are written anew here, with the same input and output: codes, and codes with bit errors.
+``query_overhead`` is what a fresh chip adds to a query of 128 images; the last rows time many chips in one batched pass.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,13 @@ from backends.memory.faults.arrays import neuralfuse_map
 from backends.memory.faults.independent import random_flips
 from backends.memory.simulator import Simulator
 from backends.targets import networks
+from bbfuse.compare.measured import value
+from bbfuse.compare.tables import lines
+from bbfuse.compare.tasks import Row
 from experiments.benchmarks.timing import median_seconds, peak_bytes
-from experiments.study import command
+from experiments.study import Measurement
 
-__all__ = ["measure"]
+__all__ = ["RESULT", "measure"]
 
 RATES = (1e-4, 1e-3, 1e-2)
 REPEATS = 9
@@ -35,17 +37,17 @@ BITS = 8
 MAP_ROWS, MAP_COLUMNS = 8192, 128
 
 Method = Callable[[float, int], Patterns]
-"""Rate and seed to what a chip reads back."""
+"""From rate and seed to the codes that a chip reads."""
 
 
 def ours(stored: Stored) -> Method:
-    """This project's random chips: each one applied to one array and taken back when the next one comes."""
+    """This project's random chips: each is applied to one array and undone before the next one."""
     reading = Reading(stored, random_flips)
     return lambda rate, seed: reading.on(Chip(rate, seed))
 
 
 def uniform(stored: Stored) -> Method:
-    """A float32 uniform for every bit, compared with the rate, weighed by its place and summed to a mask."""
+    """A uniform float32 number for every bit, compared with the rate, shifted to its place and summed to a mask."""
     places = 2 ** torch.arange(BITS, dtype=torch.uint8)
     written = torch.from_numpy(stored.patterns)
 
@@ -57,7 +59,7 @@ def uniform(stored: Stored) -> Method:
 
 
 def stuck_map(stored: Stored) -> Method:
-    """Stuck-at cells as numbers, gathered bit by bit into bytes, and laid over every tensor from its first weight on."""
+    """Stuck-at cells as numbers, packed bit by bit into bytes, and tiled over every tensor from its first weight on."""
 
     def read_back(rate: float, seed: int) -> Patterns:
         draws, kinds = (np.random.RandomState(s).random_sample((MAP_ROWS, MAP_COLUMNS)) for s in (seed, seed + 1))
@@ -88,17 +90,14 @@ def own_map(stored: Stored) -> Method:
     return lambda rate, seed: reading.on(Chip(rate, seed))
 
 
-METHODS: dict[str, Callable[[Stored], Method]] = {
-    "ours": ours, "uniform": uniform, "map": stuck_map, "our map": own_map,
-}  # fmt: skip
+METHODS: dict[str, Callable[[Stored], Method]] = {"ours": ours, "uniform": uniform, "map": stuck_map, "our map": own_map}
 
 
-def measure(repeats: int) -> list[dict[str, Any]]:
-    """A record for each rate and method, the methods taking turns; then what a fresh chip and a batched pass cost a query."""
-    torch.set_num_threads(1)
+def measure(repeats: int) -> list[Row]:
+    """A row for each rate and method, in turns; then what a fresh chip and a batched pass cost a query."""
     simulator = Simulator(networks.build("resnet18", SHAPE))
     methods = {name: method(simulator.stored) for name, method in METHODS.items()}
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for rate in RATES:
         seconds = median_seconds({name: partial(method, rate) for name, method in methods.items()}, repeats)
         for name, method in METHODS.items():
@@ -109,12 +108,12 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 
 def _once(method: Callable[[Stored], Method], stored: Stored, rate: float) -> None:
-    """A method with all that it keeps."""
+    """One chip by a new method."""
     method(stored)(rate, 0)
 
 
-def _query_overhead(simulator: Simulator, repeats: int) -> dict[str, Any]:
-    """Both the same chip again and a fresh one: what the fresh one costs more."""
+def _query_overhead(simulator: Simulator, repeats: int) -> Row:
+    """What a fresh chip costs beyond nominal memory."""
     images, rate = torch.zeros(128, *SHAPE), 1e-2
     with torch.no_grad():
         seconds = median_seconds(
@@ -128,7 +127,7 @@ def _query_overhead(simulator: Simulator, repeats: int) -> dict[str, Any]:
     return {"rate": rate, "method": "query_overhead", "seconds": seconds["clean"], "overhead": overhead}
 
 
-def _batched(repeats: int) -> list[dict[str, Any]]:
+def _batched(repeats: int) -> list[Row]:
     """Sixteen chips of the digits target in one pass, against one after the other, for two numbers of images."""
     simulator = Simulator(networks.build("digits", (1, 8, 8)))
     chips = [Chip(1e-2, seed) for seed in range(16)]
@@ -148,31 +147,23 @@ def _batched(repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line; the exit code."""
-    return command("benchmarks.injection", _compute, _table, arguments)
-
-
-def _compute() -> tuple[Any, list[dict[str, Any]]]:
-    return {"network": "resnet18", "rates": RATES, "repeats": REPEATS, "threads": 1}, measure(REPEATS)
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("rate", "method", "ms", "extra bytes a weight", "times ours", min_width=72)
-    said: list[str] = []
+def _table(rows: list[Row]) -> Table:
+    chips, notes = [row for row in rows if "extra_bytes_per_weight" in row], []
     for row in rows:
-        if "extra_bytes_per_weight" in row:
-            table.add_row(
-                f"{row['rate']:g}", row["method"], f"{1e3 * row['seconds']:.1f}", f"{row['extra_bytes_per_weight']:.2f}",
-                f"{row['speedup']:.1f}",
-            )  # fmt: skip
-        elif "overhead" in row:
-            said.append(f"a fresh chip adds {100 * row['overhead']:.1f} % to a query of 128 images, {row['seconds']:.2f} s")
-        else:
-            said.append(f"{row['method']}: {row['speedup']:.1f} times as fast as chip by chip")
-    table.caption = "\n".join(said)
-    return table
+        if "overhead" in row:
+            notes.append(f"a fresh chip adds {100 * row['overhead']:.1f} % to a query of 128 images, {row['seconds']:.2f} s")
+        elif "extra_bytes_per_weight" not in row:
+            notes.append(f"{row['method']}: {row['speedup']:.1f} times as fast as chip by chip")
+    return lines(chips, {
+        "bit error rate": value("rate", "g"), "method": value("method"), "ms": value("seconds", ".1f", 1e3),
+        "extra bytes a weight": value("extra_bytes_per_weight", ".2f"), "times ours": value("speedup", ".1f"),
+    }, min_width=72, caption="\n".join(notes))  # fmt: skip
 
+
+RESULT = Measurement(
+    "benchmarks.injection", {"network": "resnet18", "rates": RATES, "repeats": REPEATS, "threads": 1},
+    lambda: measure(REPEATS), _table,
+)  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(RESULT.main(sys.argv[1:]))

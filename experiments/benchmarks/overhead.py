@@ -1,8 +1,8 @@
-"""Each method's own time and memory a step, answers for free, beside the loops of nevergrad, pycma and EvoTorch in the same run.
+"""Time and memory that each method takes for itself, beside the loops of nevergrad, pycma and EvoTorch in the same run.
 
-The fuse is a bare vector of as many parameters as ConvS (113,187) and ConvL (723,273) have, it gives every image back as it was,
-and every answer is there at once: what is left is drawing, moving and learning. Peers do the same number of probes a step with
-the same settings on a function that returns its first argument. One thread.
+The fuse is a vector of as many parameters as ConvS (113,187) and ConvL (723,273) have; it returns images unchanged, and every
+score is available at once. What is left is the method's own work. Peers do the same number of probes a step with the same
+settings on a function that returns its first argument. One thread.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from backends.base import NOMINAL
+from bbfuse.compare.measured import value
+from bbfuse.compare.tables import lines
+from bbfuse.compare.tasks import Row
 from bbfuse.config.schema import RunConfig, section_of
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
@@ -31,9 +34,9 @@ from bbfuse.optimizers.settings import METHODS
 from bbfuse.training.objective import Step, Term
 from bbfuse.training.scoring import Probe, Score
 from experiments.benchmarks.timing import median_seconds, peak_bytes
-from experiments.study import command
+from experiments.study import Measurement
 
-__all__ = ["measure"]
+__all__ = ["RESULT", "measure"]
 
 SIZES = (113_187, 723_273)
 STEPS = 5
@@ -50,7 +53,7 @@ class _Bare(Fuse):
         self.image_shape = (1, 1, 1)
 
     def at(self, vector: Tensor, images: Tensor) -> Tensor:
-        """The images, and a use of the vector, so that it has to be there."""
+        """The images; the vector enters, so that it has to be computed."""
         return images + 0.0 * vector[0]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,12 +62,12 @@ class _Bare(Fuse):
 
 
 class _Free(Step):
-    """Every score is there at once, a different one each time."""
+    """Scores without queries, a different one each time."""
 
     numbers: Iterator[float]
 
     def scores(self, probes: Sequence[Probe]) -> list[Score | None]:
-        """A number for each, once its images are made."""
+        """A number for each probe, after its images are made."""
         for probe in probes:
             probe.images(self)
         return [Score(next(self.numbers), torch.zeros(1), ()) for _ in probes]
@@ -78,12 +81,12 @@ def _ours(name: str, settings: dict[str, Any], parameters: int) -> Callable[[int
     one = torch.zeros(1, 1, 1, 1)
 
     def step(_: int) -> None:
-        asked = _Free(
+        made = _Free(
             next(numbers), 0, fuse, torch.zeros(1, dtype=torch.long), one, torch.zeros(1, dtype=torch.long), torch.ones(1),
             [Term(NOMINAL, Head(), 1.0)], lambda images, chip: images, lambda images, chip: images,
         )  # fmt: skip
-        asked.numbers = losses
-        method.update(asked, 10**6)
+        made.numbers = losses
+        method.update(made, 10**6)
 
     return step
 
@@ -125,11 +128,11 @@ def _pgpe(parameters: int) -> Callable[[int], object]:
     function = Function(
         "min", lambda points: points[:, 0], vectorized=True, solution_length=parameters, initial_bounds=(-1, 1)
     )  # fmt: skip
-    searcher = PGPE(
+    search = PGPE(
         function, popsize=2 * PAIRS, center_learning_rate=0.1, stdev_learning_rate=0.1, stdev_init=0.02,
         center_init=torch.zeros(parameters),
     )  # fmt: skip
-    return lambda _: searcher.step()
+    return lambda _: search.step()
 
 
 CASES: list[tuple[str, str, dict[str, Any], str, Callable[[int], Callable[[int], object]] | None]] = [
@@ -143,15 +146,14 @@ CASES: list[tuple[str, str, dict[str, Any], str, Callable[[int], Callable[[int],
     ("cma, subspace of 100", "cma", {"subspace": SUBSPACE}, "", None),
     ("nevergrad DiagonalCMA", "nevergrad", {}, "nevergrad", partial(_nevergrad, "DiagonalCMA", None, None)),
 ]  # fmt: skip
-"""Name, method, its settings, the peer, and how the peer is made."""
+"""Name, method, its settings, the name of the peer, and the function that makes the peer."""
 
 
-def measure() -> list[dict[str, Any]]:
-    """A record for each method and size."""
-    torch.set_num_threads(1)
+def measure() -> list[Row]:
+    """A row for each method and size."""
     rows = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peers', about their own settings
+        warnings.simplefilter("ignore")  # of the peers, about their own settings
         for parameters in SIZES:
             for name, method, settings, peer, make_peer in CASES:
                 print(f"{name}, {parameters:,} parameters", file=sys.stderr)
@@ -169,28 +171,21 @@ def measure() -> list[dict[str, Any]]:
 
 
 def _two_steps(maker: Callable[[], Callable[[int], object]]) -> None:
-    """Make it and take two steps."""
+    """Make a method and take two steps."""
     step = maker()
     for turn in range(2):
         step(turn)
 
 
-def _compute() -> tuple[Any, list[dict[str, Any]]]:
-    return {"parameters": SIZES, "steps": STEPS, "threads": 1}, measure()
+def _table(rows: list[Row]) -> Table:
+    return lines(rows, {
+        "method": value("method"), "parameters": value("parameters", ","), "ms": value("ms_per_step", ".1f"),
+        "MiB": value("peak_mib", ".0f"), "peer": value("peer"), "its ms": value("peer_ms_per_step", ".1f"),
+        "its MiB": value("peer_peak_mib", ".0f"),
+    }, box=box.SIMPLE)  # fmt: skip
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("method", "parameters", "ms", "MiB", "peer", "its ms", "its MiB", box=box.SIMPLE)
-    for row in rows:
-        theirs = (row["peer"], f"{row['peer_ms_per_step']:.1f}", f"{row['peer_peak_mib']:.0f}") if row["peer"] else ()
-        table.add_row(row["method"], f"{row['parameters']:,}", f"{row['ms_per_step']:.1f}", f"{row['peak_mib']:.0f}", *theirs)
-    return table
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command line; the exit code."""
-    return command("benchmarks.overhead", _compute, _table, arguments)
-
+RESULT = Measurement("benchmarks.overhead", {"parameters": SIZES, "steps": STEPS, "threads": 1}, lambda: measure(), _table)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(RESULT.main(sys.argv[1:]))

@@ -1,8 +1,7 @@
-"""What the proxy adds to a request: one image asked directly and through it, in turns, and the fuse's own time in process.
+"""What the proxy adds to a request: one image sent directly and through it, in turns, and the fuse's own time in process.
 
-The server behind it answers with pixels of the image, so that what is measured is the way there and back: one client, one
-connection each, loopback, one thread a process. ``added_ms`` is the median through the proxy less the median of a direct request
-and of the fuse.
+The server behind it returns pixels of the image, so that the transport is measured: one client, one connection each, loopback,
+one thread a process. ``added_ms`` is the median through the proxy less the medians of a direct request and of the fuse.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -27,15 +25,18 @@ import bbfuse
 from backends.base import NOMINAL
 from backends.http.codecs.oip_binary import LENGTH, packed
 from backends.http.codecs.oip_json import request_body
+from bbfuse.compare.measured import value
+from bbfuse.compare.tables import lines
+from bbfuse.compare.tasks import Row
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Affine
 from bbfuse.runs.folder import RunFolder
 from experiments.benchmarks.serving import Timed, answering
 from experiments.benchmarks.timing import median_seconds
-from experiments.study import command
+from experiments.study import Measurement
 
-__all__ = ["measure"]
+__all__ = ["RESULT", "measure"]
 
 CASES = (((1, 8, 8), "MLP"), ((3, 32, 32), "UNetXS"))
 CLASSES = 10
@@ -45,7 +46,7 @@ MODEL = "timed"
 
 @contextlib.contextmanager
 def _proxy(run: Path, upstream: str) -> Iterator[str]:
-    """The address of the proxy in front of ``upstream``, as the command starts it."""
+    """The address of the proxy in front of ``upstream``, started by its command."""
     words = [sys.executable, "-m", "bbfuse.serve", "--run", str(run), "--upstream", upstream, "--model", MODEL]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -56,7 +57,7 @@ def _proxy(run: Path, upstream: str) -> Iterator[str]:
 
 
 def _run(path: Path, generator: str, shape: tuple[int, int, int]) -> Path:
-    """The folder of a run whose fuse and head are as they were drawn."""
+    """The folder of a run with an untrained fuse and head."""
     fuse, head = Fuse(generator, shape, torch.Generator().manual_seed(0)), Affine(CLASSES, 0.0)
     heads = {"reference": torch.zeros(0, CLASSES), "kept": head.state_dict(), "first": None}
     with contextlib.closing(RunFolder.create(path, RunConfig(chip_seed=0))) as folder:
@@ -64,20 +65,20 @@ def _run(path: Path, generator: str, shape: tuple[int, int, int]) -> Path:
     return path
 
 
-def _asking(url: str, image: Tensor, binary: bool) -> Callable[[int], object]:
-    """Asks the server at ``url`` about ``image``, over one connection."""
+def _request(url: str, image: Tensor, binary: bool) -> Callable[[int], object]:
+    """Sends ``image`` to the server at ``url``, over one connection."""
     connection = HTTPConnection(urlsplit(url).netloc)
     body, length = packed(request_body(image, NOMINAL, binary=binary))
     headers = {LENGTH: str(length)} if binary else {"Content-Type": "application/json"}
 
-    def ask(_: int) -> None:
+    def send(_: int) -> None:
         connection.request("POST", f"/v2/models/{MODEL}/infer", body, headers)
         response = connection.getresponse()
-        answer = response.read()
+        content = response.read()
         if response.status != 200:
-            raise RuntimeError(f"HTTP {response.status}: {answer[:200].decode()}")
+            raise RuntimeError(f"HTTP {response.status}: {content[:200].decode()}")
 
-    return ask
+    return send
 
 
 def _through(fuse: Fuse, image: Tensor, _: int) -> Tensor:
@@ -85,9 +86,8 @@ def _through(fuse: Fuse, image: Tensor, _: int) -> Tensor:
     return made
 
 
-def measure(turns: int = TURNS) -> list[dict[str, Any]]:
-    """A record for each image shape and each form of the numbers."""
-    torch.set_num_threads(1)
+def measure(turns: int = TURNS) -> list[Row]:
+    """A row for each image shape and encoding."""
     rows = []
     for shape, generator in CASES:
         image = torch.rand((1, *shape), generator=torch.Generator().manual_seed(1)) * 2.0 - 1.0
@@ -97,8 +97,8 @@ def measure(turns: int = TURNS) -> list[dict[str, Any]]:
             with answering(Timed(shape, 0)) as direct, _proxy(run, direct) as proxy:
                 for mode, binary in (("json", False), ("binary", True)):
                     works: dict[str, Callable[[int], object]] = {
-                        "direct": _asking(direct, image, binary),
-                        "proxy": _asking(proxy, image, binary),
+                        "direct": _request(direct, image, binary),
+                        "proxy": _request(proxy, image, binary),
                         "fuse": partial(_through, fuse, image),
                     }
                     ms = {name: 1e3 * value for name, value in median_seconds(works, turns).items()}
@@ -109,22 +109,15 @@ def measure(turns: int = TURNS) -> list[dict[str, Any]]:
     return rows
 
 
-def _compute() -> tuple[Any, list[dict[str, Any]]]:
-    return {"batch": 1, "turns": TURNS, "head": "affine", "threads": 1}, measure()
+def _table(rows: list[Row]) -> Table:
+    times = {"direct, ms": "direct_ms", "through the proxy": "proxy_ms", "fuse alone": "fuse_ms", "added": "added_ms"}
+    return lines(rows, {
+        "image": value("shape"), "encoding": value("mode"), "fuse": value("generator"),
+        **{heading: value(key, ".2f") for heading, key in times.items()},
+    }, box=box.SIMPLE)  # fmt: skip
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("image", "numbers", "fuse", "direct, ms", "through the proxy", "fuse alone", "added", box=box.SIMPLE)
-    for row in rows:
-        times = (f"{row[key]:.2f}" for key in ("direct_ms", "proxy_ms", "fuse_ms", "added_ms"))
-        table.add_row(row["shape"], row["mode"], row["generator"], *times)
-    return table
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command line; the exit code."""
-    return command("benchmarks.proxy", _compute, _table, arguments)
-
+RESULT = Measurement("benchmarks.proxy", {"batch": 1, "turns": TURNS, "head": "affine", "threads": 1}, lambda: measure(), _table)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(RESULT.main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Time and memory of pieces of work, side by side in one process."""
+"""Time and memory of functions, measured in turns in one process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def median_seconds(
 
 
 def peak_bytes(work: Callable[[], object]) -> float:
-    """Most bytes held at once during ``work``: numpy's as traced, torch's by its own profiler.
+    """Peak memory of ``work`` in bytes: numpy's as traced, plus torch's by its own profiler.
 
-    It is done once for each of the two: the profiler's own memory would be traced with numpy's.
+    ``work`` is done once for each of the two, since the profiler's own memory would be traced with numpy's.
     """
     tracemalloc.start()
     work()

@@ -3,14 +3,14 @@
 ``chip``: the stored weights as a fresh chip reads them; ``fuse``: forward through the generator; ``target``: forward through the
 target on that chip; ``backward``: through target and fuse; ``optimizer``: the step of Adam. ``clean`` is a forward through the
 target at nominal voltage, which all chips of a step share. ``4 chips`` are forward and backward of the target for four chips that
-are there already: one after the other, or ``in one pass``. Milliseconds, medians of turns.
+are in memory: one after the other, or ``in one pass``. Milliseconds, medians of turns.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
@@ -23,20 +23,22 @@ from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
 from backends.targets import networks
 from backends.targets.base import image_shape_of
+from bbfuse.compare.measured import across, value
+from bbfuse.compare.tables import table
+from bbfuse.compare.tasks import Row
 from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import stream
-from experiments.study import command
+from experiments.study import Measurement
 
-__all__ = ["CASES", "main", "measure"]
+__all__ = ["CASES", "RESULT", "measure"]
 
 CASES = (("digits", "UNetS"), ("resnet20", "UNetS"), ("resnet20", "ConvL"))
 BATCH, RATE, TURNS, CHIPS = 64, 0.01, 7, 4
 PRECISIONS = {"float32": False, "bfloat16": True}
 
 
-def measure(target: str, generator: str, turns: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """A record for each part and precision."""
-    torch.set_num_threads(1)
+def measure(target: str, generator: str, turns: int, device: str = "cpu") -> list[Row]:
+    """A row for each part and precision."""
     shape = image_shape_of(target)
     simulator = Simulator(networks.build(target, shape).to(device), Memory(errors="neuralfuse-map"))
     fuse = Fuse(generator, shape, stream(0, "fuse")).to(device)
@@ -69,8 +71,8 @@ def _parts(
             torch.cuda.synchronize()
         return result, time.perf_counter() - began
 
-    def loss(answers: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(answers.float(), labels.repeat(len(answers) // len(labels)))
+    def loss(logits: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits.float(), labels.repeat(len(logits) // len(labels)))
 
     chips = [Chip(RATE, CHIPS * turn + place) for place in range(CHIPS)]
     optimizer.zero_grad()
@@ -78,9 +80,9 @@ def _parts(
     yield "chip", seconds
     fused, seconds = timed(lambda: fuse(images))
     yield "fuse", seconds
-    answers, seconds = timed(lambda: simulator.logits(fused, chips[0]))
+    logits, seconds = timed(lambda: simulator.logits(fused, chips[0]))
     yield "target", seconds
-    _, seconds = timed(loss(answers).backward)
+    _, seconds = timed(loss(logits).backward)
     yield "backward", seconds
     _, seconds = timed(optimizer.step)
     yield "optimizer", seconds
@@ -94,34 +96,25 @@ def _parts(
         f"{CHIPS} chips": lambda: torch.cat([simulator.logits(given, chip) for chip in chips]),
         f"{CHIPS} chips in one pass": lambda: simulator.logits_of_all(given, chips).flatten(0, 1),
     }
-    for way, ask in ways.items():
-        _, seconds = timed(lambda ask=ask: loss(ask()).backward())  # type: ignore[misc]
+    for way, query in ways.items():
+        _, seconds = timed(lambda query=query: loss(query()).backward())  # type: ignore[misc]
         yield way, seconds
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line; the exit code."""
-    return command("benchmarks.training", _compute, _table, arguments)
-
-
-def _compute() -> tuple[Any, list[dict[str, Any]]]:
+def _rows() -> list[Row]:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    rows = [row for device in devices for case in CASES for row in measure(*case, TURNS, device)]
-    return {"batch": BATCH, "rate": RATE, "turns": TURNS, "threads": 1}, rows
+    return [row for device in devices for case in CASES for row in measure(*case, TURNS, device)]
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    cases = list(dict.fromkeys((row["target"], row["generator"], row["device"], row["precision"]) for row in rows))
-    table = Table(
-        "part, ms", *(f"{target}\n{generator}\n{device}\n{precision}" for target, generator, device, precision in cases)
-    )
-    for part in dict.fromkeys(row["part"] for row in rows):
-        found = {
-            (row["target"], row["generator"], row["device"], row["precision"]): row["ms"] for row in rows if row["part"] == part
-        }  # fmt: skip
-        table.add_row(part, *(f"{found[case]:.1f}" for case in cases))
-    return table
+def _table(rows: list[Row]) -> Table:
+    named = [
+        {**row, "case": "\n".join(row[key] for key in ("target", "generator", "device", "precision")), "part, ms": row["part"]}
+        for row in rows
+    ]
+    return table(named, ["part, ms"], across(named, "case", value("ms", ".1f")))
 
+
+RESULT = Measurement("benchmarks.training", {"batch": BATCH, "rate": RATE, "turns": TURNS, "threads": 1}, _rows, _table)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(RESULT.main(sys.argv[1:]))

@@ -140,7 +140,7 @@ def test_a_proxy_adds_what_is_left_of_its_time_without_the_target_s_and_the_fuse
     monkeypatch.setattr(proxy.bbfuse, "load", lambda run: SimpleNamespace(fuse=lambda image: asked.append((run, image))))
     monkeypatch.setattr(proxy, "answering", lambda timed: _at(timed))
     monkeypatch.setattr(proxy, "_proxy", lambda run, direct: _at(run, direct))
-    monkeypatch.setattr(proxy, "_asking", lambda url, image, binary: (url, tuple(image.shape), binary))
+    monkeypatch.setattr(proxy, "_request", lambda url, image, binary: (url, tuple(image.shape), binary))
     monkeypatch.setattr(proxy, "median_seconds", median)
     rows = proxy.measure(7)
     named = [(shape, generator, mode) for shape, generator in proxy.CASES for mode in ("json", "binary")]
@@ -159,8 +159,8 @@ def test_a_proxy_adds_what_is_left_of_its_time_without_the_target_s_and_the_fuse
 class Opened:
     """A backend by name that answers with its images, or others."""
 
-    def __init__(self, *given: Any, wanted: Any = None, off: float = 0.0) -> None:
-        self.given, self.wanted, self.off = given, wanted, off
+    def __init__(self, *given: Any, overrides: Any = None, off: float = 0.0) -> None:
+        self.given, self.overrides, self.off = given, overrides, off
         self.closed = 0
 
     def query(self, images: torch.Tensor, chip: Any, sending: Any) -> torch.Tensor:
@@ -197,5 +197,5 @@ def test_the_images_a_second_are_those_of_a_batch_of_128(monkeypatch: pytest.Mon
     assert [one.closed for one in opened] == [0, 1, 1, 1] * 4
     assert opened[4].given == ((1, 8, 8), 20)
     monkeypatch.setattr(remote, "RemoteBackend", lambda *given, **more: Opened(off=0.25))
-    with pytest.raises(RuntimeError, match="json answers with other numbers"):
+    with pytest.raises(RuntimeError, match="json gives other numbers"):
         remote.measure(3)

@@ -16,25 +16,25 @@ import pytest
 import torch
 
 from backends.base import NOMINAL
-from experiments.benchmarks import scaling
+from experiments.benchmarks import evotorch_actors, scaling, serving, workers
 from tests.helpers.toys import cells, headers
 
 
 def test_the_cases_are_the_stated_ones() -> None:
     compute = {"target": "resnet18", "generator": "UNetXS", "batch": 4, "pairs": 8, "shape": (3, 32, 32), "workers": (1, 2)}
     far = {"target": "server", "generator": "MLP", "batch": 4, "pairs": 32, "shape": (1, 8, 8), "workers": (1, 16)}
-    assert list(scaling.CASES.items()) == [("compute", compute), ("remote", far)]
+    assert list(workers.CASES.items()) == [("compute", compute), ("remote", far)]
     for name, generator in (("peer, 121,195 parameters", "UNetS"), ("peer, 723,273 parameters", "ConvL")):
         linear = {"target": "linear", "generator": generator, "batch": 4, "pairs": 8, "shape": (3, 32, 32)}
-        assert scaling.PEERS[name] == linear
-    assert len(scaling.PEERS) == 2
-    assert (scaling.CLASSES, scaling.OWNED, scaling.SERVER_MS, scaling.STEPS) == (10, 64, 50, 15)
+        assert workers.PEERS[name] == linear
+    assert len(workers.PEERS) == 2
+    assert (workers.CLASSES, workers.OWNED, serving.SERVER_MS, scaling.STEPS) == (10, 64, 50, 15)
 
 
 def test_the_owned_images_are_noise_over_the_whole_range() -> None:
     rng = torch.Generator().manual_seed(0)
     images = torch.rand((64, 1, 5, 7), generator=rng)
-    split = scaling.owned((1, 5, 7))
+    split = workers.owned((1, 5, 7))
     assert torch.allclose(split.images, 2 * images - 1)
     assert torch.equal(split.labels, torch.randint(0, 10, (64,), generator=rng))
 
@@ -47,7 +47,7 @@ def test_a_step_s_time_is_the_median_after_three(monkeypatch: pytest.MonkeyPatch
         now[0] += [90.0, 80.0, 70.0, 4.0, 1.0, 3.0, 10.0][number]
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    assert scaling._seconds(step, 4) == 3.5
+    assert workers.step_seconds(step, 4) == 3.5
     assert steps == list(range(7))
 
 
@@ -60,7 +60,7 @@ def test_bytes_are_shared_out_over_the_probes_of_all_steps(url: str | None, monk
         return SimpleNamespace(step=None, probes=16, sent=4000, put=1600)
 
     monkeypatch.setattr(scaling, "Work", work)
-    monkeypatch.setattr(scaling, "_seconds", lambda step, steps: 0.125 * steps)
+    monkeypatch.setattr(scaling, "step_seconds", lambda step, steps: 0.125 * steps)
     assert scaling._ours("compute", 3, 2, url) == {
         "case": "compute", "workers": 3, "steps_per_second": 4.0, "bytes_per_probe": 50.0, "bytes_per_probe_in_all": 70.0,
         "peer": None, "peer_steps_per_second": None, "peer_bytes_per_probe": None,
@@ -80,19 +80,19 @@ def test_the_server_is_asked_in_its_own_case_and_each_peer_with_two_workers(monk
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     monkeypatch.setattr(scaling, "served", lambda server: Served())
     monkeypatch.setattr(scaling, "_ours", lambda *given: {"ours": given, "peer": None})
-    monkeypatch.setattr(scaling, "_evotorch", lambda *given: {"peer": given})
+    monkeypatch.setattr(scaling, "evotorch_row", lambda *given: {"peer": given})
     rows = scaling.measure(5)
     assert [row["ours"] for row in rows] == [
         ("compute", 1, 5, None), ("compute", 2, 5, None), ("remote", 1, 5, "http://x"), ("remote", 16, 5, "http://x"),
-        *((name, 2, 5) for name in scaling.PEERS),
+        *((name, 2, 5) for name in workers.PEERS),
     ]  # fmt: skip
-    assert [row["peer"] for row in rows] == [None] * 4 + [(name, 5) for name in scaling.PEERS]
-    assert threads == [1]
+    assert [row["peer"] for row in rows] == [None] * 4 + [(name, 5) for name in workers.PEERS]
     monkeypatch.setattr(scaling, "measure", lambda steps: [steps])
-    settings, rows = scaling._compute()
+    settings, rows = scaling.RESULT.compute()
     assert rows == [15]
+    assert threads == [1]
     assert settings == {
-        "steps": 15, "threads": 1, "cores": os.cpu_count(), "server_ms": 50, "cases": {**scaling.CASES, **scaling.PEERS},
+        "steps": 15, "threads": 1, "cores": os.cpu_count(), "server_ms": 50, "cases": {**workers.CASES, **workers.PEERS},
     }  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_the_targets_are_the_same_in_every_process_and_leave_the_random_state_al
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
     images = torch.rand((3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-    one, other = (scaling._backend("linear", (3, 32, 32), None).query(images, NOMINAL, lambda _: None) for _ in range(2))
+    one, other = (workers.backend_of("linear", (3, 32, 32), None).query(images, NOMINAL, lambda _: None) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(one, other)
     with torch.random.fork_rng():
@@ -108,34 +108,34 @@ def test_the_targets_are_the_same_in_every_process_and_leave_the_random_state_al
         layer = torch.nn.Linear(3072, 10)
     assert torch.allclose(one, layer(images.flatten(1)), atol=0.1)  # as its 8-bit codes have it
     torch.manual_seed(124)
-    assert torch.equal(scaling._backend("linear", (3, 32, 32), None).query(images, NOMINAL, lambda _: None), one)
+    assert torch.equal(workers.backend_of("linear", (3, 32, 32), None).query(images, NOMINAL, lambda _: None), one)
 
 
 def test_a_peer_s_loss_is_the_cross_entropy_of_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "peer, 121,195 parameters"
-    loss = scaling._Loss(name)
-    data = scaling.owned((3, 32, 32))
+    loss = evotorch_actors.FuseLoss(name)
+    data = workers.owned((3, 32, 32))
     with torch.no_grad():
         logits = loss._backend.query(loss.fuse(data.images[:4]), NOMINAL, lambda _: None)
     expected = -logits.log_softmax(1)[torch.arange(4), data.labels[:4]].mean()
     found = loss(loss.fuse.vector())
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
     assert not found.requires_grad
-    assert loss.__reduce__() == (scaling._Loss, (name,))
+    assert loss.__reduce__() == (evotorch_actors.FuseLoss, (name,))
 
 
 def test_a_call_of_an_actor_is_weighed_by_its_pickle() -> None:
     sent = [100]
     actor = SimpleNamespace(work=SimpleNamespace(remote=lambda *args: ("asked", *args)))
-    caller = scaling._Caller(actor, sent)
+    caller = evotorch_actors.CountedActor(actor, sent)
     assert caller.work.remote(3, "x") == ("asked", 3, "x")
     assert sent == [100 + len(pickle.dumps((3, "x")))]
 
 
 def test_the_slow_server_waits_and_answers_with_the_first_ten_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(scaling, "time", SimpleNamespace(sleep=slept.append))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), scaling._Slow)
+    monkeypatch.setattr(serving, "time", SimpleNamespace(sleep=slept.append))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), serving.SlowServer)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -158,8 +158,8 @@ def test_the_slow_server_waits_and_answers_with_the_first_ten_pixels(monkeypatch
         "name": "logits", "datatype": "FP32", "shape": [2, 10], "data": [*range(10), *range(12, 22)],
     }  # fmt: skip
     assert slept == [0.05]
-    assert scaling._Slow.protocol_version == "HTTP/1.1"
-    assert scaling._Slow.disable_nagle_algorithm is True
+    assert serving.SlowServer.protocol_version == "HTTP/1.1"
+    assert serving.SlowServer.disable_nagle_algorithm is True
 
 
 def row(case: str, workers: int, speed: float, peer: float | None = None) -> dict[str, Any]:

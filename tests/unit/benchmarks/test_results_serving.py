@@ -21,7 +21,7 @@ def test_the_address_told_is_that_of_the_listener_and_one_thread_computes(monkey
     monkeypatch.setattr(serving, "serve", lambda backends, listener: listened.extend((backends, listener)))
     teller = type("Teller", (), {"send": staticmethod(told.append)})()
     backend = serving.Timed((1, 2, 2), 1)
-    serving._answer(teller, backend)
+    serving._serve_backend(teller, backend)
     backends, listener = listened
     with listener:
         host, port = listener.getsockname()

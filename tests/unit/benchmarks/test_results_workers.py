@@ -15,15 +15,15 @@ import torch
 
 import bbfuse
 from bbfuse.fuse.module import Fuse
-from experiments.benchmarks import overhead, proxy, remote, scaling
+from experiments.benchmarks import overhead, proxy, remote, workers
 
 
 def test_the_settings_say_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (overhead, proxy, remote):
         monkeypatch.setattr(module, "measure", lambda *given: [given])
-    assert overhead._compute() == ({"parameters": (113_187, 723_273), "steps": 5, "threads": 1}, [()])
-    assert proxy._compute() == ({"batch": 1, "turns": 500, "head": "affine", "threads": 1}, [()])
-    assert remote._compute() == ({"batch": 128, "repeats": 40, "requests_at_once": 1, "threads": 1}, [(40,)])
+    assert overhead.RESULT.compute() == ({"parameters": (113_187, 723_273), "steps": 5, "threads": 1}, [()])
+    assert proxy.RESULT.compute() == ({"batch": 1, "turns": 500, "head": "affine", "threads": 1}, [()])
+    assert remote.RESULT.compute() == ({"batch": 128, "repeats": 40, "requests_at_once": 1, "threads": 1}, [(40,)])
 
 
 def test_pycma_is_asked_for_a_population_and_told_different_losses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_a_request_is_sent_in_json_or_in_binary_and_a_refusal_is_told(binary: bo
             return SimpleNamespace(status=status[0], read=lambda: b"x" * 300)
 
     monkeypatch.setattr(proxy, "HTTPConnection", Connection)
-    ask = proxy._asking("http://host:8/more", torch.tensor([[[[0.25, -0.5]]]]), binary)
+    ask = proxy._request("http://host:8/more", torch.tensor([[[[0.25, -0.5]]]]), binary)
     ask(0)
     ((verb, path, body, headers),) = sent
     assert (verb, path) == ("POST", "/v2/models/timed/infer")
@@ -133,18 +133,18 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     module.Cluster = Hand  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bbfuse.distributed.cluster", module)
     small = {"target": "linear", "generator": "ConvS", "batch": 3, "pairs": 5, "shape": (3, 32, 32)}
-    monkeypatch.setitem(scaling.PEERS, "toy", small)
+    monkeypatch.setitem(workers.PEERS, "toy", small)
 
 
 @pytest.mark.usefixtures("stub")
 def test_what_travels_is_added_up_by_its_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as stack:
-        work = scaling.Work("toy", 3, None, stack)
+        work = workers.Work("toy", 3, None, stack)
         assert (work.probes, work.sent, work.put, work.parameters) == (10, 0, 0, 113_187)
         hand = work.cluster
         assert (hand.config.data, hand.config.workers, hand.config.ray.cpus, hand.state) == ("toy", 3, 1.0, "ready")
-        assert hand.opened_by is scaling.opened_by
-        assert torch.equal(hand.images, scaling.owned((3, 32, 32)).images)
+        assert hand.opened_by is workers.opened_by
+        assert torch.equal(hand.images, workers.owned((3, 32, 32)).images)
         hand._scene(SimpleNamespace(number=4), [1, 2])
         assert work.put == len(pickle.dumps({"step": 4, "probes": 2}))
         reply = SimpleNamespace(plain=lambda: ("loss", 0.25))
@@ -154,7 +154,7 @@ def test_what_travels_is_added_up_by_its_pickles(monkeypatch: pytest.MonkeyPatch
         assert work.sent == 2 * (len(pickle.dumps((7, 21))) + len(pickle.dumps(("loss", 0.25))))
         assert hand.taken == [7, 7]
         asked: list[Any] = []
-        work.ask(6)
+        work.use(6)
         assert work.probes == 12
         monkeypatch.setattr(work._method, "update", lambda *given: asked.append(given))
         work.step(2)
@@ -163,7 +163,7 @@ def test_what_travels_is_added_up_by_its_pickles(monkeypatch: pytest.MonkeyPatch
     (step, budget), (other, _) = asked
     assert (step.number, budget, step.scorer) == (2, 10**6, hand)
     assert step.images.shape == (3, 3, 32, 32)
-    data = scaling.owned((3, 32, 32))
+    data = workers.owned((3, 32, 32))
     assert torch.equal(step.images, data.images[step.index])
     assert torch.equal(step.labels, data.labels[step.index])
     assert step.weights.tolist() == [1.0] * 3
@@ -175,6 +175,6 @@ def test_what_travels_is_added_up_by_its_pickles(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("stub")
 def test_a_worker_opens_the_case_s_target_and_images() -> None:
     with ExitStack() as stack:
-        backend, images = scaling.opened_by(SimpleNamespace(data="toy", remote=SimpleNamespace(url=None)), stack)  # type: ignore[arg-type]
+        backend, images = workers.opened_by(SimpleNamespace(data="toy", remote=SimpleNamespace(url=None)), stack)  # type: ignore[arg-type]
         assert (backend.info.image_shape, backend.info.classes) == ((3, 32, 32), 10)
-        assert torch.equal(images, scaling.owned((3, 32, 32)).images)
+        assert torch.equal(images, workers.owned((3, 32, 32)).images)

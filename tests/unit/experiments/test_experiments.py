@@ -40,7 +40,7 @@ from experiments import (
     saturation,
     tuning,
 )
-from experiments.benchmarks import hardening, injection, overhead, proxy, remote, scaling, training
+from experiments.benchmarks import hardening, injection, overhead, proxy, remote, scaling, training, workers
 from experiments.main_job import ARMS, CHIPS, STUDY
 from experiments.paper import __main__ as paper
 from experiments.study import RESULTS, Study, rows_of
@@ -229,7 +229,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         {"hardening", "rate", "chips", "bare_mean", "head_mean", "fused_mean", "fuse_adds", "energy_bare", "energy_fused"},
         "nothing",
     ),
-    "hardening": (hardening.main, {"target", "method", "ms_per_step", "ratio"}, "randbet"),
+    "hardening": (hardening.RESULT.main, {"target", "method", "ms_per_step", "ratio"}, "randbet"),
     "families": (
         families.RESULT.main,
         {
@@ -272,9 +272,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         cross_layer_profiles.RESULT.main, {"data", "kind", "site", "place", "value", "expected", "queries"}, "rank correlation",
     ),
     "cross_layer_search": (cross_layer_search.RESULT.main, {"data", "sampler", "seed", "evaluations", "area"}, "random"),
-    "injection": (injection.main, {"rate", "method", "seconds"}, "uniform"),
+    "injection": (injection.RESULT.main, {"rate", "method", "seconds"}, "uniform"),
     "scaling": (
-        scaling.main,
+        scaling.RESULT.main,
         {
             "case", "workers", "steps_per_second", "bytes_per_probe", "peer", "peer_steps_per_second", "peer_bytes_per_probe",
         },
@@ -285,10 +285,12 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         {"parameters", "answer_ms", "workers", "steps_per_second", "driver_busy", "saturates_at", "measured", "relative_error"},
         "remote",
     ),
-    "overhead": (overhead.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch"),
-    "remote": (remote.main, {"shape", "target_ms", "mode", "images_per_second"}, "binary"),
-    "training": (training.main, {"target", "generator", "device", "precision", "part", "ms"}, "backward"),
-    "proxy": (proxy.main, {"shape", "mode", "generator", "direct_ms", "proxy_ms", "fuse_ms", "added_ms"}, "UNetXS"),
+    "overhead": (
+        overhead.RESULT.main, {"method", "parameters", "ms_per_step", "peak_mib", "peer", "peer_ms_per_step"}, "EvoTorch",
+    ),
+    "remote": (remote.RESULT.main, {"shape", "target_ms", "mode", "images_per_second"}, "binary"),
+    "training": (training.RESULT.main, {"target", "generator", "device", "precision", "part", "ms"}, "backward"),
+    "proxy": (proxy.RESULT.main, {"shape", "mode", "generator", "direct_ms", "proxy_ms", "fuse_ms", "added_ms"}, "UNetXS"),
 }  # fmt: skip
 
 
@@ -370,8 +372,8 @@ def test_the_tier_for_a_gpu_says_what_it_lacks(flags: list[str], words: str, cap
 
 def test_what_travels_to_workers_is_small_beside_what_it_replaces() -> None:
     result = json.loads((RESULTS / "scaling.json").read_text())
-    assert result["config"]["cases"] == json.loads(json.dumps({**scaling.CASES, **scaling.PEERS}))
+    assert result["config"]["cases"] == json.loads(json.dumps({**workers.CASES, **workers.PEERS}))
     for row in result["rows"]:
         assert row["bytes_per_probe"] < 100
-        if row["case"] in scaling.PEERS:
+        if row["case"] in workers.PEERS:
             assert row["peer_bytes_per_probe"] > 5 * row["bytes_per_probe_in_all"]

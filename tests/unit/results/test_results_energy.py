@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from backends.targets import networks
 from bbfuse.fuse.generators import GENERATORS
@@ -76,7 +77,7 @@ def test_the_figure_shows_published_points_over_computed_savings(tmp_path: Path,
 
 def test_the_tables_show_costs_and_both_savings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    energy._show(TOY)
+    Console().print(energy._tables(TOY))
     printed = capsys.readouterr().out
     assert "│ vgg11    │      1,236 │        5,678 │ 9.88 M │" in printed  # names to the left, numbers to the right
     text = [line.split() for line in printed.replace("│", " ").splitlines()]

@@ -154,7 +154,7 @@ def test_what_is_measured_is_the_median_of_the_steps_after_the_first_three(monke
             assert (workers, url) == (1, None)
             self.parameters = 7 * len(name)
 
-        def ask(self, pairs: int) -> None:
+        def use(self, pairs: int) -> None:
             self.probes = 2 * pairs
 
         def step(self, number: int) -> None:
