@@ -9,10 +9,8 @@ With ``--ray-address`` Ray Tune searches the grid (``ray[tune]``); its record of
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -22,13 +20,13 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from backends.base import Chip, InputError
+from backends.base import Chip
 from backends.datasets.loading import load
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from bbfuse.compare.executor import connected, run_all, run_task, summaries_of
 from bbfuse.compare.tables import grouped, rows_where
-from bbfuse.compare.tasks import Outcome, Task
+from bbfuse.compare.tasks import Task
+from bbfuse.compare.trials import run_trials
 from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig, section_of
 from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import validation_chip
@@ -139,46 +137,13 @@ def _cell(rows: list[dict[str, Any]]) -> str:
 
 
 def by_tune(root: Path, tasks: Sequence[Task], ray_address: str | None) -> tuple[list[dict[str, Any]], list[Path]]:
-    """As `run_all`; with ``ray_address`` every task is a trial of Ray Tune there.
-
-    Raises:
-        InputError: there is no Ray at that address, or no Ray Tune here.
-        TargetError: some runs failed, once all others are done.
-    """
-    if ray_address is None:
-        return run_all(root, tasks)
-    try:
-        from ray import tune
-    except ImportError as error:
-        raise InputError("`ray_address` needs Ray Tune here: python -m pip install -e '.[tune]'") from error
-    root = root.resolve()  # a trial has a working directory of its own
-    folders = [task.folder(root) for task in tasks]
-    found: list[Outcome] = []
-
-    def trial(config: dict[str, Any]) -> dict[str, Any]:
-        place = config["place"]
-        summary = run_task(tasks[place], folders[place])
-        return {**tasks[place].labels, **_record(summary, folders[place])}
-
-    with connected(ray_address), redirect_stdout(sys.stderr):  # Tune writes its progress to standard output
-        tuner = tune.Tuner(
-            tune.with_resources(trial, {"cpu": max(task.config.threads for task in tasks)}),
-            param_space={"place": tune.grid_search(list(range(len(tasks))))},
-            tune_config=tune.TuneConfig(metric="accuracy", mode="max"),
-            run_config=tune.RunConfig(name="tune", storage_path=str(root), verbose=0),
-        )
-        results = tuner.fit()
-    for place, folder in enumerate(folders):
-        if (failure := results[place].error) is None:
-            found.append(Outcome(json.loads((folder / "summary.json").read_text())))
-        else:
-            found.append(Outcome(None, str(failure).strip().splitlines()[-1]))
-    return summaries_of(tasks, found), folders
+    """Execute ``tasks`` on this machine's cores, or as trials of Ray Tune at ``ray_address``."""
+    return run_trials(root, tasks, ray_address, _record)
 
 
 STUDY = Study("tuning", _tasks, _record, _table, _rows, run_all=by_tune)
 
 if __name__ == "__main__":
-    from experiments.tuning import STUDY  # under its own name, by which other processes know what it sends
+    from experiments.tuning import STUDY  # under its own name, by which other processes import it
 
     sys.exit(STUDY.main(sys.argv[1:]))

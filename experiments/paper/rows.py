@@ -70,25 +70,25 @@ def _cell(tier: Tier, target: str, rate: float, run: str | None, bits: int) -> C
     )  # fmt: skip
 
 
-def _row(tier: Tier, asked: dict[str, Any], bare: dict[str, Any], fused: dict[str, Any], images: int) -> dict[str, Any]:
+def _row(tier: Tier, wanted: dict[str, Any], bare: dict[str, Any], fused: dict[str, Any], images: int) -> dict[str, Any]:
     """The row of a ``bare`` and a ``fused`` cell; a smaller target has no fuse but is used instead."""
-    target, generator, rate = asked["target"], asked.get("generator"), asked["rate"]
+    target, generator, rate = wanted["target"], wanted.get("generator"), wanted["rate"]
     method = "backprop" if generator else "smaller target" if target == tier.smaller else "no fuse"
     paper_target, paper_rate = tier.targets.get(target), tier.rates.get(rate)
-    source = "+".join(tier.targets.get(part, "") for part in asked.get("source", "").split("+"))
+    source = "+".join(tier.targets.get(part, "") for part in wanted.get("source", "").split("+"))
     paper = {
         "relaxed": published.RELAXED.get((paper_target, generator, paper_rate)),
         "restricted": published.TRANSFER.get((source, paper_target, generator, paper_rate)),
-        "precision": published.PRECISION.get((paper_target, generator, asked.get("bits"))),
+        "precision": published.PRECISION.get((paper_target, generator, wanted.get("bits"))),
         "alternatives": published.BARE.get((paper_target, paper_rate)),
-    }.get(asked["study"])  # fmt: skip
+    }.get(wanted["study"])  # fmt: skip
     with_fuse = {} if generator is None else {
-        "source": asked.get("source", target), "clean_fused": fused["clean"],
+        "source": wanted.get("source", target), "clean_fused": fused["clean"],
         "fused_mean": fused["mean"], "fused_sd": fused["sd"],
     }  # fmt: skip
     return _record(
-        tier, target, generator, rate, study=asked["study"], method=method, trained_rate=asked.get("trained_rate"),
-        bits=asked.get("bits", 8), images=images, chips=tier.chips, clean=bare["clean"], perturbed_mean=bare["mean"],
+        tier, target, generator, rate, study=wanted["study"], method=method, trained_rate=wanted.get("trained_rate"),
+        bits=wanted.get("bits", 8), images=images, chips=tier.chips, clean=bare["clean"], perturbed_mean=bare["mean"],
         perturbed_sd=bare["sd"], paper_fused_mean=None if paper is None else paper / 100, **with_fuse,
     )  # fmt: skip
 

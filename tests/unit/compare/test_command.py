@@ -190,12 +190,12 @@ def test_a_result_names_its_commit(
     code: int, words: str, told: str | None, monkeypatch: pytest.MonkeyPatch, results: Path
 ) -> None:
     monkeypatch.undo()
-    asked: list[Any] = []
+    called: list[Any] = []
 
     def run(command: list[str], **known: Any) -> subprocess.CompletedProcess[str]:
-        asked.append((command, known))
+        called.append((command, known))
         return subprocess.CompletedProcess(command, code, words, "")
 
     monkeypatch.setattr(subprocess, "run", run)
     assert COMMIT(results) == told
-    assert asked == [(["git", "rev-parse", "--short", "HEAD"], {"cwd": results, "capture_output": True, "text": True})]
+    assert called == [(["git", "rev-parse", "--short", "HEAD"], {"cwd": results, "capture_output": True, "text": True})]

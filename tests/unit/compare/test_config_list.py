@@ -33,7 +33,7 @@ def test_a_list_of_ones_own_is_carried_out_and_a_failure_is_told(
 ) -> None:
     found = [Outcome(SUMMARY), Outcome(SUMMARY)]
     given: list[Any] = []
-    monkeypatch.setattr(config_list, "outcomes", lambda *asked: given.append(asked) or found)
+    monkeypatch.setattr(config_list, "outcomes", lambda *called: given.append(called) or found)
     monkeypatch.setenv("COLUMNS", "150")
     (results / "mine.py").write_text(LIST)
     assert config_list.main(["mine.py"], PROGRAM) == 0
@@ -52,7 +52,7 @@ def test_a_list_of_ones_own_is_carried_out_and_a_failure_is_told(
     assert config_list.main(["mine.py", "--json"], PROGRAM) == 1
     assert json.loads(capsys.readouterr().out) == {"0": {"failed": "why"}, "1": SUMMARY}
     for words in ([], ["--json"]):
-        monkeypatch.setattr(config_list, "outcomes", lambda *asked: found[:1])
+        monkeypatch.setattr(config_list, "outcomes", lambda *called: found[:1])
         with pytest.raises(ValueError, match="shorter"):
             config_list.main(["mine.py", *words], PROGRAM)
 

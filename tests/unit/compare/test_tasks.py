@@ -33,7 +33,7 @@ def test_settings_are_kept_by_their_differences() -> None:
 def test_runs_are_executed_under_the_root_and_a_failure_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [Outcome({"n": 1}), Outcome({"n": 2})]
     given: list[Any] = []
-    monkeypatch.setattr(executor, "outcomes", lambda *asked: given.append(asked) or found)
+    monkeypatch.setattr(executor, "outcomes", lambda *called: given.append(called) or found)
     folders = [task.folder(Path("root")) for task in TASKS]
     assert executor.run_all(Path("root"), TASKS, "here") == ([{"n": 1}, {"n": 2}], folders)
     assert given == [(TASKS, folders, "here")]

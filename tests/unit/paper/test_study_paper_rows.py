@@ -1,4 +1,4 @@
-"""From what was trained to flat records: which cells are asked, what stands beside them, and energies by hand."""
+"""The committed rows: which cells are evaluated, which numbers stand beside them, and energies by hand."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ VOLTS = {0.0: 1.0, 0.05: 0.8, 0.02: 0.9, 0.1: 0.7, 0.25: None}
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
-    """Networks that are their names, whose reads and voltages are above; the cells that were asked."""
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
+    """Networks that are their names, whose reads and voltages are above; the cells that were evaluated."""
     cells: list[Cell] = []
 
     def evaluate(root: Path, wanted: list[Cell]) -> list[dict[str, Any]]:
@@ -81,11 +81,11 @@ def test_a_fuse_that_is_carried_over_is_used_at_other_rates_with_fewer_bits_and_
     assert keyed("alternatives") == bare + [(None, name, None, 0.0, 8) for _ in range(2) for name in "AB"]
 
 
-def test_every_record_has_the_cell_without_a_fuse_and_that_with_it(asked: list[Cell]) -> None:
+def test_every_record_has_the_cell_without_a_fuse_and_that_with_it(evaluated: list[Cell]) -> None:
     made = [row for row in found() if "classifier" not in row["method"]]
-    assert len(asked) == 2 * len(made)
+    assert len(evaluated) == 2 * len(made)
     for number, row in enumerate(made):
-        bare, fused = asked[2 * number], asked[2 * number + 1]
+        bare, fused = evaluated[2 * number], evaluated[2 * number + 1]
         memory = replace(MEMORY, bits=row["bits"])
         rest = ("digits", TIER.file_of(row["target"]), memory, row["rate"], 7, 40)
         assert bare == Cell(*rest, None, "cpu")

@@ -24,16 +24,16 @@ def record(method: str, images: int, seed: int, recovered: float, **other: Any) 
 
 @pytest.fixture(autouse=True)
 def controls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]]:
-    """Classifiers used instead, right in 0.7, 0.75, ... by seed; whose were asked for."""
-    asked: list[tuple[Any, ...]] = []
+    """Classifiers used instead, right in 0.7, 0.75, ... by seed; the calls."""
+    calls: list[tuple[Any, ...]] = []
 
     def control(data: str, owned: int | None, seed: int) -> float:
-        asked.append((data, owned, seed))
+        calls.append((data, owned, seed))
         return 0.7 + 0.05 * seed
 
     monkeypatch.setattr(access_gap, "control", control)
     figures_of(monkeypatch, access_gap, tmp_path)
-    return asked
+    return calls
 
 
 def rows(records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:

@@ -26,16 +26,16 @@ def record(method: str, images: int, seed: int, recovered: float, **other: Any) 
 
 @pytest.fixture(autouse=True)
 def controls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]]:
-    """A classifier used instead that is right in 0.64; which images it was trained and tested on."""
-    asked: list[tuple[Any, ...]] = []
+    """A classifier used instead that is right in 0.64; the calls."""
+    calls: list[tuple[Any, ...]] = []
 
     def control(data: str, owned: int | None, tested: int) -> float:
-        asked.append((data, owned, tested))
+        calls.append((data, owned, tested))
         return 0.64
 
     monkeypatch.setattr(cifar10, "control", control)
     figures_of(monkeypatch, cifar10, tmp_path)
-    return asked
+    return calls
 
 
 @pytest.fixture

@@ -125,12 +125,12 @@ def test_what_the_fuse_of_the_population_reaches_is_counted_chip_by_chip(monkeyp
     """A target that answers with the image's own pixel, rightly for as many images as the chip's last digit says."""
     images = torch.arange(5.0).view(5, 1, 1, 1)
     test = Split(images, torch.zeros(5, dtype=torch.int64))
-    asked: list[tuple[Tensor, Chip]] = []
+    queried: list[tuple[Tensor, Chip]] = []
 
     class Target:
         def logits(self, given: Tensor, chip: Chip) -> Tensor:
             assert not given.requires_grad
-            asked.append((given, chip))
+            queried.append((given, chip))
             wrong = (torch.arange(5) >= chip.seed - 34_999).float()
             return torch.stack((0.5 + 0 * wrong, wrong), 1)
 
@@ -145,8 +145,8 @@ def test_what_the_fuse_of_the_population_reaches_is_counted_chip_by_chip(monkeyp
     monkeypatch.setattr(fleet, "CHIPS", CHIPS)
     found: Iterator[float] = fleet._as_it_is(Path("somewhere"))
     assert list(found) == pytest.approx([0.2, 0.4, 0.6])
-    assert [chip for _, chip in asked] == [Chip(0.05, seed) for seed in CHIPS]
-    for given, _ in asked:
+    assert [chip for _, chip in queried] == [Chip(0.05, seed) for seed in CHIPS]
+    for given, _ in queried:
         torch.testing.assert_close(given, 3 * images)
     assert torch.get_num_threads() == 1
 

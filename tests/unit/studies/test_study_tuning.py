@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from backends.base import Chip, InputError, TargetError
+from backends.base import Chip
 from backends.datasets.base import Dataset, Split
-from bbfuse.compare.tasks import Task, configs_of
-from bbfuse.config.schema import RunConfig
+from bbfuse.compare.tasks import configs_of
 from bbfuse.optimizers.settings import METHODS
 from experiments import tuning
 from tests.helpers.drawn import cells, committed, headers, shown_as_a_program
@@ -64,13 +59,13 @@ def test_a_run_is_scored_on_validation_images_on_its_own_chip_or_on_ten_of_the_v
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A target that is right for as many of 20 images as the chip's seed says."""
-    asked: list[Chip] = []
+    queried: list[Chip] = []
 
     class Target:
         def logits(self, given: Tensor, chip: Chip) -> Tensor:
             assert not given.requires_grad
             torch.testing.assert_close(given, 3 * images)
-            asked.append(chip)
+            queried.append(chip)
             wrong = (torch.arange(20) >= chip.seed % 1000 + 5).float()
             return torch.stack((0.5 + 0 * wrong, wrong), 1)
 
@@ -86,10 +81,10 @@ def test_a_run_is_scored_on_validation_images_on_its_own_chip_or_on_ten_of_the_v
     monkeypatch.setattr(tuning, "Fuse", SimpleNamespace(load=loaded))
     one = tuning._record({"config": {"chip_seed": 1003, "bit_error_rate": 0.07}}, tmp_path)
     assert one == pytest.approx({"accuracy": 8 / 20})
-    assert asked == [Chip(0.07, 1003)]
+    assert queried == [Chip(0.07, 1003)]
     many = tuning._record({"config": {"chip_seed": None, "bit_error_rate": 0.05}}, tmp_path)
     assert many == pytest.approx({"accuracy": sum(range(5, 15)) / 10 / 20})
-    assert asked[1:] == [Chip(0.05, 40_000 + place) for place in range(10)]
+    assert queried[1:] == [Chip(0.05, 40_000 + place) for place in range(10)]
 
 
 def test_the_grid_is_run_on_chips_100_to_102_and_for_the_population_with_two_seeds() -> None:
@@ -140,85 +135,10 @@ def test_the_simulator_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         tuning._simulator.cache_clear()
 
 
-TASKS = [
-    Task({"method": "rge", "value": value}, RunConfig(chip_seed=seed, threads=threads))
-    for seed, (value, threads) in enumerate(((0.1, 1), (0.2, 3), (0.3, 2)))
-]
-
-
-def test_without_an_address_the_cores_do_the_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tuning, "run_all", lambda *given: given)
-    assert tuning.by_tune(tmp_path, TASKS, None) == (tmp_path, TASKS)
-
-
-@pytest.fixture
-def tune(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A Ray Tune that tries every point of the grid in this process; what it was given."""
-    seen: dict[str, Any] = {"failing": (), "connected": []}
-
-    def fit(trial: Any, grid: list[int]) -> list[Any]:
-        seen["metrics"] = [trial({"place": place}) for place in grid]
-        print("a word of Tune's")
-        return [SimpleNamespace(error="first line\nlast line\n" if place in seen["failing"] else None) for place in grid]
-
-    module = ModuleType("ray.tune")
-    vars(module).update(
-        with_resources=lambda trial, needed: seen.update(needed=needed) or trial,
-        grid_search=lambda values: values,
-        TuneConfig=lambda **given: given,
-        RunConfig=lambda **given: given,
-        Tuner=lambda trial, param_space, tune_config, run_config: SimpleNamespace(
-            fit=lambda: seen.update(tune=tune_config, run=run_config) or fit(trial, param_space["place"])
-        ),
-    )
-    ray = ModuleType("ray")
-    vars(ray).update(tune=module)
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "ray.tune", module)
-
-    @contextmanager
-    def joined(address: str) -> Iterator[None]:
-        seen["connected"].append(address)
-        yield
-
-    def run(task: Task, folder: Path) -> dict[str, Any]:
-        folder.mkdir(parents=True)
-        summary = {"of": task.labels["value"]}
-        (folder / "summary.json").write_text(json.dumps(summary))
-        return summary
-
-    monkeypatch.setattr(tuning, "connected", joined)
-    monkeypatch.setattr(tuning, "run_task", run)
-    monkeypatch.setattr(tuning, "_record", lambda summary, folder: {"accuracy": 2 * summary["of"]})
-    return seen
-
-
-def test_a_trial_of_ray_tune_is_a_run_of_the_grid(
-    tune: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    summaries, folders = tuning.by_tune(tmp_path, TASKS, "here:6379")
-    assert summaries == [{"of": 0.1}, {"of": 0.2}, {"of": 0.3}]
-    assert folders == [task.folder(tmp_path.resolve()) for task in TASKS]
-    assert tune["metrics"] == [{"method": "rge", "value": v, "accuracy": 2 * v} for v in (0.1, 0.2, 0.3)]
-    assert tune["needed"] == {"cpu": 3}
-    assert tune["tune"] == {"metric": "accuracy", "mode": "max"}
-    assert tune["run"] == {"name": "tune", "storage_path": str(tmp_path.resolve()), "verbose": 0}
-    assert tune["connected"] == ["here:6379"]
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("", "a word of Tune's\n")
-
-
-def test_a_trial_that_fails_is_told_with_its_last_line(tune: dict[str, Any], tmp_path: Path) -> None:
-    tune["failing"] = (1,)
-    with pytest.raises(TargetError, match=r"1 of 3 runs failed, the others are kept; rge, 0\.2: last line"):
-        tuning.by_tune(tmp_path, TASKS, "here:6379")
-
-
-def test_no_ray_tune_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
-    monkeypatch.delitem(sys.modules, "ray.tune", raising=False)
-    with pytest.raises(InputError, match="`ray_address` needs Ray Tune here"):
-        tuning.by_tune(tmp_path, TASKS, "here:6379")
+def test_the_runs_are_trials_whose_metric_is_the_recorded_accuracy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tuning, "run_trials", lambda *given: given)
+    assert tuning.by_tune(tmp_path, [], "here") == (tmp_path, [], "here", tuning._record)
+    assert tuning.STUDY.run_all is tuning.by_tune
 
 
 def test_as_a_program_it_prints_what_is_committed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
