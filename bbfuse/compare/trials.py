@@ -51,8 +51,8 @@ def run_trials(
         results = tuner.fit()
     found = []
     for place, folder in enumerate(folders):
-        if (error := results[place].error) is None:
+        if (failure := results[place].error) is None:
             found.append(Outcome(json.loads((folder / "summary.json").read_text())))
         else:
-            found.append(Outcome(None, str(error).strip().splitlines()[-1]))
+            found.append(Outcome(None, str(failure).strip().splitlines()[-1]))
     return summaries_of(tasks, found), folders
