@@ -1,1 +1,1 @@
-"""Who answers: targets on simulated low-voltage memory, in process or over HTTP. Knows nothing of optimisation."""
+"""Targets on simulated low-voltage memory, in this process or behind HTTP. Nothing here depends on optimisation."""

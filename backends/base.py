@@ -1,9 +1,7 @@
-"""What a backend is: images and a chip in, logits out.
+"""The interface of a backend: images and a chip in, logits out. And the two errors of the project::
 
-The errors of the project start here, so that both rooms raise the same two::
-
-    InputError    what was asked for cannot be done: bad value, wrong combination, nobody at that address (exit code 2)
-    TargetError   the target failed while it was being asked: no answer, wrong shape, not finite (exit code 1)
+InputError    the request is not possible: a bad value, a wrong combination, no server at the address (exit code 2)
+TargetError   the target failed: no response, a wrong shape, logits that are not finite (exit code 1)
 """
 
 from __future__ import annotations
@@ -20,28 +18,29 @@ __all__ = ["NOMINAL", "Access", "Backend", "BackendInfo", "Chip", "InputError", 
 
 
 class InputError(ValueError):
-    """The request cannot be carried out; the message is one line that names the value and the way out."""
+    """The request is not possible. The message is one line: name, rule, value found, way out. Settings in it stand in
+    backticks."""
 
 
 class TargetError(RuntimeError):
-    """The target failed while it was being asked; the message is one line."""
+    """The target failed to respond. The message is one line."""
 
 
 class Access(IntEnum):
-    """What a backend grants and a method needs; more includes less."""
+    """The access that a backend grants or a method requires; more includes less."""
 
     LOGITS = 1
-    """Strict: answers only."""
+    """Strict access: responses only."""
     GRADIENTS = 2
-    """Relaxed: answers keep their tape back to the images."""
+    """Relaxed (white-box) access: responses have gradients back to the images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """One memory at one operating point, that is: which stored bits are wrong.
+    """One memory at one operating point: a pattern of bit errors.
 
     Each bit is flipped with probability ``bit_error_rate``, in [0, 1], independently (Stutz et al., MLSys 2021, section 3).
-    ``seed``, a non-negative integer, names the chip: the errors of one seed at a lower rate are among those at a higher one.
+    ``seed``, a non-negative integer, names the chip: its errors at a lower rate are a subset of those at a higher one.
     """
 
     bit_error_rate: float
@@ -49,9 +48,9 @@ class Chip:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.bit_error_rate <= 1.0:  # also false for NaN
-            raise InputError(f"bit_error_rate must lie in [0, 1], got {self.bit_error_rate}")
+            raise InputError(f"`bit_error_rate` must lie in [0, 1], got {self.bit_error_rate}")
         if self.seed < 0:
-            raise InputError(f"chip seed must be a non-negative integer, got {self.seed}")
+            raise InputError(f"`chip_seed` must be a non-negative integer, got {self.seed}")
 
 
 NOMINAL = Chip(0.0)
@@ -60,7 +59,7 @@ NOMINAL = Chip(0.0)
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
-    """What a backend says of itself before it is asked anything."""
+    """The description of a backend, known before any query."""
 
     name: str
     access: Access
@@ -68,10 +67,10 @@ class BackendInfo:
     """Channels, height, width; pixels are float32 in [-1, 1]."""
     classes: int
     eight_bits: bool = False
-    """Pixels are sent as 256 levels of 8 bits; what is asked is rounded on its way."""
+    """Pixels are sent as 256 levels of 8 bits, so that images are rounded."""
 
     limit: int | None = None
-    """Images that a request may carry; larger ones are sent in parts."""
+    """Images in a request at most; larger queries are sent in parts."""
 
     def seen(self, images: Tensor) -> Tensor:
         """``images`` as the target sees them."""
@@ -84,11 +83,11 @@ def levels(images: Tensor) -> Tensor:
 
 
 Sending = Callable[[int], None]
-"""Called with the number of images before every attempt to send them, retries included; may raise to forbid it."""
+"""Called with the number of images before every attempt to send them, retries included; it may raise to prevent that."""
 
 
 class Backend(Protocol):
-    """A target that can be asked."""
+    """A target that responds to queries."""
 
     @property
     def info(self) -> BackendInfo:
@@ -99,10 +98,10 @@ class Backend(Protocol):
         """Logits (n, classes) of ``images`` (n, channels, height, width) on ``chip``.
 
         Raises:
-            TargetError: no usable answer came.
+            TargetError: there was no valid response.
         """
         ...
 
     def close(self) -> None:
-        """Let go of everything; may be called twice."""
+        """Release all resources; may be called twice."""
         ...

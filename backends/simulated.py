@@ -15,7 +15,7 @@ __all__ = ["SimulatedBackend"]
 class SimulatedBackend:
     """``network`` stored in ``memory``; it grants ``access``.
 
-    With `Access.LOGITS` responses carry no gradient. With `Access.GRADIENTS` they are on the tape back to the images; the weights
+    With `Access.LOGITS` responses have no gradients. With `Access.GRADIENTS` they have gradients back to the images; the weights
     stay frozen.
     """
 

@@ -31,7 +31,7 @@ class Simulator:
     """``network``, any module with convolution or linear layers, stored in ``memory``.
 
     Other tensors are held elsewhere, without errors: buffers always, and everything but the weights of convolutions and linear
-    layers where `Memory.stored` says so. The scale of a normalisation is stored as its distance from 1 (Stutz et al. 2021,
+    layers with `Memory.stored` ``weights``. The scale of a normalisation is stored as its distance from 1 (Stutz et al. 2021,
     section 3). A layer or network with a method ``codes`` (`backends.memory.number_formats.HasCodes`) is stored in those formats,
     each width in a bank of its own behind the first. The network is frozen and put into evaluation mode, so that a response
     depends on images and chip alone. Its own weights never change, and several threads may use it. ``quantization``, if given,

@@ -1,7 +1,7 @@
 """Binary targets: weights and activations are signs, a weight takes one bit of the memory.
 
-The targets of Buschjäger et al. (2002.00909) on resistive memory. Wrong bits turn signs around; 0 -> 1 and 1 -> 0 on their own
-are the memory's errors ``stuck-at-1`` and ``stuck-at-0``. Against them a layer can be fitted with random flips, or the network
+The targets of Buschjäger et al. (2002.00909) on resistive memory. Bit errors flip signs; 0 -> 1 and 1 -> 0 on their own
+are the errors ``stuck-at-1`` and ``stuck-at-0``. Against them a layer can be fitted with random flips, or the network
 with the hinge loss of `backends.training.recipe.Recipe.margin`.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["MARGIN", "BinaryConv2d", "BinaryLinear", "Signs", "network", "sign_e
 
 _WIDTH = 512
 MARGIN = 128 / _WIDTH**0.5
-"""The margin of 128 of the published code, whose answers are sums of signs; here they are divided by the root of their number."""
+"""The margin of 128 of the published code, whose logits are sums of signs; here they are divided by the root of their number."""
 
 
 def signs(numbers: Tensor) -> Tensor:
@@ -41,13 +41,13 @@ class Signs(nn.Module):
 
 
 def _read(weight: Tensor, flip: float) -> Tensor:
-    """The signs of ``weight``, each wrong with probability ``flip``; the gradient does not know of it."""
+    """The signs of ``weight``, each flipped with probability ``flip``; the gradient ignores the flips."""
     read = signs(weight)
     return read - 2.0 * (read * (torch.rand_like(weight) < flip)).detach() if flip else read
 
 
 class BinaryConv2d(nn.Conv2d):
-    """A 3x3 convolution with the signs of its weights; while it is fitted each is wrong with probability ``flip``."""
+    """A 3x3 convolution with the signs of its weights; during a fit each is flipped with probability ``flip``."""
 
     def __init__(self, inputs: int, outputs: int, flip: float = 0.0) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
@@ -63,7 +63,7 @@ class BinaryConv2d(nn.Conv2d):
 
 
 class BinaryLinear(nn.Linear):
-    """A linear layer with the signs of its weights; while it is fitted each is wrong with probability ``flip``."""
+    """A linear layer with the signs of its weights; during a fit each is flipped with probability ``flip``."""
 
     def __init__(self, inputs: int, outputs: int, flip: float = 0.0) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -79,7 +79,7 @@ class BinaryLinear(nn.Linear):
 
 
 class _Answers(nn.Module):
-    """Sums of signs over the root of their number."""
+    """Sums of signs over the root of their number. The name is part of the keys of cached fits."""
 
     def forward(self, sums: Tensor) -> Tensor:
         return sums.div(_WIDTH**0.5)
@@ -104,12 +104,12 @@ def network(classes: int, flip: float = 0.0) -> nn.Sequential:
 
 @torch.no_grad()
 def sign_errors(target: nn.Sequential, images: Tensor, rate: float) -> dict[str, float]:
-    """What share of each layer's signs bit errors in its own weights turn around, without trying any, by the layer's name.
+    """The share of signs of each layer that bit errors in its own weights flip, by the name of the layer, from a formula.
 
-    ``n`` weights on inputs of size 1, each wrong with probability ``p``, move a sum ``s`` to one with mean ``(1 - 2p) s`` and
+    ``n`` weights on inputs of size 1, each flipped with probability ``p``, move a sum ``s`` to one with mean ``(1 - 2p) s`` and
     variance ``4 p (1 - p) n``, so that a sign with the threshold ``t`` behind it turns with probability
     ``Phi(-|(1 - 2p) s - t| / sqrt(4 p (1 - p) n))``, as long as the mean stays on its side. A large margin of sums to thresholds
-    is tolerance (2102.01344 measures by margins; the formula is ours). Of sums that a pool has chosen it sees the largest alone.
+    is tolerance (2102.01344 measures by margins; the formula is ours). Behind a pool it sees the largest sums alone.
     """
     shares, hidden = {}, images
     layers = dict(target.eval().named_children())

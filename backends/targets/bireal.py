@@ -40,7 +40,8 @@ class _Block(nn.Module):
 
 
 def network(classes: int, nonlinearity: Nonlinearity) -> nn.Sequential:
-    """For 1 x 8 x 8 images: four blocks, 8 and 16 channels, 6,336 weights of one bit; first and last layer as the memory says."""
+    """For 1 x 8 x 8 images: four blocks, 8 and 16 channels, 6,336 weights of one bit; first and last layer in the format of the
+    memory."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8),
         _Block(8, nonlinearity), _Block(8, nonlinearity, halve=True), _Block(16, nonlinearity), _Block(16, nonlinearity),

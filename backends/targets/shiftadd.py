@@ -1,7 +1,7 @@
 """Targets without multiplications: layers that shift, followed by layers that add (ShiftAddNet, 2010.12785, and its code).
 
-A shift layer's weights are 0 or ``+-2^P``, ``P`` from -14 to 0, stored as 5-bit codes of sign and exponent, where one wrong bit
-may change a weight by a factor of 2^8. An add layer answers ``-sum |x - w|``; its weights are stored as 8-bit fixed point.
+A shift layer's weights are 0 or ``+-2^P``, ``P`` from -14 to 0, stored as 5-bit codes of sign and exponent, where one bit error
+may change a weight by a factor of 2^8. An add layer computes ``-sum |x - w|``; its weights are stored as 8-bit fixed point.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHIFT = PowersOfTwo(5)
 
 
 def _shifts(weight: Tensor) -> Tensor:
-    """The nearest weights that are stored, the gradient straight through (DeepShift's Q; the authors learn ``P`` itself)."""
+    """The nearest weights that are stored, the gradient straight through (DeepShift's Q; the authors train ``P`` itself)."""
     return _SHIFT.rounded(weight) + (weight - weight.detach())
 
 
@@ -99,9 +99,9 @@ class AddConv2d(nn.Conv2d):
 
 
 def network(classes: int, shift: bool = True) -> nn.Sequential:
-    """For 1 x 8 x 8 images: three pairs of a shift and an add layer, 16, 32 and 32 channels, and a shift layer that answers.
+    """For 1 x 8 x 8 images: three pairs of a shift and an add layer, 16, 32 and 32 channels, and a shift layer for the logits.
 
-    Without ``shift`` the same with plain layers in the place of those that shift, stored as the memory has it.
+    Without ``shift`` the same with plain layers in the place of those that shift, stored in the format of the memory.
     """
     convolution, linear = (ShiftConv2d, ShiftLinear) if shift else (nn.Conv2d, nn.Linear)
 

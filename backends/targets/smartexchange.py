@@ -2,8 +2,8 @@
 
 A 3x3 filter of ``n`` channels is a matrix of ``3 n`` rows and 3 columns, and a row of ``n`` weights of a linear layer one of
 ``n / 3`` rows; each such matrix has a 3x3 basis ``B`` of its own. Stored are ``C`` as 4-bit codes (sign, exponent, and 0) and
-``B`` as 8-bit fixed point in a range of its own; the dense weights are made from them anew for each answer. A wrong bit in
-``B`` is met in all rows of the matrix, so that few bits are worth protecting. Our matrices have at most 96 rows, the authors
+``B`` as 8-bit fixed point in a range of its own; the dense weights are computed from them for each query. A bit error in
+``B`` affects all rows of the matrix, so that few bits are worth protecting. Our matrices have at most 96 rows, the authors
 cut theirs at 192.
 """
 
@@ -51,7 +51,7 @@ def decomposed(matrices: Tensor, bases: Tensor | None = None, rounds: int = _ROU
 
 
 class _Exchanged(nn.Module):
-    """What both kinds of layers share: dense weights while it is fitted, ``C B`` for every answer.
+    """Base of both kinds of layers: dense weights during a fit, ``C B`` for every query.
 
     Each pass of fitting decomposes the dense weights with the bases that are there, and every 20th makes new ones from scratch;
     the gradient goes straight through to the dense weights, which are not used afterwards.
@@ -85,7 +85,7 @@ class _Exchanged(nn.Module):
         return F.pad(flat, (0, -flat.shape[1] % 3)).view(len(flat), -1, 3)
 
     def _rebuilt(self) -> Tensor:
-        """The weights that the layer works with."""
+        """The weights that the layer computes with."""
         if self.training:
             dense = self._matrices(self.weight.detach())
             anew = int(self.passes) % _EVERY == 0
@@ -122,7 +122,8 @@ class ExchangedLinear(_Exchanged, nn.Linear):
 
 
 def network(dense: nn.Sequential, safe: bool = False) -> nn.Sequential:
-    """``dense`` with exchanged layers in the place of its 3x3 convolutions and linear layers; ``safe`` bases meet no errors."""
+    """``dense`` with exchanged layers in the place of its 3x3 convolutions and linear layers; ``safe`` bases have no bit
+    errors."""
     kinds: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
         nn.Conv2d: lambda layer: ExchangedConv2d(layer.in_channels, layer.out_channels, safe),  # type: ignore[arg-type]
         nn.Linear: lambda layer: ExchangedLinear(layer.in_features, layer.out_features, safe),  # type: ignore[arg-type]

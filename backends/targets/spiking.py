@@ -1,8 +1,8 @@
 """A spiking target: leaky neurons of snnTorch that count spikes, its weights in fixed point with room above the largest one.
 
-SoftSNN (2203.05523) bounds the weights that are read: what lies beyond the largest clean weight of its layer must be wrong.
-Weights are stored with spare integer bits, so that a wrong bit may carry them there; without these no bit could. Faults
-of the neurons themselves are not modelled: only memories are wrong here.
+SoftSNN (2203.05523) bounds the weights that are read: a weight beyond the largest clean one of its layer must have a bit error.
+Weights are stored with spare integer bits, so that a bit error can move them there; without these no bit could. Faults
+of the neurons themselves are not modelled.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from backends.targets.digits import SMALL
 __all__ = ["Bound", "Spiking", "SpikingLinear"]
 
 Bound = Literal["none", "zero", "limit", "usual"]
-"""What becomes of a weight beyond the largest clean one: nothing, 0, that largest, or the median clean one; the sign is kept.
-The last three are bound-and-protect 1 to 3 as a third party's code has them; the authors' text was not to be had."""
+"""How a weight beyond the largest clean one is read: as it is, as 0, as that largest, or as the median clean one; the sign is
+kept. The last three are bound-and-protect 1 to 3 as in the code of a third party; the paper was not available to us."""
 
 
 class SpikingLinear(nn.Linear):
-    """A linear layer without bias that bounds what it reads; ``spare`` of its 8 bits lie above its largest weight."""
+    """A linear layer without bias that bounds the weights it reads; ``spare`` of its 8 bits lie above its largest weight."""
 
     limit: Tensor
     usual: Tensor
@@ -47,7 +47,7 @@ class SpikingLinear(nn.Linear):
         return {"weight": FixedPoint.spacious(self.weight, 8, self.spare)}
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """As a linear layer; while it is fitted it learns what is clean."""
+        """As a linear layer; during a fit it records the clean range."""
         if self.training:
             size = self.weight.detach().abs()
             self.limit.copy_(size.max())
@@ -63,7 +63,7 @@ class SpikingLinear(nn.Linear):
 class Spiking(nn.Module):
     """Two layers of leaky integrate-and-fire neurons that see the image as a constant current for ``steps`` steps.
 
-    An answer is the number of spikes of each class.
+    The logits are the numbers of spikes of each class.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class Spiking(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Spike counts (n, classes) of ``images`` in [-1, 1], black is no current."""
         current = self.first((images.flatten(1) + 1.0) / 2.0)
-        hidden, answer = torch.zeros_like(current), current.new_zeros(len(images), self.second.out_features)
-        counts: Tensor = answer
+        hidden, last = torch.zeros_like(current), current.new_zeros(len(images), self.second.out_features)
+        counts: Tensor = last
         for _ in range(self.steps):
             spikes, hidden = self.neurons(current, hidden)
-            fired, answer = self.neurons(self.second(spikes), answer)
+            fired, last = self.neurons(self.second(spikes), last)
             counts = counts + fired
-        self.neurons.mem = torch.zeros(0)  # the neurons keep the last state, and all that it was made from
+        self.neurons.mem = torch.zeros(0)  # the neurons keep the last state with its graph
         return counts
 
 

@@ -1,8 +1,9 @@
-"""Fitting that makes wrong bits hurt less: quantization-aware, with clipped weights, under bit errors (Stutz et al., MLSys 2021).
+"""Training for tolerance of bit errors: quantization-aware, with clipped weights, with injected bit errors (Stutz et al., MLSys
+2021).
 
-The float weights that the optimizer moves are never what the network computes with: a step stores them as codes, with ranges of
-their own, and takes the gradient at what the memory gives back (straight through the rounding), once without errors and, where
-`Hardening.rate` or `Hardening.flips` says so, once more with a chip's or those of an attack. The scale of a normalisation is
+The network never computes with the float weights that the optimizer moves: a step stores them as codes, with ranges of their own,
+and takes the gradient at the weights that are read back (straight through the rounding), once without errors and, with
+`Hardening.rate` or `Hardening.flips`, once more with the errors of a chip or of an attack. The scale of a normalisation is
 stored, clipped, decayed and moved as its distance from 1.
 """
 
@@ -34,7 +35,7 @@ _ATTACK = 3  # gradients of the attack in a step of AdvBET
 
 @dataclass(frozen=True)
 class Hardening:
-    """What a step of fitting does to the weights on their way to the gradient."""
+    """How a step of fitting changes the weights before it takes the gradient."""
 
     quantization: Quantization | None = None
     """codes that the weights are stored as, ranges from the weights of each step; float weights if not given"""
@@ -45,9 +46,9 @@ class Hardening:
     rate: float | None = None
     """bit error rate of RandBET: a second gradient of the same batch, on a chip, joins the first"""
     flips: int | None = None
-    """bits that an attack on each batch chooses in place of a chip (AdvBET), at most one a weight"""
+    """bits that an attack on each batch flips in place of a chip (AdvBET), at most one a weight"""
     pattern: int | None = None
-    """seed of the one chip met in all steps (fixed-pattern training); a fresh chip each step if not given"""
+    """seed of one chip used in all steps (fixed-pattern training); a fresh chip each step if not given"""
     start: float = 1.75
     """errors are injected from the step on at which the loss without them is first below this"""
     gradients: Literal["sum", "mean"] = "sum"
@@ -76,8 +77,8 @@ class Hardening:
 
 
 def without_unused(settings: Any, options: Sequence[str]) -> str:
-    """The dataclass ``settings`` as text, without those of ``options`` that are not used: a further option leaves the keys of the
-    cache as they are."""
+    """The dataclass ``settings`` as text, without those of ``options`` that have their defaults, so that a new option does not
+    change the keys of the cache."""
     shown = [
         field.name for field in fields(settings) if field.name not in options or getattr(settings, field.name) != field.default
     ]
@@ -85,13 +86,13 @@ def without_unused(settings: Any, options: Sequence[str]) -> str:
 
 
 class Hardened:
-    """``network`` while it is fitted under ``hardening``; from here to `finish` its scales are distances from 1."""
+    """``network`` during a fit with ``hardening``; until `finish` its scales are stored as distances from 1."""
 
     def __init__(self, network: nn.Module, hardening: Hardening, seed: int = 0) -> None:
         self._hardening = hardening
         self._parameters = list(network.parameters())
         self.tensors = stored_tensors(network, hardening.stored)
-        """What is stored, the network's own tensors by name."""
+        """The stored tensors of the network, by name."""
         self._scales = scales(network) & self.tensors.keys()
         # a stream of its own: the batches are the same with errors and without
         self._chips = torch.Generator().manual_seed(seed)
@@ -100,19 +101,19 @@ class Hardened:
         self.clip()
 
     def backward(self, loss: Callable[[], Tensor]) -> None:
-        """Adds to the parameters' ``grad`` what one step on the batch of ``loss`` needs."""
-        said = self._hardening
-        stored = None if said.quantization is None else store(self.tensors, said.quantization)
+        """Add the gradient of one step on the batch of ``loss`` to the ``grad`` of the parameters."""
+        settings = self._hardening
+        stored = None if settings.quantization is None else store(self.tensors, settings.quantization)
         with self.reading(stored):
             clean = loss()
             clean.backward()
-        if said.sharpness is not None:
-            self._climb(loss, stored, said.sharpness)
-        self._injects = self._injects or clean.item() < said.start
-        if stored is None or (said.rate is None and said.flips is None) or not self._injects:
+        if settings.sharpness is not None:
+            self._climb(loss, stored, settings.sharpness)
+        self._injects = self._injects or clean.item() < settings.start
+        if stored is None or (settings.rate is None and settings.flips is None) or not self._injects:
             return
-        patterns = self._wrong(stored, loss)
-        if said.gradients == "sum":
+        patterns = self._with_errors(stored, loss)
+        if settings.gradients == "sum":
             with self.reading(stored, patterns):
                 loss().backward()
             return
@@ -125,15 +126,17 @@ class Hardened:
             if gradient is not None and parameter.grad is not None:
                 parameter.grad.clamp_(-_CLAMP, _CLAMP).add_(gradient).div_(2)
 
-    def _wrong(self, stored: Stored, loss: Callable[[], Tensor]) -> Patterns:
-        """What a chip reads, or what an attack on the batch of ``loss`` makes of it."""
-        said = self._hardening
-        if said.flips is not None:
-            return attacks.projected(stored, lambda patterns: self._gradient(stored, patterns, loss), said.flips, _ATTACK, (1.0,))
-        assert said.rate is not None
-        seed = int(torch.randint(_CHIPS, (), generator=self._chips)) if said.pattern is None else said.pattern
+    def _with_errors(self, stored: Stored, loss: Callable[[], Tensor]) -> Patterns:
+        """The patterns that a chip reads, or those of an attack on the batch of ``loss``."""
+        settings = self._hardening
+        if settings.flips is not None:
+            return attacks.projected(
+                stored, lambda patterns: self._gradient(stored, patterns, loss), settings.flips, _ATTACK, (1.0,)
+            )
+        assert settings.rate is not None
+        seed = int(torch.randint(_CHIPS, (), generator=self._chips)) if settings.pattern is None else settings.pattern
         patterns = stored.patterns.copy()
-        chips.random_flips(stored, patterns, Chip(said.rate, seed))
+        chips.random_flips(stored, patterns, Chip(settings.rate, seed))
         return patterns
 
     def _gradient(
@@ -145,7 +148,7 @@ class Hardened:
         return value.item(), torch.cat([slope.flatten() for slope in slopes]).float().cpu().numpy()
 
     def _climb(self, loss: Callable[[], Tensor], stored: Stored | None, length: float) -> None:
-        """Takes the gradient anew, ``length`` further up the one that is there."""
+        """Take the gradient again at weights moved by ``length`` along the gradient."""
         uphill = {name: tensor.grad for name, tensor in self.tensors.items() if tensor.grad is not None}
         norm = torch.stack([gradient.square().sum() for gradient in uphill.values()]).sum().sqrt()
         for parameter in self._parameters:
@@ -158,7 +161,8 @@ class Hardened:
 
     @contextlib.contextmanager
     def reading(self, stored: Stored | None, patterns: Patterns | None = None) -> Iterator[None]:
-        """The network as it reads ``patterns`` (what was written, if not given) of ``stored``; as it is, if that is ``None``."""
+        """Within the block the network has the weights of ``patterns`` (the written ones, if not given); its own if ``stored`` is
+        ``None``."""
         kept = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
         read = kept if stored is None else stored.tensors(patterns, next(iter(kept.values())).device)
         with torch.no_grad():
@@ -174,13 +178,13 @@ class Hardened:
 
     @torch.no_grad()
     def clip(self) -> None:
-        """Brings what is stored back into ``[-clip, clip]``."""
+        """Clip the stored tensors to ``[-clip, clip]``."""
         if self._hardening.clip is not None:
             for tensor in self.tensors.values():
                 tensor.clamp_(-self._hardening.clip, self._hardening.clip)
 
     def finish(self) -> None:
-        """Makes distances scales again."""
+        """Turn distances back into scales."""
         self._shift(1.0)
 
     @torch.no_grad()

@@ -164,7 +164,7 @@ def test_killed_and_resumed_it_is_the_same_run(
             "backprop needs gradients, but --backend remote grants logits only",
             2,
         ),
-        ("--bit-error-rate 2", "bit_error_rate must lie in", 2),
+        ("--bit-error-rate 2", "--bit-error-rate must lie in", 2),
         ("--nonsense", "--nonsense", 2),
         ("--budget 100", "does not allow one step", 2),
         ("--data mnist", "--data must be digits, a folder, or a hub id", 2),

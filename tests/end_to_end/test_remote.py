@@ -100,7 +100,7 @@ GOOD = request_body(torch.zeros(1, 1, 8, 8), NOMINAL)
         ("digits", "[]", 400, "must be a JSON object"),
         ("digits", "{}", 400, "inputs must be a list"),
         ("digits", json.dumps({**GOOD, "parameters": {"bit_error_rate": 2}}), 400, "bit_error_rate must lie in"),
-        ("digits", json.dumps({**GOOD, "parameters": {"chip_seed": -1}}), 400, "chip seed must be"),
+        ("digits", json.dumps({**GOOD, "parameters": {"chip_seed": -1}}), 400, "`chip_seed` must be"),
         ("digits", json.dumps({**GOOD, "parameters": {"bit_error_rate": 10**400}}), 400, "bit_error_rate must lie in"),
         ("digits", json.dumps(request_body(torch.full((1, 1, 8, 8), torch.nan), NOMINAL)), 400, "must lie in [-1, 1]"),
         ("digits", json.dumps(request_body(torch.full((1, 1, 8, 8), 3e38), NOMINAL)), 400, "must lie in [-1, 1]"),

@@ -132,7 +132,7 @@ class Profile:
         (found,) = np.nonzero(np.isclose(self._rates, bit_error_rate, rtol=1e-6, atol=0.0))
         if not found.size:
             raise InputError(
-                f"bit_error_rate must be one of {self._path}'s {', '.join(f'{rate:g}' for rate in self._rates)}, "
+                f"`bit_error_rate` must be one of {self._path}'s {', '.join(f'{rate:g}' for rate in self._rates)}, "
                 f"got {bit_error_rate:g}"
             )
         return int(found[0])

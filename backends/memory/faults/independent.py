@@ -9,7 +9,7 @@ for each level holds a cell with probability ``q_k = 1 - (1 - b_k) / (1 - b_{k+1
 ``S_k, S_{k+1}, ...`` with probability ``b_k``. For a rate between ``b_{k+1}`` and ``b_k`` the faulty cells are those of
 ``S_{k+1}, S_{k+2}, ...`` and those of ``S_k`` whose mark, uniform on [0, 1), is below ``(1 - (1 - p) / (1 - b_{k+1})) / q_k``.
 The members of a set are found by geometric steps from one to the next, ``1 + floor(E / -log(1 - q))`` with ``E`` exponential,
-so that they do not depend on how many cells are asked for.
+so that they do not depend on the number of cells.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BLOCK = 1 << 14  # these many numbers and what is made of them stay in the proc
 
 
 def random_flips(stored: Stored, read: Patterns, chip: Chip) -> list[Places]:
-    """Every faulty cell gives the wrong value (Stutz et al.). See `backends.memory.encoding.Errors`."""
+    """Every faulty cell gives the opposite value (Stutz et al.). See `backends.memory.encoding.Errors`."""
     changed = _Changed(chip)
     for weights, mask, _ in _faults(stored, chip, values=False):
         written = stored.patterns[weights]
@@ -94,7 +94,7 @@ def _faults(stored: Stored, chip: Chip, values: bool) -> Iterator[tuple[NDArray[
     """Blocks of weights, the mask of their faulty bits, and with ``values`` which of these are stuck at 1.
 
     A weight with several faulty bits comes more than once in a block and then, all but the last of these times, again in a block
-    of its own: whoever reads and writes a block at once, where the last write counts, has met each of them in the end.
+    of its own: a caller that reads and writes a block at once, where the last write counts, applies each of them in the end.
     """
     bits = stored.bits
     bit = np.array([1 << place for place in range(bits)], stored.patterns.dtype)
@@ -115,8 +115,8 @@ def _faults(stored: Stored, chip: Chip, values: bool) -> Iterator[tuple[NDArray[
 def _members(chip: Chip, cells: int, values: bool) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """Blocks of faulty cells and, with ``values``, which of them are stuck at 1.
 
-    The highest level comes first, so that a cell in several of them is last met in the lowest, which every rate above includes:
-    whoever writes in this order leaves there what he would have left at a lower rate.
+    The highest level comes first, so that a cell in several of them comes last in the lowest, which every rate above includes:
+    writing in this order leaves the same values there as at a lower rate.
     """
     rate = chip.bit_error_rate
     for level, upper in enumerate(_LEVELS):

@@ -25,14 +25,14 @@ def test_a_rate_from_0_to_1_is_one(rate: float) -> None:
 def test_a_rate_outside_of_0_and_1_is_refused(rate: float) -> None:
     with pytest.raises(InputError) as error:
         Chip(rate)
-    assert str(error.value) == f"bit_error_rate must lie in [0, 1], got {rate}"
+    assert str(error.value) == f"`bit_error_rate` must lie in [0, 1], got {rate}"
 
 
 def test_a_chips_number_is_not_negative() -> None:
     assert [Chip(0.1, seed).seed for seed in (0, 1, 2**63)] == [0, 1, 2**63]
     with pytest.raises(InputError) as error:
         Chip(0.1, -1)
-    assert str(error.value) == "chip seed must be a non-negative integer, got -1"
+    assert str(error.value) == "`chip_seed` must be a non-negative integer, got -1"
 
 
 def test_a_chip_is_the_first_one_if_not_said_and_equal_by_its_numbers() -> None:

@@ -30,7 +30,7 @@ def test_every_default_combination_that_access_allows_is_valid() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--bit-error-rate 1.5", "bit_error_rate must lie in [0, 1], got 1.5"),
+        ("--bit-error-rate 1.5", "`bit_error_rate` must lie in [0, 1], got 1.5"),
         ("--rge.lr inf", "--rge.lr must be above 0, got inf"),
         ("--spsa-gc.a 0.1", "--spsa-gc.a has no effect without --optimizer spsa-gc: drop it or choose that"),
         ("--optimizer cma --cma.subspace 0", "--cma.subspace must be above 0, got 0"),
