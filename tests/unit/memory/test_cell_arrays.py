@@ -158,9 +158,9 @@ def test_an_operating_point_is_met_within_a_millionth(tmp_path: Path) -> None:
     assert [profile.point(0.01), profile.point(0.2)] == [0, 1]
     assert profile.point(0.2 * (1 + 0.9e-6)) == profile.point(0.2 * (1 - 0.9e-6)) == 1
     for rate in (0.2 * (1 + 1.2e-6), 0.2 * (1 - 1.2e-6), 0.1):
-        with pytest.raises(InputError, match=rf"bit_error_rate must be one of .*chip.npz's 0.01, 0.2, got {rate:g}"):
+        with pytest.raises(InputError, match=rf"bit_error_rate` must be one of .*chip.npz's 0.01, 0.2, got {rate:g}"):
             profile.point(rate)
-    with pytest.raises(InputError, match="bit_error_rate must be one of"):
+    with pytest.raises(InputError, match="bit_error_rate` must be one of"):
         profile(written(3, bits=8), written(3, bits=8).patterns, Chip(0.1))
 
 

@@ -131,6 +131,6 @@ def test_a_memory_just_inside_of_every_rule_is_accepted(settings: dict[str, Any]
 def test_a_chip_with_a_rate_that_is_no_probability_is_refused(rate: float) -> None:
     with pytest.raises(InputError, match=r"bit_error_rate must lie in \[0, 1\], got"):
         Chip(rate)
-    with pytest.raises(InputError, match="chip seed must be a non-negative integer, got -1"):
+    with pytest.raises(InputError, match="`chip_seed` must be a non-negative integer, got -1"):
         Chip(0.5, -1)
     assert (Chip(0.0).seed, Chip(1.0, 3).seed) == (0, 3)
