@@ -116,7 +116,7 @@ def test_the_share_of_faulty_cells_is_the_rate_and_half_of_them_change_a_bit(err
 @kinds
 @pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan, math.inf])
 def test_a_rate_outside_its_range_is_refused_by_value(errors: Errors, rate: float) -> None:
-    with pytest.raises(InputError, match=f"bit_error_rate must lie in .*, got {rate}"):
+    with pytest.raises(InputError, match=f"bit_error_rate` must lie in .*, got {rate}"):
         wrong_bits(written(3), errors, Chip(rate))
 
 

@@ -129,7 +129,7 @@ def test_a_memory_just_inside_of_every_rule_is_accepted(settings: dict[str, Any]
 
 @pytest.mark.parametrize("rate", [-1e-9, 1.0 + 1e-9, float("nan"), float("inf")])
 def test_a_chip_with_a_rate_that_is_no_probability_is_refused(rate: float) -> None:
-    with pytest.raises(InputError, match=r"bit_error_rate must lie in \[0, 1\], got"):
+    with pytest.raises(InputError, match=r"bit_error_rate` must lie in \[0, 1\], got"):
         Chip(rate)
     with pytest.raises(InputError, match="`chip_seed` must be a non-negative integer, got -1"):
         Chip(0.5, -1)
