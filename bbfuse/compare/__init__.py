@@ -8,7 +8,6 @@ Each module has one purpose:
 * `study`: a whole comparison (`Study`): tasks, what is recorded of a run, rows, table, figures;
 * `measured`: a result that is measured without training runs (`Measurement`), accuracies on chips;
 * `config_list`: run the list of configurations in a Python file;
-* `measured`: results that are measured without training runs (`Measurement`);
 * `results`: JSON result files with settings, commit and versions (`ResultFiles`);
 * `command`: the command line of a result file;
 * `shares`: recovery compared with a reference, and the images that a share needs;
@@ -19,8 +18,9 @@ Each module has one purpose:
 """
 
 from bbfuse.compare.executor import run_all
+from bbfuse.compare.measured import Measurement
 from bbfuse.compare.results import ResultFiles
 from bbfuse.compare.study import Study
 from bbfuse.compare.tasks import Outcome, Task, grid
 
-__all__ = ["Outcome", "ResultFiles", "Study", "Task", "grid", "run_all"]
+__all__ = ["Measurement", "Outcome", "ResultFiles", "Study", "Task", "grid", "run_all"]
