@@ -49,7 +49,7 @@ def test_a_network_for_larger_images_has_four_convolutions_that_keep_the_size_an
 
 
 class Trained(nn.Module):
-    """Right for as many images as are said."""
+    """Right for the first ``right`` images."""
 
     def __init__(self, right: int) -> None:
         super().__init__()

@@ -104,7 +104,7 @@ def test_bad_input_and_failed_targets_have_exit_codes_of_their_own(capsys: pytes
         (["--tier", "gpu", "--run"], None, "--tier gpu needs a GPU"),
     ],
 )
-def test_a_tier_says_what_it_lacks(
+def test_a_tier_without_a_result_or_a_gpu_is_refused(
     words: list[str],
     file: str | None,
     said: str,

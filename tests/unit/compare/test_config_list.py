@@ -28,7 +28,7 @@ SUMMARY = {"queries": {"images": 1650}, "accuracy": {"perturbed": {"mean": 0.312
 LIST = "from bbfuse.config.schema import RunConfig\nCONFIGS = [RunConfig(chip_seed=chip) for chip in (3, 4)]\n"
 
 
-def test_a_list_of_ones_own_is_carried_out_and_a_failure_is_told(
+def test_a_list_of_configurations_is_executed_and_a_failure_is_reported(
     monkeypatch: pytest.MonkeyPatch, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = [Outcome(SUMMARY), Outcome(SUMMARY)]

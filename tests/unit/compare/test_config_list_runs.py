@@ -31,7 +31,7 @@ def summaries(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str,
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("network")  # fitted once, and not by every process
-def test_a_list_is_done_once_by_processes_or_by_ray_and_comes_to_the_same(
+def test_a_list_is_executed_once_and_processes_and_ray_give_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.py"
@@ -59,7 +59,7 @@ SMALL = RunConfig(head="none", budget=1500, validation=ValidationConfig(images=2
 @pytest.mark.slow
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("words", [[], pytest.param(["--ray-address", "local"], marks=pytest.mark.ray)], ids=["cores", "ray"])
-def test_a_run_that_fails_is_told_and_loses_no_other(
+def test_a_run_that_fails_is_reported_and_stops_no_other(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -88,7 +88,7 @@ def _die(task: Task, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_stops_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "run_task", _die)
     tasks = [Task({"name": chip}, dataclasses.replace(SMALL, chip_seed=chip)) for chip in (0, 1, 0, 2)]
     found = executor.outcomes(tasks, [tmp_path] * 4)
@@ -99,7 +99,7 @@ def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path: Path, monkeypa
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("network")
-def test_trials_of_ray_tune_come_to_the_rows_of_runs(
+def test_trials_of_ray_tune_give_the_rows_of_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("ray.tune")

@@ -53,7 +53,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     return configs
 
 
-def test_a_run_begins_goes_on_or_is_refused_where_another_was_begun(
+def test_a_run_starts_resumes_or_is_refused_in_the_folder_of_another(
     executed: list[RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = Task({}, CONFIG)
@@ -116,7 +116,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> type[Process]:
     return Process
 
 
-def test_a_run_that_fails_or_dies_loses_no_other(
+def test_a_run_that_fails_or_dies_stops_no_other(
     processes: type[Process], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kinds = ("good", "dies", "fails", "good again", "empty", "[b]last")
@@ -136,7 +136,7 @@ def test_a_run_that_fails_or_dies_loses_no_other(
         executor.outcomes(tasks, [tmp_path])
 
 
-def test_where_it_is_cut_nothing_more_begins(processes: type[Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_after_an_interrupt_no_more_runs_start(processes: type[Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     begun: list[Task] = []
     may_end = Event()
 
@@ -157,7 +157,7 @@ def test_where_it_is_cut_nothing_more_begins(processes: type[Process], monkeypat
     assert len(begun) <= 2
 
 
-def test_tasks_and_outcomes_stay_what_they_are() -> None:
+def test_tasks_and_outcomes_are_immutable() -> None:
     assert all(vars(kind)["__dataclass_params__"].frozen for kind in (Task, Outcome))
 
 
@@ -194,7 +194,7 @@ def test_a_table_on_a_terminal_is_sorted_by_state(
     assert terminal.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
-def test_a_row_of_the_progress_says_how_a_run_stands(tmp_path: Path) -> None:
+def test_a_row_of_the_progress_table_has_the_state_of_a_run(tmp_path: Path) -> None:
     task, future = Task({"name": "mine"}, CONFIG), Future[dict[str, Any]]()
     assert progress._row(future, task, tmp_path, 0) == ("mine", "waiting", "0 of 1,700", "")
     events = tmp_path / "events.jsonl"
@@ -228,7 +228,7 @@ def test_a_reason_is_one_line_of_at_most_300_characters() -> None:
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A Ray that does what it is given at once; all that it was told."""
+    """A Ray that computes at once; all calls that it got."""
     told: list[Any] = []
     module = ModuleType("ray")
 
@@ -255,7 +255,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return told
 
 
-def test_a_ray_is_told_how_much_a_run_takes(ray: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ray_gets_the_resources_of_each_run(ray: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(executor, "run_task", of_place)
     tasks = [Task({"kind": "good"}, replace(CONFIG, threads=3)), Task({"kind": "good"}, replace(CONFIG, device="cuda"))]
     folders = [tmp_path / "a" / ".." / "b", tmp_path / "c"]
