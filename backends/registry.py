@@ -68,8 +68,7 @@ class Registry(Generic[T], Mapping[str, T]):
             return self._found[name]
         if ":" in name:
             component: T = _attribute(self.kind, name)
-            if id(component) not in self._names:
-                self._names[id(component)] = name.rpartition(":")[2]
+            self._names[id(component)] = name.rpartition(":")[2]
             return component
         close = difflib.get_close_matches(name, self._found, 1, 0.6)
         hint = f", did you mean {close[0]}?" if close else ""
@@ -89,6 +88,9 @@ class Registry(Generic[T], Mapping[str, T]):
 
     def name_of(self, component: T) -> str:
         """The name under which ``component`` was registered; that of the attribute if it was given as ``module:attribute``."""
+        for name, found in self._found.items():
+            if found is component:
+                return name
         return self._names[id(component)]
 
     def _add(self, name: str, component: T) -> None:
@@ -96,7 +98,6 @@ class Registry(Generic[T], Mapping[str, T]):
         if there is not None and _origin(there) != _origin(component):  # a file that is read again replaces its own
             raise ValueError(f"there is another {self.kind} called {name}: {_origin(there)}")
         self._found[name] = component
-        self._names[id(component)] = name
 
     def _complete_by_import(self) -> None:
         if self._complete:

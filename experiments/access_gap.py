@@ -25,7 +25,7 @@ from bbfuse.compare.plots import GREY, LIGHT, ORANGE, error_bars, level, panels
 from bbfuse.compare.shares import recovery
 from bbfuse.compare.tables import at, grouped, rows_where, table
 from bbfuse.compare.tasks import Task
-from bbfuse.config.schema import ReportConfig, ValidationConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
 from bbfuse.training.evaluation import report_images
 from experiments import cifar10
 from experiments.study import RESULTS, Study, rows_of
@@ -71,7 +71,7 @@ def _of_arm(setting: str, arm: str, images: int, head: str, owned: int, labels: 
     config = ARMS[arm].config(
         tuned(setting, arm), budget=images + report, labels=labels, validation=ValidationConfig(times=0)
     )  # fmt: skip
-    config = replace(config, head=head, images=None if owned > OWNED else owned)  # type: ignore[arg-type]
+    config = replace(config, head=head, images=None if owned > OWNED else owned)
     for seed in SEEDS:
         named = dict(
             zip(("data", *KEY, "images", "seed"), ("digits", setting, owned, labels, arm, head, images, seed), strict=True)

@@ -25,21 +25,18 @@ from backends.targets.fit import fitted
 from bbfuse.compare.tables import at, first, table
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
-from bbfuse.optimizers.backprop import Backprop
-from bbfuse.optimizers.base import Descent, Problem
-from bbfuse.optimizers.settings import (
-    METHODS,
-    BackpropConfig,
-    FzooConfig,
-    NesConfig,
-    PgpeConfig,
-    RgeConfig,
-    SpsaConfig,
-    SpsaGcConfig,
-)
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.backprop import Backprop, BackpropConfig
+from bbfuse.optimizers.base import OPTIMIZERS, GradientEstimator, Problem
+from bbfuse.optimizers.fzoo import FzooConfig
+from bbfuse.optimizers.nes import NesConfig
+from bbfuse.optimizers.pgpe import PgpeConfig
+from bbfuse.optimizers.rge import RgeConfig
+from bbfuse.optimizers.spsa import SpsaConfig
+from bbfuse.optimizers.spsa_gc import SpsaGcConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.seeds import stream
-from bbfuse.training.objective import Step, Term
 from bbfuse.training.sampling import Sampler
 from experiments.study import Measurement
 
@@ -77,15 +74,16 @@ def _of_case(name: str, data: Dataset, ledger: Ledger) -> Iterator[dict[str, Any
     method, settings = CASES[name]
     problem = Problem(len(data.train), data.classes, population=False, seed=0)
     fuse = Fuse("MLP", data.image_shape, stream(0, "fuse"))
-    estimator = METHODS[method].load()(settings, problem, fuse)
+    estimator = OPTIMIZERS[method].create(settings, problem, fuse)
     guide, sampler = Backprop(BackpropConfig(), problem, fuse), Sampler(len(data.train), BATCH, hard=True)
     found: dict[int, list[tuple[float, float]]] = {start: [] for start, _ in WINDOWS}
     for number in range(WINDOWS[-1][1]):
         index, weights = sampler.draw(stream(0, "batch", number))
         step = Step(
-            number, 0, fuse, index, data.train.images[index], data.train.labels[index], weights, [Term(CHIP, Head(), 1.0)],
-            ledger.ask, ledger.ask_with_tape,
+            number=number, seed=0, fuse=fuse, index=index, images=data.train.images[index], labels=data.train.labels[index],
+            weights=weights, terms=[Term(CHIP, Head(), 1.0)], ask=ledger.ask, ask_with_tape=ledger.ask_with_tape,
         )  # fmt: skip
+        assert isinstance(estimator, GradientEstimator)
         estimate, truth = _gradient(estimator, step), _gradient(guide, step)
         for start, end in WINDOWS:
             if start <= number < end:
@@ -98,13 +96,13 @@ def _of_case(name: str, data: Dataset, ledger: Ledger) -> Iterator[dict[str, Any
     for start, pairs in found.items():
         cosines, scales = zip(*pairs, strict=True)
         yield {
-            "method": name, "steps_before": start, "answers_per_image": estimator.answers_per_image,
+            "method": name, "steps_before": start, "answers_per_image": estimator.queries_per_image,
             "cosine_mean": mean(cosines), "cosine_sd": pstdev(cosines),
             "scale_mean": None if name in NORMALISED else mean(scales), "batches": len(pairs),
         }  # fmt: skip
 
 
-def _gradient(estimator: Descent, step: Step) -> Tensor:
+def _gradient(estimator: GradientEstimator, step: Step) -> Tensor:
     estimator.optimizer.zero_grad()
     estimator.estimate(step)
     return torch.cat([p.grad.flatten() for p in step.fuse.parameters() if p.grad is not None])

@@ -26,8 +26,10 @@ from bbfuse.compare.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, error_bars, l
 from bbfuse.compare.shares import images_needed, mean_or_none, recovery, share
 from bbfuse.compare.tables import grouped, lines, percent, rows_where
 from bbfuse.compare.tasks import Task, grid
-from bbfuse.config.schema import AffineConfig, ReportConfig, RunConfig, ValidationConfig
-from bbfuse.optimizers.settings import RgeConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.heads.affine import AffineConfig
+from bbfuse.optimizers.rge import RgeConfig
 from bbfuse.training.evaluation import report_images
 from experiments.study import RESULTS, Study, rows_of
 
@@ -38,7 +40,7 @@ REPORTED = 2000
 REPORTED_CHIPS = 5
 ALL = 45_000
 STANDARDIZED = 50
-METHODS: dict[str, dict[str, Any]] = {
+OPTIMIZERS: dict[str, dict[str, Any]] = {
     "backprop": {"backend": "whitebox", "optimizer": "backprop", "generator": "UNetXS", "batch": 32},
     "follow": {"optimizer": "follow", "generator": "UNetXS"},
     "rge, parameters": {
@@ -62,7 +64,7 @@ class Cell:
 
 BOTH = ("backprop", "follow")
 CELLS = [
-    Cell("chip", ALL, "given", 30_000, tuple(METHODS), 5),
+    Cell("chip", ALL, "given", 30_000, tuple(OPTIMIZERS), 5),
     Cell("chip", 500, "given", 10_000, BOTH, 3),
     Cell("chip", 2000, "given", 10_000, BOTH, 3),
     Cell("chip", ALL, "given", 100_000, BOTH, 3),
@@ -88,7 +90,7 @@ def _config(cell: Cell, method: str, seed: int) -> RunConfig:
     few = cell.owned < ALL
     common: dict[str, Any] = {
         "data": DATA, "target": "resnet20", "bit_error_rate": 0.02, "images": cell.owned if few else None,
-        "labels": cell.labels, "augment": few, "validation": ValidationConfig(times=0), **METHODS[method],
+        "labels": cell.labels, "augment": few, "validation": ValidationConfig(times=0), **OPTIMIZERS[method],
     }  # fmt: skip
     if cell.setting == "chip":
         common |= {"chip_seed": seed, "affine": AffineConfig(images=1000), "report": ReportConfig(images=REPORTED)}

@@ -33,9 +33,10 @@ from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
 from backends.training.augmentation import moved
 from backends.training.recipe import recipe_for
-from bbfuse.cli.run import execute
-from bbfuse.config.schema import ReportConfig, RunConfig
-from bbfuse.heads.base import Standardize
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig
+from bbfuse.execution import execute
+from bbfuse.heads.standardize import Standardize
 from bbfuse.seeds import reporting_chips, validation_chip
 from bbfuse.training.evaluation import accuracy
 
@@ -193,7 +194,10 @@ class DesignBench:
 DIGITS = DesignBench(
     "digits", "digits",
     {
-        name: RunConfig(optimizer="follow", generator=name, bit_error_rate=0.05, head="standardize", report=ReportConfig(chips=2))
+        name: RunConfig(
+            optimizer="follow", generator=name, bit_error_rate=0.05, head="standardize",
+            report=ReportConfig(chips=2, share=1.0),
+        )
         for name in ("Filters", "MLP", "UNetXS")
     },
     validation_images=287, validation_chips=5, test_images=360, steps=300,

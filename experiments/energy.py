@@ -21,7 +21,7 @@ from bbfuse.compare.plots import BLUE, GREEN, GREY, ORANGE, RED, panels
 from bbfuse.compare.results import as_json
 from bbfuse.compare.tables import first, table
 from bbfuse.compare.tasks import Row
-from bbfuse.fuse.generators import GENERATORS
+from bbfuse.fuse.generators.base import GENERATORS
 from experiments.study import RESULTS
 
 __all__ = ["rows"]

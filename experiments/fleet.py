@@ -33,7 +33,8 @@ from bbfuse.compare.plots import BLUE, GREY, panels
 from bbfuse.compare.shares import share
 from bbfuse.compare.tables import grouped, least, rows_where, spread, table
 from bbfuse.compare.tasks import Task, grid
-from bbfuse.config.schema import RunConfig, ValidationConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ValidationConfig
 from bbfuse.fuse.module import Fuse
 from bbfuse.training.evaluation import accuracy, report_images
 from experiments.study import RESULTS, Study

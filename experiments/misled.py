@@ -35,9 +35,9 @@ from backends.training.recipe import RECIPE
 from bbfuse.compare.plots import BLUE, GREY, ORANGE, PURPLE, RED, panels
 from bbfuse.compare.tables import average, grouped, mean_sd
 from bbfuse.compare.tasks import Task
-from bbfuse.config.schema import RunConfig, ValidationConfig
-from bbfuse.optimizers.settings import SurrogateConfig
-from bbfuse.optimizers.surrogate.network import ARCHITECTURES
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ValidationConfig
+from bbfuse.optimizers.surrogate.network import ARCHITECTURES, SurrogateConfig
 from bbfuse.runs.folder import events
 from bbfuse.seeds import stream
 from bbfuse.training.evaluation import report_images

@@ -21,8 +21,9 @@ from bbfuse.compare.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, level, panel
 from bbfuse.compare.shares import Curve, images_needed, mean_curve, share
 from bbfuse.compare.tables import at, grouped, rows_where, table
 from bbfuse.compare.tasks import Task, grid
-from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig
-from bbfuse.optimizers.settings import TransferConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.optimizers.surrogate.transfer import TransferConfig
 from bbfuse.training.evaluation import report_images
 from experiments import cifar10
 from experiments.study import RESULTS, Study, rows_of

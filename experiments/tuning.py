@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -27,8 +27,10 @@ from backends.targets.fit import fitted
 from bbfuse.compare.tables import grouped, rows_where
 from bbfuse.compare.tasks import Task
 from bbfuse.compare.trials import run_trials
-from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig, section_of
+from bbfuse.config.schema import RunConfig, section_of
+from bbfuse.config.sections import ReportConfig, ValidationConfig
 from bbfuse.fuse.module import Fuse
+from bbfuse.optimizers.base import OPTIMIZERS
 from bbfuse.seeds import validation_chip
 from bbfuse.training.evaluation import accuracy
 from experiments.study import Study, rows_of
@@ -53,11 +55,13 @@ class Arm:
 
     def config(self, value: float, **settings: Any) -> RunConfig:
         """A run without head; everything but ``settings`` has its default."""
-        section = section_of(self.method)
-        chosen = type(getattr(RunConfig(), section))(**{self.tuned: value, **self.fixed})
+        section = section_of("optimizer", self.method)
+        assert section is not None
+        chosen = OPTIMIZERS[self.method].Config(**{self.tuned: value, **self.fixed})
         backend = "whitebox" if self.method == "backprop" else "local"
-        config = RunConfig(backend=backend, optimizer=self.method, head="none", batch=self.batch, **settings)  # type: ignore[arg-type]
-        return replace(config, **{section: chosen})
+        config = RunConfig(backend=backend, optimizer=self.method, head="none", batch=self.batch, **settings)
+        found: RunConfig = config.replaced(**{section: chosen})
+        return found
 
 
 ARMS: dict[str, Arm] = {

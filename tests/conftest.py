@@ -20,8 +20,9 @@ from backends.simulated import SimulatedBackend
 from backends.targets.fit import fitted
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Step
 from bbfuse.querying.ledger import Ledger
-from bbfuse.training.objective import Step, Term
 from tests.helpers.targets import CHIP, SMALL, LinearBackend, StepMaker
 
 torch.set_num_threads(1)  # as runs do
@@ -95,6 +96,9 @@ def step_of(smooth: SimulatedBackend) -> StepMaker:
         weights = torch.rand(8, generator=rng) + 0.5
         ledger = Ledger(smooth, 10**9)
         terms = [Term(chip, head or Head(), 1.0 + place) for place, chip in enumerate(chips)]
-        return Step(number, 0, fuse, torch.arange(8), images, labels, weights, terms, ledger.ask, ledger.ask_with_tape)
+        return Step(
+            number=number, seed=0, fuse=fuse, index=torch.arange(8), images=images, labels=labels, weights=weights, terms=terms,
+            ask=ledger.ask, ask_with_tape=ledger.ask_with_tape,
+        )  # fmt: skip
 
     return make

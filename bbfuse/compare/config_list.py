@@ -21,7 +21,8 @@ from backends import flags
 from backends.base import InputError
 from bbfuse.compare.executor import outcomes
 from bbfuse.compare.tasks import Outcome, Task
-from bbfuse.config.schema import RunConfig, validate
+from bbfuse.config.checks import validate
+from bbfuse.config.schema import RunConfig
 
 __all__ = ["ConfigList", "main", "tasks_in"]
 
@@ -80,4 +81,4 @@ def tasks_in(file: Path) -> list[Task]:
         raise InputError(f"{file} must have CONFIGS, RunConfig in a list or a dict, at least one")
     for config in named.values():
         validate(config)
-    return [Task({"name": name}, config) for name, config in named.items()]
+    return [Task({"name": name}, config, whole_report=False) for name, config in named.items()]

@@ -19,10 +19,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from backends.base import InputError, TargetError
-from bbfuse.cli.run import execute
 from bbfuse.compare.progress import wait_for
 from bbfuse.compare.tasks import Outcome, Task
-from bbfuse.config.schema import RunConfig, from_dict, to_dict
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.serialization import from_dict, to_dict
+from bbfuse.execution import execute
 
 __all__ = ["connected", "outcomes", "process_count", "run_all", "run_task", "summaries_of"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bbfuse.cli.run import SCHEMA
 from bbfuse.compare.tasks import Row
+from bbfuse.execution import SCHEMA
 from bbfuse.runs.versions import versions
 
 __all__ = ["ResultFiles", "as_json", "text_of"]

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bbfuse.config.schema import RunConfig, from_dict, to_dict
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.serialization import from_dict, to_dict
 
 __all__ = ["Outcome", "Row", "Task", "configs_of", "differences", "grid", "outcome_of", "settings_of"]
 
@@ -26,6 +27,13 @@ class Task:
 
     labels: dict[str, Any]
     config: RunConfig
+    whole_report: bool = True
+    """Whether the report uses all held-out images and chips whatever the budget, so that all runs report on the same ones."""
+
+    def __post_init__(self) -> None:
+        if self.whole_report:
+            whole = replace(self.config.report, share=1.0)
+            object.__setattr__(self, "config", replace(self.config, report=whole))
 
     @property
     def name(self) -> str:
@@ -34,7 +42,7 @@ class Task:
 
     def folder(self, root: Path) -> Path:
         """The run folder under ``root``, named by the settings that differ from the defaults: equal settings share a run."""
-        changes = differences(to_dict(self.config), to_dict(RunConfig()))
+        changes = differences(to_dict(self.config), _defaults())
         return root / hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -67,6 +75,11 @@ def grid(config: Callable[..., RunConfig], **axes: Iterable[Any]) -> Iterator[Ta
         yield Task(labels, config(**labels))
 
 
+def _defaults() -> dict[str, Any]:
+    """The defaults of tasks: those of a run with the whole report."""
+    return to_dict(Task({}, RunConfig()).config)
+
+
 def differences(plain: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """The settings of ``plain`` that differ from ``defaults``, section by section."""
     changed = {name: value for name, value in plain.items() if value != defaults[name]}
@@ -77,7 +90,7 @@ def differences(plain: dict[str, Any], defaults: dict[str, Any]) -> dict[str, An
 
 def settings_of(tasks: Sequence[Task]) -> dict[str, Any]:
     """The settings of all ``tasks``, in their order: ``defaults``, and for each run what differs from them."""
-    defaults = to_dict(RunConfig())
+    defaults = _defaults()
     return {"defaults": defaults, "runs": [differences(to_dict(task.config), defaults) for task in tasks]}
 
 

@@ -280,12 +280,12 @@ def _calibrated(trained: Trained, config: ServeConfig, model: str) -> None:
         )
     if config.chip_seed is None:
         return
-    from bbfuse.build import open_backend, owned_data
+    from bbfuse.opening import open_backend, owned_data
 
     remote = dataclasses.replace(run.remote, url=config.upstream, model=model)
     chip = Chip(run.bit_error_rate, config.chip_seed)
     with ExitStack() as stack:
-        backend = open_backend(dataclasses.replace(run, backend="remote", remote=remote), lambda _: None, stack)
+        backend = open_backend(run.replaced(backend="remote", remote=remote), lambda _: None, stack)
         if (backend.info.image_shape, backend.info.classes) != (trained.fuse.image_shape, trained.classes):
             raise InputError(
                 f"{model} at --upstream has images {backend.info.image_shape} and {backend.info.classes} classes, the run in "

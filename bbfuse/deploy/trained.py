@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from backends.base import Chip, InputError
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.module import Fuse
-from bbfuse.heads.base import Head, Heads, OfProbabilities, Standardize
-from bbfuse.querying.ledger import logits_of
+from bbfuse.heads.base import HEADS, CalibratedHead, Head, OfProbabilities
+from bbfuse.heads.per_chip import ChipHeads
+from bbfuse.querying.responses import logits_of
 from bbfuse.runs.folder import learned, settings
 
 __all__ = ["Trained", "Uncalibrated"]
@@ -27,7 +28,7 @@ class Uncalibrated(Head):
             InputError: always.
         """
         raise InputError(
-            "the head standardize of this run corrects a chip by its own answers: call calibrate with them first, or use the "
+            "the head of this run is calibrated for each chip: call calibrate with the chip's responses first, or use the "
             "fuse alone"
         )
 
@@ -66,15 +67,20 @@ class Trained(nn.Module):
         chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
         try:
             reference: Tensor = saved["heads"]["reference"]
-            heads = Heads(config.head_name, chip, reference[:0], reference.shape[1], config.affine.decay, _nobody)
+            heads = ChipHeads(config.head_name, config.settings_of("head"), chip, reference[:0], reference.shape[1], _no_query)
             heads.load_state_dict(saved["heads"])
             fuse, probabilities = Fuse.of(saved), saved["answers"] == "probabilities"
         except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             words = " ".join(str(error).split())[:200]
             raise InputError(f"{flag} {folder / 'fuse.pt'} is not that of its config.json: {words}") from error
-        met = chip is not None or config.head_name == "none"
+        calibrated = issubclass(HEADS[config.head_name], CalibratedHead)
+        known = chip is not None or not calibrated
         return cls(
-            config, fuse, heads.meet(chip or Chip(config.bit_error_rate)) if met else Uncalibrated(), reference, probabilities
+            config,
+            fuse,
+            heads.head_for(chip or Chip(config.bit_error_rate)) if known else Uncalibrated(),
+            reference,
+            probabilities,
         )
 
     @property
@@ -96,8 +102,9 @@ class Trained(nn.Module):
         Raises:
             InputError: the run has another head, or the two do not fit each other.
         """
-        if self.config.head_name != "standardize":
-            raise InputError(f"only the head standardize is calibrated, this run has {self.config.head_name}: use it as it is")
+        kind = HEADS[self.config.head_name]
+        if not issubclass(kind, CalibratedHead):
+            raise InputError(f"the head {self.config.head_name} of this run is not calibrated for other chips: use it as it is")
         if self._probabilities:
             answers, reference = logits_of(answers), None if reference is None else logits_of(reference)
         reference = self._reference if reference is None else reference
@@ -106,7 +113,7 @@ class Trained(nn.Module):
                 f"answers must have the shape of reference, at least 2 rows of {self.classes}: got {list(answers.shape)} and "
                 f"{list(reference.shape)}"
             )
-        self.head = self._behind(Standardize(answers, reference)).eval()
+        self.head = self._behind(kind.create(self.config.settings_of("head"), answers, reference)).eval()
 
     def _behind(self, head: Head) -> Head:
         """``head`` for what the target answers with; a head that changes nothing leaves probabilities what they are."""
@@ -119,5 +126,5 @@ class Trained(nn.Module):
         return corrected
 
 
-def _nobody(images: Tensor, chip: Chip) -> Tensor:
+def _no_query(images: Tensor, chip: Chip) -> Tensor:
     raise InputError("the run is over: its target is not asked any more")

@@ -4,7 +4,7 @@ A step is put into Ray's object store once and fetched once a node. Then a worke
 and sends back what came of it; meanwhile the driver makes what it will want of the probes itself.
 
 The unit is one probe: neither what is asked nor how it is summed depends on how many workers there are. The ledger of the run
-grants a probe's images before they are sent. A worker that dies, or says nothing for ``--ray.timeout`` seconds, is replaced: what
+grants a probe's images before they are sent. A worker that dies, or says nothing for ``ray.timeout`` seconds, is replaced: what
 it had been granted counts as sent and lost, and its probes are scored again.
 """
 
@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import dataclasses
 import logging
 import math
 import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -27,11 +28,14 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, Work
 from torch import Tensor
 
 from backends.base import InputError, TargetError
+from backends.kinds.base import BACKENDS
 from bbfuse.config.schema import RunConfig
 from bbfuse.distributed.worker import Opened, Reply, Scene, Worker, opened, state_of, unpacked
-from bbfuse.querying.ledger import IMAGES_PER_REQUEST, BudgetSpentError, Grant, Ledger
-from bbfuse.training.objective import Step
-from bbfuse.training.scoring import Probe, Score
+from bbfuse.objective.step import Probe, Score, Step
+from bbfuse.querying.budget import BudgetSpentError
+from bbfuse.querying.ledger import Ledger
+from bbfuse.querying.reservation import Reservation, WorkerQueries
+from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 
 __all__ = ["Cluster"]
 
@@ -66,7 +70,7 @@ class _Round:
 
     step: Step
     probes: Sequence[Probe]
-    grants: list[Grant]
+    grants: list[Reservation]
     scene: ray.ObjectRef[Scene]
     scores: dict[int, Score] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
@@ -82,7 +86,7 @@ class _Round:
 
 
 class Cluster:
-    """``config.workers`` workers; the `bbfuse.training.scoring.Scorer` of a run."""
+    """``config.workers`` workers; the `bbfuse.objective.step.Scorer` of a run."""
 
     def __init__(self, config: RunConfig, ledger: Ledger, owned: Tensor, opened: Opened = opened) -> None:
         """Find or start Ray and hire the workers, which get ready while the run begins, by what ``opened`` gives them.
@@ -94,15 +98,16 @@ class Cluster:
         """
         rate = config.remote.requests_per_second
         if rate is not None:  # all of them together
-            config = replace(config, remote=replace(config.remote, requests_per_second=rate / config.workers))
+            config = config.replaced(remote=dataclasses.replace(config.remote, requests_per_second=rate / config.workers))
         self._config = config
         self._ledger = ledger
+        self._queries = WorkerQueries(ledger)
         self._owned = owned
         self._opened = opened
         self._joined = not ray.is_initialized()
         if self._joined:
             _join(config)
-        cpus = config.ray.cpus or (_WAITING if config.backend == "remote" else config.threads)
+        cpus = config.ray.cpus or (_WAITING if BACKENDS[config.backend].over_network else config.threads)
         self._claim = {"num_cpus": cpus, "num_gpus": config.ray.gpus or 0}
         self._hire = ray.remote(Worker).options(**self._claim, max_restarts=0).remote
         self._hands = [self._hired() for _ in range(config.workers)]
@@ -117,11 +122,11 @@ class Cluster:
         if len(probes) < 2 or self._ledger.kind is None:  # the first answer tells how to read all others
             return step.scored_here(probes)
         sizes = [len(part) for _ in step.terms for part in step.images.split(IMAGES_PER_REQUEST)]
-        grants = [self._ledger.granted(sizes) for _ in probes]
+        grants = [self._queries.numbered(sizes) for _ in probes]
         scene = ray.put(self._scene(step, probes))
         on_way = _Round(step, probes, grants, scene, ahead=[*reversed(range(len(probes)))])
         for number, grant in enumerate(grants):
-            known = self._ledger.recalled(grant)
+            known = self._queries.recalled(grant)
             if known is None:
                 on_way.waiting.append(number)
             else:
@@ -138,7 +143,7 @@ class Cluster:
         """Until all workers are ready; a run need not, which begins with the first that is.
 
         Raises:
-            TargetError: one is not within ``--ray.timeout`` seconds.
+            TargetError: one is not within ``ray.timeout`` seconds.
         """
         for hand in self._hands:
             try:
@@ -163,7 +168,7 @@ class Cluster:
         owned = torch.equal(step.images, self._owned[step.index])
         return Scene(
             step.number, step.seed, step.fuse.name, state_of(step.fuse), step.index, None if owned else step.images, step.labels,
-            step.weights, step.terms, step.hard, probes, self._ledger.kind, self._ledger.keeps,
+            step.weights, step.terms, step.hard, probes, self._ledger.kind, self._queries.keeps_responses,
         )  # fmt: skip
 
     def _under_way(self) -> int:
@@ -176,11 +181,11 @@ class Cluster:
             hand = min(ready, key=lambda one: len(one.calls))
             number = _next(on_way.waiting, hand.last if hand.scene is on_way.scene else None)
             grant = on_way.grants[number]
-            at_risk = self._ledger.at_risk or math.inf
+            at_risk = self._ledger.scheduler.at_risk or math.inf
             if hand.calls and (len(hand.calls) == _AT_HAND or (self._under_way() + 1) * grant.images > at_risk):
                 break
             try:
-                self._ledger.reserve(grant)
+                self._queries.reserve(grant)
             except BudgetSpentError as error:
                 on_way.failures[number] = error
                 break
@@ -219,17 +224,17 @@ class Cluster:
         if not any(hand.pid for hand in self._hands) and all(now - hand.heard > patience for hand in self._hands):
             raise TargetError(
                 f"no worker was ready within {patience:g} s: has Ray {self._claim['num_cpus']:g} processors and "
-                f"{self._claim['num_gpus']:g} GPUs for each of --workers {len(self._hands)}?"
+                f"{self._claim['num_gpus']:g} GPUs for each of `workers` {len(self._hands)}?"
             )
 
     def _take(self, hand: _Hand, number: int, reply: Reply, on_way: _Round) -> None:
         """What came of probe ``number``."""
         step, probe, grant = on_way.step, on_way.probes[number], on_way.grants[number]
         answers = None
-        if reply.numbers is not None and (self._ledger.keeps or probe.by_image):
+        if reply.numbers is not None and (self._queries.keeps_responses or probe.by_image):
             shape = (len(step.images), self._ledger.info.classes)
             answers = unpacked(reply.numbers, [shape] * len(step.terms))
-        self._ledger.settle(grant, reply.images, reply.requests, answers)
+        self._queries.settle(grant, reply.images, reply.requests, answers)
         if reply.failure is not None and not reply.again:
             on_way.failures[number] = TargetError(reply.failure)
         elif answers is not None:
@@ -252,7 +257,7 @@ class Cluster:
     def _replace(self, hand: _Hand, why: str, on_way: _Round) -> None:
         """Hire another in place of ``hand``, whose probes wait again."""
         for number in hand.calls.values():
-            self._ledger.lose(on_way.grants[number])
+            self._queries.charge_lost(on_way.grants[number])
             on_way.lost[number] = on_way.lost.get(number, 0) + 1
             if on_way.lost[number] < _DEATHS:
                 bisect.insort(on_way.waiting, number)
@@ -317,8 +322,8 @@ def _join(config: RunConfig) -> None:
             socket.create_connection((host, int(port)), timeout=_CONNECT).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(started if address == "local" else {}))
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"--ray.address {address} cannot be reached: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"`ray.address` {address} cannot be reached: {' '.join(str(error).split())[:200]}") from error
     gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     if address == "local" and gpus < (config.ray.gpus or 0):  # a cluster may grow
         ray.shutdown()
-        raise InputError(f"--ray.gpus {config.ray.gpus:g} cannot be met: Ray finds {gpus:g} GPUs on this machine, drop it")
+        raise InputError(f"`ray.gpus` {config.ray.gpus:g} cannot be met: Ray finds {gpus:g} GPUs on this machine, drop it")

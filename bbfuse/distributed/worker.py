@@ -19,12 +19,13 @@ from ray.exceptions import RayError
 from torch import Tensor
 
 from backends.base import Backend, TargetError
-from bbfuse.build import open_backend, owned_data
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.module import Fuse
-from bbfuse.querying.ledger import BudgetSpentError, Ledger
-from bbfuse.training.objective import Step, Term
-from bbfuse.training.scoring import Probe
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Probe, Step
+from bbfuse.opening import open_backend, owned_data
+from bbfuse.querying.budget import BudgetSpentError
+from bbfuse.querying.ledger import Ledger
 
 __all__ = ["Opened", "Reply", "Scene", "Worker", "opened", "packed", "unpacked"]
 
@@ -123,9 +124,10 @@ class Worker:
             return Reply(0, 0).plain()
         self._scene, self._ledger.kind = scene, scene.kind
         self._step = Step(
-            scene.number, scene.seed, self._fuse_of(scene), scene.index,
-            self._owned[scene.index] if scene.images is None else scene.images, scene.labels, scene.weights, scene.terms,
-            self._ledger.ask, self._ledger.ask_with_tape, self._ledger.seen, hard=scene.hard,
+            number=scene.number, seed=scene.seed, fuse=self._fuse_of(scene), index=scene.index,
+            images=self._owned[scene.index] if scene.images is None else scene.images, labels=scene.labels, weights=scene.weights,
+            terms=scene.terms, ask=self._ledger.ask, ask_with_tape=self._ledger.ask_with_tape, seen=self._ledger.seen,
+            hard=scene.hard,
         )  # fmt: skip
         return self.score(number, granted)
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from backends.base import InputError
-from bbfuse.fuse.generators import GENERATORS, Shape
+from bbfuse.fuse.generators.base import GENERATORS, Shape
 
 __all__ = ["Fuse"]
 
@@ -53,11 +52,10 @@ class Fuse(nn.Module):
         Raises:
             InputError: no generator has that name, or it does not fit the image shape.
         """
-        if generator not in GENERATORS:
-            raise InputError(f"--generator must be one of {', '.join(GENERATORS)}, got {generator}")
+        make = GENERATORS[generator]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-            added = GENERATORS[generator](self.image_shape)
+            added = make(self.image_shape)
         layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
         last = [m for m in added.modules() if isinstance(m, layers)][-1]
         assert last.bias is not None

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Method
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import Optimizer
 from bbfuse.optimizers.probes import losses_of
 from bbfuse.seeds import stream
-from bbfuse.training.objective import Step
 
-__all__ = ["Found", "Searcher", "Space", "Subspace"]
+__all__ = ["AskAndTell", "Found", "Space", "Subspace"]
 
 Point = NDArray[np.float64]
 
@@ -74,14 +74,14 @@ class Found:
     by_image = False
 
     def images(self, step: Step) -> Tensor:
-        """See `bbfuse.training.scoring.Probe`."""
+        """See `bbfuse.objective.step.Probe`."""
         return step.fuse.at(self.space.point(self.number, step), step.images)
 
     def ahead(self, step: Step) -> None:
-        """See `bbfuse.training.scoring.Probe`; nothing."""
+        """See `bbfuse.objective.step.Probe`; nothing."""
 
 
-class Searcher(Method):
+class AskAndTell(Optimizer):
     """Every step asks for a fixed number of points, scores them on the same images, tells the losses, and moves the fuse.
 
     The fuse becomes the library's own estimate of the best point, not the luckiest one asked for. What the library holds is not
@@ -99,11 +99,11 @@ class Searcher(Method):
         if subspace is not None and subspace < len(self._origin):
             self._subspace = Subspace(len(self._origin), subspace, seed)
         self.dimensions = len(self._origin) if self._subspace is None else self._subspace.dimensions
-        self.answers_per_image = points or 4 + int(3 * math.log(self.dimensions))
+        self.queries_per_image = points or 4 + int(3 * math.log(self.dimensions))
         self._told: list[list[float]] = []
 
     def ask(self) -> Sequence[Point]:
-        """As many points (m,) as `answers_per_image` says."""
+        """As many points (m,) as `queries_per_image` says."""
         raise NotImplementedError
 
     def tell(self, points: Sequence[Point], losses: list[float]) -> None:
@@ -115,7 +115,7 @@ class Searcher(Method):
         raise NotImplementedError
 
     def update(self, step: Step, steps: int) -> None:
-        """See `bbfuse.optimizers.base.Method`; a point whose score failed counts as the worst of its step."""
+        """See `Optimizer`; a point whose score failed counts as the worst of its step."""
         points = self.ask()
         space = self._space(points)
         losses = losses_of(step, [Found(space, number) for number in range(len(points))])
@@ -136,7 +136,7 @@ class Searcher(Method):
         return {"origin": self._origin, "told": [list(losses) for losses in self._told]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `bbfuse.optimizers.base.Method`."""
+        """See `Optimizer`."""
         self._origin = state["origin"].clone()
         for losses in state["told"]:
             self.tell(self.ask(), losses)

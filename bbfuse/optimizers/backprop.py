@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from backends.base import Access
+from backends.settings import Positive
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Descent, Problem, adam
-from bbfuse.optimizers.settings import BackpropConfig
-from bbfuse.training.objective import Step
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import OPTIMIZERS, GradientEstimator, Problem, adam
 
-__all__ = ["Backprop"]
+__all__ = ["Backprop", "BackpropConfig"]
 
 
-class Backprop(Descent):
-    """Takes the gradient that the backend grants (NeuralFuse's relaxed access)."""
+@dataclass(frozen=True)
+class BackpropConfig:
+    """White-box reference: Adam on the true gradient."""
 
-    answers_per_image = 1
+    lr: Positive = 3e-3
+    """learning rate at the start; it falls linearly to a twentieth"""
+
+
+@OPTIMIZERS.register("backprop")
+class Backprop(GradientEstimator):
+    """White-box reference: Adam on the true gradient (needs `backend=whitebox`).
+
+    Takes the gradient that the backend grants (NeuralFuse's relaxed access).
+    """
+
+    Config = BackpropConfig
+    access = Access.GRADIENTS
+    scores_probes = False
+
+    queries_per_image = 1
 
     def __init__(self, config: BackpropConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr)
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`; exact."""
+        """See `GradientEstimator`; exact."""
         step.backward()

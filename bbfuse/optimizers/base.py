@@ -1,59 +1,91 @@
-"""What a method is: it looks at one step and moves the fuse. And the base of those that estimate a gradient."""
+"""The interface of an optimizer: it sees one step, queries the target about it, and moves the fuse."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from backends.base import Access
 from backends.datasets.base import Split
 from backends.memory.config import Memory
+from backends.registry import Registry
+from backends.settings import NoSettings
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.settings import SurrogateConfig
-from bbfuse.querying.ledger import Answered, Ask
-from bbfuse.training.objective import Step
+from bbfuse.objective.step import Step
+from bbfuse.querying.responses import Answered, Ask
 
-__all__ = ["Descent", "Method", "Problem", "adam", "falling"]
+__all__ = ["OPTIMIZERS", "GradientEstimator", "Optimizer", "Problem", "adam", "linear_decay"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method may need to know of the run: sizes, whether chips change, and the root of its random streams."""
+    """What an optimizer may know of the run: sizes, whether chips change, and the root of its random streams."""
 
     owned: int
     classes: int
     population: bool
     seed: int
     memory: Memory = field(default_factory=Memory)
-    """What a surrogate is stored in where chips are simulated on it."""
-    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    """The memory of chips that are simulated on a surrogate."""
+    surrogate: Any = None
+    """Settings of the surrogate, a `SurrogateConfig`."""
 
 
-class Method:
-    """One way to train. Its state may depend on the steps it saw and on nothing else, so that a resumed run is the same run."""
+class Optimizer:
+    """One way to train a fuse. Its state depends on the steps it saw and on nothing else, so that a resumed run is the same run.
 
-    answers_per_image: int
-    """How often each image of a batch is sent in one step, for each term of the objective; 0 if it asks nothing."""
-    every: int = 1
-    """It asks in every so many steps only, the first one among them."""
+    It is made as ``Optimizer(settings, problem, fuse)``, ``settings`` of the class ``Config``. The class attributes declare what
+    it can do; the run refuses what does not fit them.
+    """
+
+    Config: ClassVar[type[Any]] = NoSettings
+    """Its settings: a frozen dataclass. They are the section of the optimizer's name, such as ``spsa_gc`` for ``spsa-gc``."""
+    access: ClassVar[Access] = Access.LOGITS
+    """The access to the target that it needs."""
+    uses_surrogate: ClassVar[bool] = False
+    """Whether it trains a surrogate, whose settings then are the section ``surrogate``."""
+    scores_probes: ClassVar[bool] = True
+    """Whether its steps consist of independent probes, which can be spread over workers and are computed on the CPU."""
+    chip_batch: ClassVar[int] = 16
+    """Default number of images per step for one chip; 64 for the population."""
+
+    queries_per_image: int
+    """How often each image of a batch is sent in one step, for each term of the objective; 0 if no query is sent."""
+    query_interval: int = 1
+    """It sends queries in every so many steps only, in the first one among them."""
     steps: int = 0
-    """Steps that it takes where it asks nothing."""
-    images_first: int = 0
+    """Number of steps if it sends no queries."""
+    images_before_training: int = 0
     """Images that `prepare` sends."""
-    model: Ask | None = None
-    """Answers with tape that stand in for the target's in the objective; what it asks is then asked at nominal voltage."""
+    simulated_target: Ask | None = None
+    """A differentiable model of the target that replaces it in the objective; its queries then go to nominal voltage."""
     trust: float | None = None
-    """How far its surrogate bears being believed, in [0, 1]; ``None`` if it has none."""
+    """Share of the variance of new responses that its surrogate predicted, in [0, 1]; ``None`` without a surrogate."""
+
+    @classmethod
+    def create(cls, settings: Any, problem: Problem, fuse: Fuse) -> Optimizer:
+        """The optimizer for these settings.
+
+        Raises:
+            InputError: the settings do not fit the problem.
+        """
+        return cls(settings, problem, fuse)  # type: ignore[call-arg]
+
+    @classmethod
+    def keeps_state_per_image(cls, settings: Any) -> bool:
+        """Whether it stores what it learns of an image with that image, so that images must not be augmented."""
+        return False
 
     def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
-        """Called once before the first step, with the owned images, the labels in force, and all answers bought so far."""
+        """Called once before the first step with the owned images, the labels in force, and all responses received so far."""
 
     def update(self, step: Step, steps: int) -> None:
-        """Ask about the step's images and move the fuse, in step ``step.number`` of ``steps``; scores fill the heads' gradients.
+        """Query the target about the step's images and move the fuse, in step ``step.number`` of ``steps``.
 
-        A score that failed is ``None``: what can be learned from the others is, and where nothing can, the fuse stays.
+        Scores fill the heads' gradients. A failed score is ``None``: use the others; if all failed leave the fuse as it is.
         """
         raise NotImplementedError
 
@@ -62,27 +94,31 @@ class Method:
         raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to where `state_dict` was taken; the fuse is restored beforehand."""
+        """Restore `state_dict`; the fuse is restored before."""
         raise NotImplementedError
 
 
-class Descent(Method):
-    """A method that estimates the gradient of a step's loss and lets an optimizer take the step."""
+OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", "bbfuse.optimizers", "bbfuse.optimizers")
+"""All optimizers by the name that `optimizer` takes."""
+
+
+class GradientEstimator(Optimizer):
+    """An optimizer that estimates the gradient of a step's loss and lets a torch optimizer take the step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
         self.optimizer = optimizer
         self._lr = lr
 
     def estimate(self, step: Step) -> None:
-        """Add the estimated gradient to ``step.fuse``'s parameters; where nothing could be learned leave them without one."""
+        """Add the estimated gradient to ``step.fuse``'s parameters; without information leave them without a gradient."""
         raise NotImplementedError
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Learning rate of step ``step`` of ``steps``, asked after `estimate`: it falls linearly to a twentieth."""
-        return falling(self._lr, step, steps)
+        """Learning rate of step ``step`` of ``steps``, read after `estimate`; by default `linear_decay`."""
+        return linear_decay(self._lr, step, steps)
 
     def update(self, step: Step, steps: int) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         self.optimizer.zero_grad()
         self.estimate(step)
         for group in self.optimizer.param_groups:
@@ -90,19 +126,19 @@ class Descent(Method):
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Method`."""
+        """See `Optimizer`."""
         return {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         self.optimizer.load_state_dict(state["optimizer"])
 
 
 def adam(fuse: Fuse) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba 2015); `Descent` sets its learning rate."""
+    """Adam (Kingma and Ba 2015); `GradientEstimator` sets its learning rate."""
     return torch.optim.Adam(fuse.parameters(), lr=0.0)
 
 
-def falling(lr: float, step: int, steps: int) -> float:
-    """``lr`` at first, falling linearly to a twentieth of it."""
+def linear_decay(lr: float, step: int, steps: int) -> float:
+    """``lr * (1 - 0.95 * step / steps)``: from ``lr`` linearly to a twentieth of it."""
     return lr * (1.0 - 0.95 * step / steps)

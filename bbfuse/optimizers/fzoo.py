@@ -6,28 +6,47 @@ theta <- theta - lr * mean over i of (L(theta + c u_i) - L(theta)) / sd_j L(thet
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass
 
 import torch
 
+from backends.settings import Count, Positive
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Descent, Problem
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import OPTIMIZERS, GradientEstimator, Problem
 from bbfuse.optimizers.probes import Moved, drawn, losses_of, signs
-from bbfuse.optimizers.settings import FzooConfig
-from bbfuse.training.objective import Step
 
-__all__ = ["Fzoo"]
+__all__ = ["Fzoo", "FzooConfig"]
 
 
-class Fzoo(Descent):
-    """``directions`` scores and one at the centre a step. The normalisation makes a step as long on a plain as on a slope."""
+@dataclass(frozen=True)
+class FzooConfig:
+    """One-sided probes with a step normalised by the spread of their losses (FZOO)."""
+
+    lr: Positive = 3e-2
+    """learning rate at the start, falling linearly to a twentieth"""
+    smoothing: Positive = 1e-2
+    """size of a probe per parameter"""
+    directions: Count = 8
+    """probes a step, beside one at the centre"""
+
+
+@OPTIMIZERS.register("fzoo")
+class Fzoo(GradientEstimator):
+    """One-sided probes of the parameters, the step normalised by the standard deviation of their losses.
+
+    ``directions`` scores and one at the centre a step. The normalisation makes a step as long on a plain as on a slope.
+    """
+
+    Config = FzooConfig
 
     def __init__(self, config: FzooConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(torch.optim.SGD(fuse.parameters(), lr=0.0), config.lr)
         self._config = config
-        self.answers_per_image = config.directions + 1
+        self.queries_per_image = config.directions + 1
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`; the direction of the gradient up to ``O(c)``, scaled by the inverse of the losses' sd."""
+        """See `GradientEstimator`; the direction of the gradient up to ``O(c)``, scaled by the inverse of the losses' sd."""
         numbers, size = range(self._config.directions), self._config.smoothing
         base, *losses = losses_of(step, [Moved(signs, 0, 0.0), *(Moved(signs, number, size) for number in numbers)])
         found = [(loss, drawn(step, signs, number)) for number, loss in enumerate(losses) if loss is not None]

@@ -5,25 +5,45 @@ g = mean over pairs of (r(theta + s u) - r(theta - s u)) / (2 s) * u,  u Gaussia
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from backends.settings import Count, Positive
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Descent, Problem, adam
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import OPTIMIZERS, GradientEstimator, Problem, adam
 from bbfuse.optimizers.probes import normal, ranked_pairs
-from bbfuse.optimizers.settings import NesConfig
-from bbfuse.training.objective import Step
 
-__all__ = ["Nes"]
+__all__ = ["Nes", "NesConfig"]
 
 
-class Nes(Descent):
-    """Two scores a pair; the estimate has the direction of a gradient, its scale says nothing."""
+@dataclass(frozen=True)
+class NesConfig:
+    """Evolution strategy with antithetic pairs and ranks in place of losses (Salimans et al. 2017), under Adam."""
+
+    lr: Positive = 1e-2
+    """learning rate at the start, falling linearly to a twentieth"""
+    sigma: Positive = 2e-2
+    """sd of a probe per parameter"""
+    pairs: Count = 8
+    """pairs of probes a step"""
+
+
+@OPTIMIZERS.register("nes")
+class Nes(GradientEstimator):
+    """Evolution strategy: antithetic pairs, ranks in place of losses, Adam.
+
+    Two scores a pair; the estimate has the direction of a gradient, its scale says nothing.
+    """
+
+    Config = NesConfig
 
     def __init__(self, config: NesConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr)
         self._config = config
-        self.answers_per_image = 2 * config.pairs
+        self.queries_per_image = 2 * config.pairs
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`."""
+        """See `GradientEstimator`."""
         sigma = self._config.sigma
         pairs = ranked_pairs(step, normal, self._config.pairs, sigma)
         if pairs is not None:

@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import nevergrad as ng
 import numpy as np
 
 from backends.base import InputError
+from backends.settings import Count, Positive
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.ask_and_tell import Point, Searcher
-from bbfuse.optimizers.base import Problem
-from bbfuse.optimizers.settings import NevergradConfig
+from bbfuse.optimizers.ask_and_tell import AskAndTell, Point
+from bbfuse.optimizers.base import OPTIMIZERS, Problem
 
-__all__ = ["Nevergrad"]
+__all__ = ["Nevergrad", "NevergradConfig"]
 
 
-class Nevergrad(Searcher):
-    """The fuse becomes what the optimizer recommends."""
+@dataclass(frozen=True)
+class NevergradConfig:
+    """Any optimizer of nevergrad."""
+
+    name: str = "DiagonalCMA"
+    """its name in nevergrad's registry"""
+    sigma: Positive = 0.03
+    """sd of a parameter that it starts from"""
+    workers: Count | None = None
+    """points a step, asked for before any is told, all on the same images; if not given 4 + 3 ln(dimensions)"""
+    subspace: Count | None = None
+    """dimensions of a random subspace; None for all parameters"""
+
+
+@OPTIMIZERS.register("nevergrad")
+class Nevergrad(AskAndTell):
+    """Any optimizer of nevergrad, chosen by `nevergrad.name`.
+
+    The fuse becomes what the optimizer recommends.
+    """
+
+    Config = NevergradConfig
 
     def __init__(self, config: NevergradConfig, problem: Problem, fuse: Fuse) -> None:
         """Look the optimizer up.
@@ -32,20 +53,20 @@ class Nevergrad(Searcher):
             )
         kind = ng.optimizers.registry[config.name]
         super().__init__(fuse, config.subspace, problem.seed, config.workers)
-        if kind.no_parallelization and self.answers_per_image > 1:
+        if kind.no_parallelization and self.queries_per_image > 1:
             raise InputError(f"--nevergrad.name {config.name} takes one point at a time: give --nevergrad.workers 1")
         space = ng.p.Array(init=np.zeros(self.dimensions)).set_mutation(sigma=config.sigma)
         space.random_state = np.random.RandomState(problem.seed % 2**32)
-        self._optimizer = kind(space, budget=None, num_workers=self.answers_per_image)
+        self._optimizer = kind(space, budget=None, num_workers=self.queries_per_image)
         self._asked: list[ng.p.Parameter] = []
 
     def ask(self) -> Sequence[Point]:
-        """See `Searcher`."""
-        self._asked = [self._optimizer.ask() for _ in range(self.answers_per_image)]
+        """See `AskAndTell`."""
+        self._asked = [self._optimizer.ask() for _ in range(self.queries_per_image)]
         return [candidate.value for candidate in self._asked]
 
     def tell(self, points: Sequence[Point], losses: list[float]) -> None:
-        """See `Searcher`."""
+        """See `AskAndTell`."""
         # some divide by a spread of losses that may be nothing, or find fault with the rounding of points they get back
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -53,6 +74,6 @@ class Nevergrad(Searcher):
                 self._optimizer.tell(candidate, loss)
 
     def best(self) -> Point:
-        """See `Searcher`."""
+        """See `AskAndTell`."""
         recommended: Point = self._optimizer.provide_recommendation().value
         return recommended

@@ -9,17 +9,34 @@ ClipUp: v <- m v - lr * g / |g|,  shortened to 2 lr where it is longer;  theta <
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from backends.settings import Count, Positive
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Descent, Problem
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import OPTIMIZERS, GradientEstimator, Problem
 from bbfuse.optimizers.probes import normal, ranked_pairs
-from bbfuse.optimizers.settings import PgpeConfig
-from bbfuse.training.objective import Step
 
-__all__ = ["ClipUp", "Pgpe"]
+__all__ = ["ClipUp", "Pgpe", "PgpeConfig"]
+
+
+@dataclass(frozen=True)
+class PgpeConfig:
+    """Policy gradients with parameter-based exploration (Sehnke et al. 2010) under ClipUp (Toklu et al. 2020)."""
+
+    lr: Positive = 0.2
+    """length of a step; the speed is held below twice that"""
+    sigma: Positive = 2e-2
+    """sd of a probe per parameter at the start"""
+    sigma_lr: Positive = 0.1
+    """learning rate of the sds"""
+    largest_change: Positive = 0.2
+    """share by which an sd may change in a step"""
+    pairs: Count = 8
+    """pairs of probes a step"""
 
 
 class ClipUp(torch.optim.Optimizer):
@@ -46,17 +63,23 @@ class ClipUp(torch.optim.Optimizer):
                 p.add_(v.mul_(shortened))
 
 
-class Pgpe(Descent):
-    """Two scores a pair; adapts the sd of every parameter."""
+@OPTIMIZERS.register("pgpe")
+class Pgpe(GradientEstimator):
+    """Evolution strategy that adapts its standard deviations: ranks in place of losses, ClipUp.
+
+    Two scores a pair; adapts the sd of every parameter.
+    """
+
+    Config = PgpeConfig
 
     def __init__(self, config: PgpeConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(ClipUp(fuse.parameters(), config.lr), config.lr)
         self._config = config
         self._sigma = torch.full_like(fuse.vector(), config.sigma)
-        self.answers_per_image = 2 * config.pairs
+        self.queries_per_image = 2 * config.pairs
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`; moves the sds on the way."""
+        """See `GradientEstimator`; moves the sds on the way."""
         pairs = ranked_pairs(step, normal, self._config.pairs, 1.0, self._sigma)
         if pairs is None:
             return
@@ -73,6 +96,6 @@ class Pgpe(Descent):
         return {**super().state_dict(), "sigma": self._sigma}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         super().load_state_dict(state)
         self._sigma = state["sigma"].clone()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bbfuse.objective.step import Probe, Step
 from bbfuse.optimizers.ranks import centred_ranks
 from bbfuse.seeds import fair_signs, stream
-from bbfuse.training.objective import Step
-from bbfuse.training.scoring import Probe
 
 __all__ = ["Direction", "Moved", "drawn", "losses_of", "normal", "ranked_pairs", "signs", "simultaneous_perturbation"]
 

@@ -13,39 +13,84 @@ coordinate, ``g_i = m (l_i(z+) - l_i(z-)) d / |d|^2``: where nothing is clipped 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from backends.settings import Count, Positive, Rule
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Descent, Problem, adam
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import OPTIMIZERS, GradientEstimator, Problem, adam
 from bbfuse.optimizers.directions import Directions
 from bbfuse.optimizers.jacobian_memory import JacobianMemory
 from bbfuse.optimizers.probes import signs, simultaneous_perturbation
-from bbfuse.optimizers.settings import GuidedConfig, RgeConfig
 from bbfuse.seeds import stream
-from bbfuse.training.objective import Step
 
-__all__ = ["InputRge", "ParameterRge", "Shifted", "make"]
-
-
-def make(config: RgeConfig, problem: Problem, fuse: Fuse) -> Descent:
-    """The one for ``config.space``."""
-    return (ParameterRge if config.space == "parameters" else InputRge)(config, problem, fuse)
+__all__ = ["InputRge", "ParameterRge", "Rge", "RgeConfig", "Shifted"]
 
 
-class ParameterRge(Descent):
+@dataclass(frozen=True)
+class RgeConfig:
+    """Random gradient estimation by antithetic pairs of probes, under Adam."""
+
+    space: Literal["inputs", "parameters"] = "inputs"
+    """what is probed: the target's inputs, image by image, or the fuse's parameters"""
+    lr: Positive | None = None
+    """learning rate at the start, falling linearly to a twentieth; if not given 0.001 for parameters, for inputs 0.005, or
+    0.003 for the population"""
+    smoothing: Positive | None = None
+    """size of a probe per coordinate; if not given 0.15 for inputs (pixels span 2), 0.01 for parameters"""
+    directions: Count = 1
+    """pairs of probes a step (inputs: of each image)"""
+    basis: Literal["pixels", "coarse", "dct", "coordinates"] = "pixels"
+    """inputs: signs in all pixels, in coarse blocks (an eighth of a side), in low frequencies (a quarter), or one pixel"""
+    broyden: bool = True
+    """inputs: keep every image's Jacobian and correct it with each pair, in place of starting from nothing every time"""
+
+    rules: ClassVar = (
+        Rule(
+            lambda c: c.space == "parameters" and not c.broyden,
+            "`rge.broyden=False` has no effect with `rge.space=parameters`: drop it",
+        ),
+        Rule(
+            lambda c: c.space == "parameters" and c.basis != "pixels",
+            "`rge.basis` has no effect with `rge.space=parameters`: drop it",
+        ),
+    )
+
+
+@OPTIMIZERS.register("rge")
+class Rge(GradientEstimator):
+    """Probes each image at the target's input and corrects a Jacobian kept per image with each pair of probes (Broyden).
+
+    `rge.broyden=False` gives the plain estimate, `rge.space=parameters` probes the fuse's parameters instead.
+    """
+
+    Config = RgeConfig
+
+    @classmethod
+    def create(cls, settings: Any, problem: Problem, fuse: Fuse) -> GradientEstimator:
+        """The estimator for ``settings.space``."""
+        return (ParameterRge if settings.space == "parameters" else InputRge)(settings, problem, fuse)
+
+    @classmethod
+    def keeps_state_per_image(cls, settings: Any) -> bool:
+        """Whether a Jacobian is kept for each image."""
+        return bool(settings.space == "inputs" and settings.broyden)
+
+
+class ParameterRge(Rge):
     """``directions`` pairs of probes a step, two scores each."""
 
     def __init__(self, config: RgeConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr or 1e-3)
         self._directions = config.directions
         self._size = config.smoothing or 0.01
-        self.answers_per_image = 2 * config.directions
+        self.queries_per_image = 2 * config.directions
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`; unbiased up to ``O(mu^2)``."""
+        """See `GradientEstimator`; unbiased up to ``O(mu^2)``."""
         gradient = simultaneous_perturbation(step, signs, self._directions, self._size)
         if gradient is not None:
             step.fuse.add_gradient(gradient)
@@ -64,12 +109,12 @@ class Shifted:
     by_image = True
 
     def images(self, step: Step) -> Tensor:
-        """See `bbfuse.training.scoring.Probe`; as the target sees them."""
+        """See `bbfuse.objective.step.Probe`; as the target sees them."""
         made: Tensor = step.once(self, lambda: self._made(step))
         return made
 
     def ahead(self, step: Step) -> None:
-        """See `bbfuse.training.scoring.Probe`; its images."""
+        """See `bbfuse.objective.step.Probe`; its images."""
         self.images(step)
 
     def _made(self, step: Step) -> Tensor:
@@ -86,22 +131,22 @@ def _fused(step: Step) -> Tensor:
     return made
 
 
-class InputRge(Descent):
+class InputRge(Rge):
     """``directions`` pairs of probes an image and step; with ``broyden`` the Jacobians found so far are kept and corrected."""
 
-    def __init__(self, config: RgeConfig | GuidedConfig, problem: Problem, fuse: Fuse) -> None:
+    def __init__(self, config: RgeConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr or (3e-3 if problem.population else 5e-3))
         self._pairs = config.directions
         self._size = config.smoothing or 0.15
         self._plain = config.basis == "pixels"
         self._directions = Directions(config.basis, fuse.image_shape)
         self._memory: JacobianMemory | None = None
-        if isinstance(config, GuidedConfig) or config.broyden:
+        if self.keeps_state_per_image(config):
             self._memory = JacobianMemory(problem, self._directions.dimensions)
-        self.answers_per_image = 2 * config.directions
+        self.queries_per_image = 2 * config.directions
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`.
+        """See `GradientEstimator`.
 
         Without memory unbiased up to ``O(mu^2)``; with memory the estimate tends to the gradient as probes accumulate.
         """
@@ -146,7 +191,7 @@ class InputRge(Descent):
         return {**super().state_dict(), "memory": None if self._memory is None else self._memory.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         super().load_state_dict(state)
         if self._memory is not None:
             self._memory.load_state_dict(state["memory"])

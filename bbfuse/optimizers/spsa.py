@@ -7,32 +7,56 @@ a_k = a / (A + k + 1)^alpha,  c_k = c / (k + 1)^gamma             (1998, section
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from backends.settings import Count, NonNegative, Positive
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Descent, Problem
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import OPTIMIZERS, GradientEstimator, Problem
 from bbfuse.optimizers.probes import signs, simultaneous_perturbation
-from bbfuse.optimizers.settings import SpsaConfig
-from bbfuse.training.objective import Step
 
-__all__ = ["Spsa"]
+__all__ = ["Spsa", "SpsaConfig"]
+
+
+@dataclass(frozen=True)
+class SpsaConfig:
+    """Simultaneous perturbation (Spall 1992) with the gains of Spall 1998."""
+
+    step: Positive = 3e-3
+    """wanted mean size of the first update of a parameter; sets the gain a"""
+    c: Positive = 2e-2
+    """size of the first perturbation"""
+    alpha: NonNegative = 0.602
+    """how fast the step falls"""
+    gamma: NonNegative = 0.101
+    """how fast the perturbation falls"""
+    pairs: Count = 1
+    """pairs of probes a step"""
+
 
 _CALIBRATING_STEPS = 20
 
 
-class Spsa(Descent):
-    """Two scores a pair whatever the number of parameters; plain stochastic approximation in their space."""
+@OPTIMIZERS.register("spsa")
+class Spsa(GradientEstimator):
+    """Simultaneous perturbation of all parameters of the fuse, with Spall's gains.
+
+    Two scores a pair whatever the number of parameters; plain stochastic approximation in their space.
+    """
+
+    Config = SpsaConfig
 
     def __init__(self, config: SpsaConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(torch.optim.SGD(fuse.parameters(), lr=0.0), config.step)
         self._config = config
         self._sizes: list[float] = []
-        self.answers_per_image = 2 * config.pairs
+        self.queries_per_image = 2 * config.pairs
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`; unbiased up to ``O(c_k^2)``."""
+        """See `GradientEstimator`; unbiased up to ``O(c_k^2)``."""
         c_k = self._config.c / (step.number + 1) ** self._config.gamma
         gradient = simultaneous_perturbation(step, signs, self._config.pairs, c_k)
         if gradient is None:
@@ -58,6 +82,6 @@ class Spsa(Descent):
         return {**super().state_dict(), "sizes": list(self._sizes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         super().load_state_dict(state)
         self._sizes = list(state["sizes"])

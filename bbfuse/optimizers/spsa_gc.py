@@ -7,30 +7,58 @@ a_k = a / (k + o)^alpha,  c_k = c / k^gamma,  k = 1, 2, ...
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from backends.settings import Count, NonNegative, Positive
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Descent, Problem
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import OPTIMIZERS, GradientEstimator, Problem
 from bbfuse.optimizers.probes import signs, simultaneous_perturbation
-from bbfuse.optimizers.settings import SpsaGcConfig
 from bbfuse.seeds import stream
-from bbfuse.training.objective import Step
 
-__all__ = ["SpsaGc"]
+__all__ = ["SpsaGc", "SpsaGcConfig"]
 
 
-class SpsaGc(Descent):
-    """Two scores a pair. The division by ``D`` makes each component unbiased up to ``O(c_k^2)``."""
+@dataclass(frozen=True)
+class SpsaGcConfig:
+    """SPSA with gradient correction (BlackVIP, Oh et al., CVPR 2023); its released settings, but for a."""
+
+    a: Positive = 3e-3
+    """gain of the step"""
+    c: Positive = 0.01
+    """size of the first perturbation"""
+    offset: NonNegative = 1.0
+    """delay of the step's fall"""
+    alpha: NonNegative = 0.4
+    """how fast the step falls"""
+    gamma: NonNegative = 0.1
+    """how fast the perturbation falls"""
+    momentum: NonNegative = 0.9
+    """b of the look-ahead momentum"""
+    pairs: Count = 5
+    """pairs of probes a step"""
+
+
+@OPTIMIZERS.register("spsa-gc")
+class SpsaGc(GradientEstimator):
+    """SPSA with BlackVIP's gradient correction.
+
+    Two scores a pair. The division by ``D`` makes each component unbiased up to ``O(c_k^2)``.
+    """
+
+    Config = SpsaGcConfig
 
     def __init__(self, config: SpsaGcConfig, problem: Problem, fuse: Fuse) -> None:
         nesterov = {"momentum": config.momentum, "nesterov": True} if config.momentum else {}
         super().__init__(torch.optim.SGD(fuse.parameters(), lr=0.0, **nesterov), config.a)  # type: ignore[arg-type]
         self._config = config
-        self.answers_per_image = 2 * config.pairs
+        self.queries_per_image = 2 * config.pairs
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`."""
+        """See `GradientEstimator`."""
         c_k = self._config.c / (step.number + 1) ** self._config.gamma
         gradient = simultaneous_perturbation(step, _delta, self._config.pairs, c_k)
         if gradient is not None:

@@ -53,7 +53,7 @@ class Watch:
         told = []
         if self._noise > _ROUNDING:
             ledger.reuses = False
-            kept = "; no answer is taken from --remote.store" if ledger.store is not None else ""
+            kept = "; no answer is taken from `remote.store`" if ledger.store is not None else ""
             told.append(f"the target does not repeat itself: asked twice, it {_by(self._noise)}{kept}")
         elif ledger.store is not None:
             told += self._compared(ledger)
@@ -108,7 +108,7 @@ class Watch:
             if any(row is not None and self._largest(row - now) > _ROUNDING for row, now in zip(kept, answers, strict=True)):
                 ledger.reuses = False
                 return [f"{ledger.store.path} holds other answers than the target gives now, so it is not used: choose another "
-                        "--remote.store, or delete it"]  # fmt: skip
+                        "`remote.store`, or delete it"]  # fmt: skip
             ledger.store.keep(keys, answers)
         return []
 

@@ -19,7 +19,8 @@ import torch
 
 from backends.base import InputError
 from backends.files import write_text, write_torch
-from bbfuse.config.schema import RunConfig, from_dict, to_dict
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.serialization import from_dict, to_dict
 
 __all__ = ["RunFolder", "events", "learned", "settings"]
 
@@ -43,11 +44,11 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
-                raise InputError(f"--out {path} is not empty: choose another folder, or go on with --resume {path}")
+                raise InputError(f"`out` {path} is not empty: choose another folder, or continue it with `resume={path}`")
             write_text(path / "config.json", _json(to_dict(config)))
             return cls(path, created=not existed)
         except OSError as error:
-            raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
+            raise InputError(f"`out` {path} cannot be written: {error.strerror or error}") from error
 
     @classmethod
     def open(cls, path: Path) -> tuple[RunFolder, RunConfig]:
@@ -56,11 +57,11 @@ class RunFolder:
         Raises:
             InputError: there is none, or its settings cannot be read.
         """
-        config = settings(path, "--resume")
+        config = settings(path, "`resume`")
         try:
             return cls(path, created=False), config
         except OSError as error:
-            raise InputError(f"--resume {path} cannot be written: {error.strerror or error}") from error
+            raise InputError(f"`resume` {path} cannot be written: {error.strerror or error}") from error
 
     def event(self, record: dict[str, Any]) -> None:
         """Append a line to ``events.jsonl``."""
@@ -87,7 +88,7 @@ class RunFolder:
         write_torch(self.path / "fuse.pt", fuse)
 
     def write_start(self, start: dict[str, Any]) -> None:
-        """What the run takes over from another one, as `bbfuse.training.warm_start` names it."""
+        """What the run takes over from another one, as `bbfuse.runs.warm_start` names it."""
         write_torch(self.path / "start.pt", start)
 
     def start(self) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page that shows what a run won."""
+"""``report.html``: one self-contained page with the results of a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ from matplotlib.figure import Figure
 from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.runs.folder import events
 
-__all__ = ["write_report"]
+__all__ = ["LABELS", "write_report"]
 
 _SHOWN = 8
+
+LABELS = {
+    "no protection": "perturbed",
+    "head alone": "perturbed_head",
+    "fuse alone": "perturbed_fuse",
+    "fuse and head": "perturbed_fused",
+}
+"""Rows of the closing table and bars of the report, in order."""
+
 _COLOURS = {
     "nominal": "#555555",
     "perturbed": "#c44e52",
@@ -25,20 +34,17 @@ _COLOURS = {
 }
 
 
-def write_report(
-    folder: Path, summary: dict[str, Any], labels: dict[str, str], images: torch.Tensor, fused: torch.Tensor
-) -> None:
+def write_report(folder: Path, summary: dict[str, Any], images: torch.Tensor, fused: torch.Tensor) -> None:
     """Write the page into the run folder ``folder``.
 
-    ``labels`` names the accuracies of ``summary`` that are shown; ``images`` and ``fused`` (n, channels, height, width), in
-    [-1, 1], are the same images before and after the fuse.
+    ``images`` and ``fused`` (n, channels, height, width), in [-1, 1], are the same images before and after the fuse.
     """
     figures = {
-        "Accuracy on held-out images": _bars(summary, labels),
+        "Accuracy on held-out images": _bars(summary),
         "Images before and after the fuse": _grid(images[:_SHOWN], fused[:_SHOWN]),
     }
     if summary["energy"]["saving"] is not None:
-        figures["Points won back against energy saved"] = _trade_off(summary, labels)
+        figures["Recovered points against energy saved"] = _trade_off(summary)
     if seen := [line for line in events(folder) if "validation" in line]:
         figures = {"Accuracy on owned validation images against images sent": _curve(seen, summary), **figures}
     parts = "\n".join(f"<figure><figcaption>{title}</figcaption>{svg(figure)}</figure>" for title, figure in figures.items())
@@ -78,12 +84,12 @@ def _curve(seen: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
     return figure
 
 
-def _bars(summary: dict[str, Any], labels: dict[str, str]) -> Figure:
+def _bars(summary: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.subplots()
     accuracy = summary["accuracy"]
     rows = [("nominal voltage", accuracy["clean"], 0.0, _COLOURS["nominal"])]
-    rows += [(label, accuracy[key]["mean"], accuracy[key]["sd"], _COLOURS[key]) for label, key in labels.items()]
+    rows += [(label, accuracy[key]["mean"], accuracy[key]["sd"], _COLOURS[key]) for label, key in LABELS.items()]
     for place, (_, mean, sd, colour) in enumerate(rows):
         axes.barh(place, 100 * mean, xerr=100 * sd if sd else None, color=colour, height=0.65)
         axes.text(1.5, place, f"{100 * mean:.1f} %", va="center", color="white", fontsize=9)
@@ -95,12 +101,12 @@ def _bars(summary: dict[str, Any], labels: dict[str, str]) -> Figure:
     return figure
 
 
-def _trade_off(summary: dict[str, Any], labels: dict[str, str]) -> Figure:
+def _trade_off(summary: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 2.8), layout="constrained")
     axes = figure.subplots()
     accuracy, energy = summary["accuracy"], summary["energy"]
     points = [("nominal voltage", accuracy["clean"], 0.0, _COLOURS["nominal"])]
-    for label, key in labels.items():
+    for label, key in LABELS.items():
         saved = energy["saving"] if key in ("perturbed_fuse", "perturbed_fused") else energy["saving_bare"]
         points.append((label, accuracy[key]["mean"], saved, _COLOURS[key]))
     for label, value, saved, colour in points:
@@ -109,7 +115,7 @@ def _trade_off(summary: dict[str, Any], labels: dict[str, str]) -> Figure:
     axes.axhline(summary["lost_points"], linestyle="--", color=_COLOURS["nominal"], lw=1)
     axes.axvline(0.0, color="#bbbbbb", lw=1)
     axes.set_xlabel("energy of the target's weight reads saved, %")
-    axes.set_ylabel("points won back")
+    axes.set_ylabel("recovered points")
     legend_beside(axes)
     without_frame(axes)
     return figure

@@ -12,8 +12,8 @@ from torch import Tensor
 from backends.base import NOMINAL, Chip
 from backends.datasets.base import Split
 from bbfuse.fuse.module import Fuse
-from bbfuse.heads.base import Heads
-from bbfuse.querying.ledger import Ask
+from bbfuse.heads.per_chip import ChipHeads
+from bbfuse.querying.responses import Ask
 
 __all__ = ["Spread", "accuracies", "accuracy", "report_images"]
 
@@ -43,7 +43,7 @@ def report_images(images: int, chips: int, images_per_chip: int = 0) -> int:
     return 2 * images * (1 + chips) + chips * images_per_chip
 
 
-def accuracies(ask: Ask, fuse: Fuse, heads: Heads, test: Split, chips: Sequence[Chip]) -> dict[str, Any]:
+def accuracies(ask: Ask, fuse: Fuse, heads: ChipHeads, test: Split, chips: Sequence[Chip]) -> dict[str, Any]:
     """The part ``accuracy`` of the summary.
 
     ``perturbed`` is the bare target, ``perturbed_head`` with the head alone, ``perturbed_fuse`` with the trained fuse and the
@@ -52,14 +52,14 @@ def accuracies(ask: Ask, fuse: Fuse, heads: Heads, test: Split, chips: Sequence[
     with torch.no_grad():
         fused = fuse(test.images)
         rows: dict[str, list[float]] = {name: [] for name in ("perturbed", "perturbed_head", "perturbed_fuse", "perturbed_fused")}
-        nominal = heads.meet(NOMINAL)
+        nominal = heads.head_for(NOMINAL)
         clean = accuracy(ask(test.images, NOMINAL), test.labels)
         clean_fused = accuracy(nominal(ask(fused, NOMINAL)), test.labels)
         for chip in chips:
-            head = heads.meet(chip)
+            head = heads.head_for(chip)
             raw, repaired = ask(test.images, chip), ask(fused, chip)
             rows["perturbed"].append(accuracy(raw, test.labels))
-            rows["perturbed_head"].append(accuracy(heads.alone(head)(raw), test.labels))
+            rows["perturbed_head"].append(accuracy(heads.before_training(head)(raw), test.labels))
             rows["perturbed_fuse"].append(accuracy(repaired, test.labels))
             rows["perturbed_fused"].append(accuracy(head(repaired), test.labels))
     return {

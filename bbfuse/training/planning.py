@@ -1,4 +1,4 @@
-"""How a run lays its budget out, and what it will send: known before anything is sent."""
+"""How a run divides its query budget, and what it will send: known before anything is sent."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
-from backends.base import InputError
+from backends.base import Chip, InputError
 from backends.datasets.base import Dataset
-from bbfuse import seeds
+from backends.settings import changed
 from bbfuse.config.schema import RunConfig
-from bbfuse.heads.base import Heads
-from bbfuse.optimizers.base import Method
+from bbfuse.heads.per_chip import ChipHeads
+from bbfuse.objective.eopm import Eopm
+from bbfuse.optimizers.base import Optimizer
 from bbfuse.querying.drift import Watch
-from bbfuse.querying.ledger import IMAGES_PER_REQUEST
+from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 from bbfuse.training.evaluation import report_images
 
-__all__ = ["Plan", "Price", "Queries", "nominal_drawn", "plan"]
+__all__ = ["Plan", "Price", "Queries", "ReportSize", "objective_of", "plan", "report_size"]
+
+_FEWEST_REPORTED = 100
+"""Images below which the report uses fewer chips instead."""
+_LEAST_REPORTED = 10
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What is sent: images, and the requests that carry them when none is sent again."""
+    """Images that are sent, and the requests that carry them without retries."""
 
     images: int = 0
     requests: int = 0
 
     @staticmethod
     def of(images: int, limit: int | None = None) -> Queries:
-        """One question about so many images, cut as `bbfuse.querying.ledger` cuts it, and that again at a server's ``limit``."""
+        """One query of so many images, split into requests of at most 128, and again at a server's ``limit``."""
         whole, rest = divmod(images, IMAGES_PER_REQUEST)
         limit = limit or IMAGES_PER_REQUEST
         return Queries(images, whole * math.ceil(IMAGES_PER_REQUEST / limit) + math.ceil(rest / limit))
@@ -45,17 +48,51 @@ class Queries:
 
 @dataclass(frozen=True)
 class Price:
-    """What a step sends in which the method asks."""
+    """What a step sends in which the optimizer sends queries."""
 
     whole: Queries
-    """Every term of the objective: what the budget allows for."""
+    """All terms of the objective, for which the budget is planned."""
     nominal: Queries
-    """It drew nominal voltage, see `nominal_drawn`."""
+    """The clean term alone, see `Eopm.is_nominal`."""
 
-    def of(self, config: RunConfig, steps: range) -> Queries:
+    def of(self, objective: Eopm, steps: range) -> Queries:
         """What these steps of the run send together."""
-        nominal = sum(nominal_drawn(config, step) for step in steps)
+        nominal = sum(objective.is_nominal(step) for step in steps)
         return self.whole * (len(steps) - nominal) + self.nominal * nominal
+
+
+@dataclass(frozen=True)
+class ReportSize:
+    """Held-out images and chips of the closing report."""
+
+    images: int
+    chips: int
+
+
+def objective_of(config: RunConfig) -> Eopm:
+    """The objective that ``config`` describes."""
+    chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
+    return Eopm(config.eopm, config.bit_error_rate, chip, config.seed)
+
+
+def report_size(config: RunConfig, available: int, images_per_chip: int) -> ReportSize:
+    """The closing report of ``config`` with ``available`` held-out images and a head that needs ``images_per_chip``.
+
+    With `report.images` it has that many. Without, it has all of them, or as many as `report.share` of the budget allows; if
+    that is less than 100, fewer chips, unless their number was set.
+    """
+    report = config.report
+    chips = report.chips if config.chip_seed is None else 1
+    if report.images is not None:
+        return ReportSize(min(report.images, available), chips)
+    limit = math.floor(report.share * config.budget)
+
+    def affordable(chips: int) -> int:
+        return min((limit - chips * images_per_chip) // (2 * (1 + chips)), available)
+
+    while affordable(chips) < min(_FEWEST_REPORTED, available) and chips > 1 and "chips" not in changed(report):
+        chips -= 1
+    return ReportSize(max(affordable(chips), min(_LEAST_REPORTED, available)), chips)
 
 
 @dataclass(frozen=True)
@@ -65,25 +102,25 @@ class Plan:
     steps: int
     validations: int
     training_limit: int
-    """Images that may be sent until the closing report, for which the rest is kept."""
-    warm_up: Queries
-    """Before the first step."""
+    """Images that may be sent until the closing report; the rest is reserved for it."""
+    before_training: Queries
+    """Calibration and labels."""
     step: Price
-    """The dearest after the warm-up by CMA-ES."""
+    """The most expensive step after those of `warm_up`."""
     exact: bool
-    """Whether all of them cost that; when a fuse grows is not known in advance."""
+    """Whether all steps cost that; when a fuse grows is not known in advance."""
     warm_up_steps: int
-    """Those of ``--warm-up``, the first of all steps."""
+    """The first steps, which find a colour mix for `warm_up`."""
     warm_up_step: Price
-    every: int
-    """Only every so many steps ask, the first one among them."""
+    interval: int
+    """Only every so many steps send queries, the first one among them."""
     validation: Queries
-    """One of them."""
+    """One validation."""
     report: Queries
-    watch: Queries
-    """Asking once about the target itself."""
-    watches: int
-    """How often after the opening, which asks twice; 0 if never at all."""
+    drift_check: Queries
+    """One drift check."""
+    drift_checks: int
+    """Number of them during training, after two before it; 0 if there are none at all."""
 
     def validates(self, step: int) -> bool:
         """Whether a validation is due before step ``step`` (after the last one for ``step == steps``).
@@ -93,85 +130,91 @@ class Plan:
         halvings = max(self.validations - 1, 1) if self.validations else 0
         return (step == 0 and self.validations > 1) or any(step == round(self.steps / 2**j) for j in range(halvings))
 
-    def watches_at(self, step: int) -> bool:
-        """Whether the target is watched before step ``step`` (after the last one for ``step == steps``): evenly spread."""
-        return step > 0 and any(step == round(self.steps * part / self.watches) for part in range(1, self.watches + 1))
+    def checks_drift(self, step: int) -> bool:
+        """Whether a drift check is due before step ``step`` (after the last one for ``step == steps``): evenly spread."""
+        checks = self.drift_checks
+        return step > 0 and any(step == round(self.steps * part / checks) for part in range(1, checks + 1))
 
-    def sent(self, config: RunConfig) -> dict[str, Queries]:
-        """What the whole run sends, by purpose: exactly, if no request is sent again and the run is not killed.
-
-        An upper bound if the plan is not `exact`.
-        """
-        first, rest = range(self.warm_up_steps), range(self.warm_up_steps, self.steps, self.every)
-        watched = sum(self.watches_at(step) for step in range(self.steps + 1))
+    def sent(self, objective: Eopm) -> dict[str, Queries]:
+        """What the whole run sends, by purpose: exactly, without retries and kills; an upper bound if the plan is not `exact`."""
+        first, rest = range(self.warm_up_steps), range(self.warm_up_steps, self.steps, self.interval)
+        checked = sum(self.checks_drift(step) for step in range(self.steps + 1))
         return {
-            "watch": self.watch * (2 + watched),
-            "warm_up": self.warm_up,
-            "training": self.warm_up_step.of(config, first) + self.step.of(config, rest),
+            "watch": self.drift_check * (2 + checked),
+            "warm_up": self.before_training,
+            "training": self.warm_up_step.of(objective, first) + self.step.of(objective, rest),
             "validation": self.validation * sum(self.validates(step) for step in range(self.steps + 1)),
             "report": self.report,
         }
 
 
-def nominal_drawn(config: RunConfig, step: int) -> bool:
-    """Whether step ``step`` asks at nominal voltage alone: it draws one kind of term by the weights of the two kinds."""
-    clean, perturbed = config.clean_weight, config.eopm.perturbed_weight
-    if clean == 0 or config.eopm.terms == "all":
-        return False
-    return torch.rand((), generator=seeds.stream(config.seed, "term", step)).item() < clean / (clean + perturbed)
-
-
 def plan(
-    config: RunConfig, data: Dataset, heads: Heads, methods: Sequence[Method], watch: Watch, limit: int | None = None
-) -> Plan:
-    """How the budget is laid out for the ``methods`` of all stages, in order, before a server that takes ``limit`` at once.
+    config: RunConfig, data: Dataset, objective: Eopm, heads: ChipHeads, optimizers: Sequence[Optimizer], drift: Watch,
+    size: ReportSize, limit: int | None = None,
+) -> Plan:  # fmt: skip
+    """Divide the budget among the ``optimizers`` of all stages, in order, for a server that takes ``limit`` images per request.
 
     Raises:
         InputError: it does not allow a single step.
     """
-    population = config.chip_seed is None
-    question = partial(Queries.of, limit=limit)
-    checked = question(min(config.validation.images, len(data.validation)))
-    met = question(heads.images_per_chip) if population else Queries()
-    warm_up = sum((question(images) for images in (*heads.asked_first, methods[0].images_first)), Queries())
+    query = partial(Queries.of, limit=limit)
+    checked = query(min(config.validation.images, len(data.validation)))
+    calibration = query(heads.images_per_chip) if config.chip_seed is None else Queries()
+    first_images = (*heads.queries_before_training, optimizers[0].images_before_training)
+    before_training = sum((query(images) for images in first_images), Queries())
     if config.labels == "target":
-        warm_up = question(len(data.train)) + checked + warm_up
-    batch = question(min(config.batch_size, len(data.train)))
-    prices = [_price(config, batch, met, method) for method in methods]
+        before_training = query(len(data.train)) + checked + before_training
+    batch = query(min(config.batch_size, len(data.train)))
+    prices = [_price(objective, batch, calibration, optimizer) for optimizer in optimizers]
     first, rest = prices[0], prices[bool(config.warm_up) :]
     step = max(rest, key=lambda price: price.whole.images)
     warm_up_steps = config.warm_up // first.whole.images if config.warm_up else 0
     if config.warm_up and not warm_up_steps:
-        raise InputError(f"--warm-up {config.warm_up} does not allow one step of it: give at least {first.whole.images}, or 0")
-    validation = checked + met
-    chips = config.report.chips if population else 1
-    report = question(len(data.test)) * (2 * (1 + chips)) + met * chips
-    kept = report_images(len(data.test), chips, heads.images_per_chip)
-    asked = sum((question(images) for images in watch.asked_once), Queries())
-    before = warm_up.images + warm_up_steps * first.whole.images + (2 + watch.times) * asked.images
-    # one request is kept back for a run that is killed while its answer is under way
-    reserve = math.floor(config.remote.reserve * config.budget)
-    free = config.budget - before - config.validation.times * validation.images - kept - reserve - IMAGES_PER_REQUEST
-    if free < step.whole.images:
-        taken = config.budget - free
-        # the smallest budget that, less its reserve rounded down, has room for the others
-        least = math.floor((taken - reserve + step.whole.images - 1) / (1.0 - config.remote.reserve)) + 1
-        retries = f", {reserve} of them kept by --remote.reserve" if reserve else ""
-        raise InputError(
-            f"--budget {config.budget} does not allow one step: {taken} images go to all but the training"
-            f"{retries}, {step.whole.images} to a step; give at least {least}"
-        )
-    last = methods[-1]  # one kind of method trains all stages but the warm-up
-    steps = free // step.whole.images * last.every if step.whole.images else last.steps
+        raise InputError(f"`warm_up={config.warm_up}` does not allow one step of it: give at least {first.whole.images}, or 0")
+    validation = checked + calibration
+    report = query(size.images) * (2 * (1 + size.chips)) + calibration * size.chips
+    reported = report_images(size.images, size.chips, heads.images_per_chip)
+    check = sum((query(images) for images in drift.asked_once), Queries())
+    before = before_training.images + warm_up_steps * first.whole.images + (2 + drift.times) * check.images
+    other = before + config.validation.times * validation.images
+    free = _free(config, other, reported, step.whole.images)
+    last = optimizers[-1]  # one kind of optimizer trains all stages but the colour mix
+    steps = free // step.whole.images * last.query_interval if step.whole.images else last.steps
     return Plan(
         steps=warm_up_steps + steps, validations=config.validation.times,
-        training_limit=config.budget - kept - math.floor(config.remote.reserve * kept),  # the report has its share of the reserve
-        warm_up=warm_up, step=step, exact=all(price == step for price in rest), warm_up_steps=warm_up_steps, warm_up_step=first,
-        every=last.every, validation=validation, report=report, watch=asked, watches=watch.times,
+        training_limit=config.budget - reported - math.floor(config.remote.reserve * reported),  # it has its share of the retries
+        before_training=before_training, step=step, exact=all(price == step for price in rest), warm_up_steps=warm_up_steps,
+        warm_up_step=first, interval=last.query_interval, validation=validation, report=report, drift_check=check,
+        drift_checks=drift.times,
     )  # fmt: skip
 
 
-def _price(config: RunConfig, batch: Queries, met: Queries, method: Method) -> Price:
-    """That of ``method``; ``met`` calibrates the head of a chip."""
-    term = batch * method.answers_per_image
-    return Price(term * config.terms + met * config.chips_per_step if method.model is None else term, term)
+def _free(config: RunConfig, other: int, reported: int, step: int) -> int:
+    """Images for training; one request is kept for a run that is killed with requests in flight.
+
+    Raises:
+        InputError: fewer than one ``step`` sends.
+    """
+    reserve = math.floor(config.remote.reserve * config.budget)
+    free: int = config.budget - other - reported - reserve - IMAGES_PER_REQUEST
+    if free < step:
+        used = config.budget - free
+        # the smallest budget that, less its reserve rounded down, has room for the others
+        least = math.floor((used - reserve + step - 1) / (1.0 - config.remote.reserve)) + 1
+        share = config.remote.reserve + config.report.share
+        if config.report.images is None and share < 1.0:  # a report that grows with the budget
+            least = min(least, math.ceil((other + IMAGES_PER_REQUEST + step) / (1.0 - share)))
+        retries = f", {reserve} of them for retries (`remote.reserve`)" if reserve else ""
+        raise InputError(
+            f"`budget={config.budget}` does not allow one step: {used} images go to all but the training{retries}, {step} to a "
+            f"step; give at least {least}"
+        )
+    return free
+
+
+def _price(objective: Eopm, batch: Queries, calibration: Queries, optimizer: Optimizer) -> Price:
+    """What a step of ``optimizer`` sends; ``calibration`` is that of one chip's head."""
+    term = batch * optimizer.queries_per_image
+    if optimizer.simulated_target is not None:
+        return Price(term, term)
+    return Price(term * objective.terms_per_step + calibration * objective.chips_per_step, term)

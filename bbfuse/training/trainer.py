@@ -17,18 +17,20 @@ from backends.training.augmentation import moved
 from backends.training.recipe import recipe_for
 from bbfuse import seeds
 from bbfuse.config.schema import RunConfig
-from bbfuse.fuse.growth import Stages
-from bbfuse.heads.base import LEARNT, Heads
-from bbfuse.optimizers.base import Problem, falling
+from bbfuse.heads.per_chip import ChipHeads
+from bbfuse.objective.step import Scorer, Step
+from bbfuse.optimizers.base import Problem, linear_decay
+from bbfuse.querying.budget import BudgetSpentError
 from bbfuse.querying.drift import Watch
-from bbfuse.querying.ledger import IMAGES_PER_REQUEST, Answered, BudgetSpentError, Ledger
+from bbfuse.querying.ledger import Ledger
+from bbfuse.querying.responses import Answered
+from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 from bbfuse.runs.folder import RunFolder
+from bbfuse.runs.warm_start import warm_start
 from bbfuse.training.evaluation import accuracies, accuracy
-from bbfuse.training.objective import Step, Term
-from bbfuse.training.planning import nominal_drawn, plan
+from bbfuse.training.planning import objective_of, plan, report_size
 from bbfuse.training.sampling import Sampler
-from bbfuse.training.scoring import Scorer
-from bbfuse.training.warm_start import taken_over
+from bbfuse.training.stages import Stages
 
 __all__ = ["Status", "Trainer"]
 
@@ -62,28 +64,34 @@ class Trainer:
         shape = data.image_shape
         if shape != info.image_shape or data.classes != info.classes:
             takes = f"{info.name} takes images {info.image_shape} and knows {info.classes} classes"
-            raise InputError(f"{takes}, but --data {data.name} has {shape} and {data.classes}")
-        data = dataclasses.replace(data, test=data.test[: config.report.images]).on(config.device)
+            raise InputError(f"{takes}, but `data={data.name}` has {shape} and {data.classes}")
         self.config = config
         self.ledger = ledger
         self._folder = folder
         self._scorer = scorer
-        self.data = data
         self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
-        raw = data.train.images[: config.affine.images if config.head_name in LEARNT else config.standardize.images]
-        self.heads = Heads(config.head_name, self.chip, raw, info.classes, config.affine.decay, ledger.ask)
-        start = taken_over(config, info.image_shape, folder)
+        data = data.on(config.device)
+        settings = config.settings_of("head")
+        raw = data.train.images[: getattr(settings, "images", 0)]
+        self.heads = ChipHeads(config.head_name, settings, self.chip, raw, info.classes, ledger.ask)
+        self.report = report_size(config, len(data.test), self.heads.images_per_chip)
+        self.held_out = len(data.test)
+        self.data = data = dataclasses.replace(data, test=data.test[: self.report.images])
+        start = warm_start(config, info.image_shape, folder)
         if start is not None and start["heads"] is not None:
-            self.heads.take_over(start["heads"])
+            self.heads.warm_start(start["heads"])
+        self.objective = objective_of(config)
         problem = Problem(
             len(data.train), info.classes, self.chip is None, config.seed, config.memory, config.surrogate
         )  # fmt: skip
         self.stages = Stages(config, problem, shape, data.train.images, start["fuse"] if start is not None else None)
         self.fuse = self.stages.fuse
         chip = self.chip or Chip(config.bit_error_rate, seeds.training_chips(config.seed, 0, 1)[0])
-        self.watch = Watch(data.train.images, chip, config.watch)
-        self.plan = plan(config, data, self.heads, self.stages.methods(), self.watch, info.limit)
-        ledger.at_risk = IMAGES_PER_REQUEST  # what the plan keeps back for a run that is killed
+        self.watch = Watch(data.train.images, chip, config.remote.checks)
+        self.plan = plan(
+            config, data, self.objective, self.heads, self.stages.methods(), self.watch, self.report, info.limit
+        )  # fmt: skip
+        ledger.scheduler.at_risk = IMAGES_PER_REQUEST  # what the plan keeps for a run that is killed
         self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
         self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
         self.labels = data.train.labels
@@ -119,7 +127,7 @@ class Trainer:
             if state is None:
                 for line in self.watch.open(self.ledger):
                     say(line)
-                self._warm_up()
+                self._before_training()
                 self.save()
             saved = time.monotonic()
             while self.step < self.plan.steps:
@@ -141,6 +149,17 @@ class Trainer:
             pass  # retries have used up the rest; what was learned is reported
         self.ledger.limit = self.config.budget
         return accuracies(self.ledger.ask, self.fuse, self.heads, self.data.test, self._reported())
+
+    def smaller_report(self) -> str | None:
+        """What the closing report leaves out to stay within its share of the budget; ``None`` if nothing."""
+        chips = 1 if self.chip is not None else self.config.report.chips
+        if self.config.report.images is not None or (self.report.images, self.report.chips) == (self.held_out, chips):
+            return None
+        fewer = f" and {self.report.chips} of {chips} chips" if self.report.chips < chips else ""
+        return (
+            f"closing report on {self.report.images} of {self.held_out} held-out images{fewer}, so that it takes at most "
+            f"{100 * self.config.report.share:.0f} % of the budget; `report.images` sets another number"
+        )
 
     def fused(self, images: Tensor) -> Tensor:
         """``images`` as the fuse makes them now."""
@@ -180,18 +199,18 @@ class Trainer:
         self.ledger.load_state_dict(state["ledger"])
         self.watch.load_state_dict(state["watch"])
 
-    def _warm_up(self) -> None:
+    def _before_training(self) -> None:
         owned, answered = self.data.train.images, []
         if self.config.labels == "target":
             checked = self.data.validation.images[: self.config.validation.images]
             answered.append(Answered(owned, NOMINAL, self.ledger.ask(owned, NOMINAL)))
             self.labels = answered[0].answers.argmax(1)
             self.validation_labels = self.ledger.ask(checked, NOMINAL).argmax(1)
-        answers = self.heads.warm_up(self.labels)
+        answers = self.heads.fit(self.labels)
         if answers is not None:
             assert self.chip is not None
             answered.append(Answered(owned[: len(answers)], self.chip, answers))
-            sure = self.heads.meet(self.chip)(answers).detach().softmax(1).gather(1, self.labels[: len(answers), None])[:, 0]
+            sure = self.heads.head_for(self.chip)(answers).detach().softmax(1).gather(1, self.labels[: len(answers), None])[:, 0]
             self.sampler.observe(torch.arange(len(sure)), 1.0 - sure)
         self.stages.method.prepare(Split(owned, self.labels), answered, self.ledger.ask)
 
@@ -204,10 +223,13 @@ class Trainer:
             images = moved(images, moves, seeds.stream(self.config.seed, "augment", self.step))
         if self.config.precision == "bfloat16":
             images = images.contiguous(memory_format=torch.channels_last)  # the order in which it is fast
+        model = self.stages.method.simulated_target
+        terms = self.objective.terms(self.step, lambda chip: self.heads.head_for(chip, model), model is not None)
         step = Step(
-            self.step - begun, self.stages.seed, self.fuse, index, images, self.labels[index], weights,
-            self._terms(), self.ledger.ask, self.ledger.ask_with_tape, self.ledger.seen, self.ledger.ask_all,
-            self._scorer, self.config.sampling == "hard",
+            number=self.step - begun, seed=self.stages.seed, fuse=self.fuse, index=index, images=images,
+            labels=self.labels[index], weights=weights, terms=terms, ask=self.ledger.ask,
+            ask_with_tape=self.ledger.ask_with_tape, seen=self.ledger.seen, ask_all=self.ledger.ask_all, scorer=self._scorer,
+            hard=self.config.sampling == "hard",
         )  # fmt: skip
         if self.head_optimizer:
             self.head_optimizer.zero_grad()
@@ -221,7 +243,7 @@ class Trainer:
             self.sampler.observe(index, difficulty)
         if self.head_optimizer:
             for group in self.head_optimizer.param_groups:
-                group["lr"] = falling(self.config.affine.lr, self.step, self.plan.steps)
+                group["lr"] = linear_decay(self.config.settings_of("head").lr, self.step, self.plan.steps)
             self.head_optimizer.step()
         return loss
 
@@ -230,32 +252,9 @@ class Trainer:
             self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bfloat16"
         )  # fmt: skip
 
-    def _terms(self) -> list[Term]:
-        """The nominal term, where it has a weight, and the perturbed ones; or one of the two kinds, drawn by their weights.
-
-        A step's loss is divided by the weights of its terms, so that drawing leaves it unbiased.
-        """
-        clean, perturbed = self.config.clean_weight, self.config.eopm.perturbed_weight
-        if clean > 0 and self.config.eopm.terms == "one":
-            if nominal_drawn(self.config, self.step):
-                return [Term(NOMINAL, self.heads.meet(NOMINAL, self.stages.method.model), clean)]
-            clean = 0.0
-        model = self.stages.method.model
-        if self.chip is not None and model is None:
-            chips = [self.chip]
-        else:
-            eopm = self.config.eopm
-            numbers = seeds.training_chips(self.config.seed, self.step, eopm.chips, eopm.pool)
-            chips = [Chip(self.config.bit_error_rate, number) for number in numbers]
-        weight = perturbed / len(chips)
-        terms = [Term(chip, self.heads.meet(chip, model), weight) for chip in chips]
-        if clean > 0:
-            terms.insert(0, Term(NOMINAL, self.heads.meet(NOMINAL, model), clean))
-        return terms
-
     def _look(self) -> None:
         """What is due before the present step: is the target still the same, and what has been learned?"""
-        if self.plan.watches_at(self.step):
+        if self.plan.checks_drift(self.step):
             drift = self.watch.again(self.ledger)
             self.folder.event({"step": self.step, "images": self.ledger.images, "drift": drift})
         if self.plan.validates(self.step):
@@ -265,11 +264,11 @@ class Trainer:
         chip = self.chip or Chip(self.config.bit_error_rate, seeds.validation_chip(self.step))
         images = self.data.validation.images[: self.config.validation.images]
         with torch.no_grad():
-            logits: Tensor = self.heads.meet(chip)(self.ledger.ask(self.fused(images), chip))
+            logits: Tensor = self.heads.head_for(chip)(self.ledger.ask(self.fused(images), chip))
         self.validation = accuracy(logits, self.validation_labels[: len(images)])
         self.folder.event({"step": self.step, "images": self.ledger.images, "validation": self.validation})
 
     def _reported(self) -> list[Chip]:
         if self.chip is not None:
             return [self.chip]
-        return [Chip(self.config.bit_error_rate, number) for number in seeds.reporting_chips(self.config.report.chips)]
+        return [Chip(self.config.bit_error_rate, number) for number in seeds.reporting_chips(self.report.chips)]

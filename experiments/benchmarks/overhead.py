@@ -26,13 +26,11 @@ from backends.base import NOMINAL
 from bbfuse.compare.measured import value
 from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
-from bbfuse.config.schema import RunConfig, section_of
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
-from bbfuse.optimizers.base import Problem
-from bbfuse.optimizers.settings import METHODS
-from bbfuse.training.objective import Step, Term
-from bbfuse.training.scoring import Probe, Score
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Probe, Score, Step
+from bbfuse.optimizers.base import OPTIMIZERS, Problem
 from experiments.benchmarks.timing import median_seconds, peak_bytes
 from experiments.study import Measurement
 
@@ -75,15 +73,15 @@ class _Free(Step):
 
 def _ours(name: str, settings: dict[str, Any], parameters: int) -> Callable[[int], object]:
     fuse = _Bare(parameters)
-    section = type(getattr(RunConfig(), section_of(name)))(**settings)
-    method = METHODS[name].load()(section, Problem(1, 1, False, 0), fuse)
+    method = OPTIMIZERS[name].create(OPTIMIZERS[name].Config(**settings), Problem(1, 1, False, 0), fuse)
     numbers, losses = itertools.count(), _different_numbers()
     one = torch.zeros(1, 1, 1, 1)
 
     def step(_: int) -> None:
         made = _Free(
-            next(numbers), 0, fuse, torch.zeros(1, dtype=torch.long), one, torch.zeros(1, dtype=torch.long), torch.ones(1),
-            [Term(NOMINAL, Head(), 1.0)], lambda images, chip: images, lambda images, chip: images,
+            number=next(numbers), seed=0, fuse=fuse, index=torch.zeros(1, dtype=torch.long), images=one,
+            labels=torch.zeros(1, dtype=torch.long), weights=torch.ones(1), terms=[Term(NOMINAL, Head(), 1.0)],
+            ask=lambda images, chip: images, ask_with_tape=lambda images, chip: images,
         )  # fmt: skip
         made.numbers = losses
         method.update(made, 10**6)

@@ -30,7 +30,7 @@ from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.module import Fuse
-from bbfuse.heads.base import Affine
+from bbfuse.heads.affine import Affine
 from bbfuse.runs.folder import RunFolder
 from experiments.benchmarks.serving import Timed, answering
 from experiments.benchmarks.timing import median_seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import statistics
 import time
@@ -16,17 +15,19 @@ from torch import Tensor, nn
 from backends.base import NOMINAL, Backend
 from backends.datasets.base import Split
 from backends.http.backend import RemoteBackend
+from backends.kinds.remote import RemoteConfig
 from backends.simulated import SimulatedBackend
 from backends.targets.networks import build
-from bbfuse.config.schema import RayConfig, RemoteConfig, RunConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import RayConfig
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Step
 from bbfuse.optimizers.base import Problem
-from bbfuse.optimizers.nes import Nes
-from bbfuse.optimizers.settings import NesConfig
+from bbfuse.optimizers.nes import Nes, NesConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.seeds import stream
-from bbfuse.training.objective import Step, Term
 
 __all__ = ["CASES", "PEERS", "Work", "backend_of", "opened_by", "owned", "step_seconds"]
 
@@ -73,7 +74,7 @@ class Work:
         case: dict[str, Any] = {**CASES, **PEERS}[name]
         config = RunConfig(data=name, workers=workers, ray=RayConfig(cpus=1.0 if url is None else 0.1))
         if url is not None:
-            config = dataclasses.replace(config, backend="remote", remote=RemoteConfig(url=url))
+            config = config.replaced(backend="remote", remote=RemoteConfig(url=url))
         backend = backend_of(case["target"], case["shape"], url)
         stack.callback(backend.close)
         self._data, self._batch = owned(case["shape"]), case["batch"]
@@ -117,8 +118,9 @@ class Work:
         index = torch.randint(0, OWNED, (self._batch,), generator=stream(0, "batch", number))
         self._method.update(
             Step(
-                number, 0, self._fuse, index, self._data.images[index], self._data.labels[index], torch.ones(self._batch),
-                [Term(NOMINAL, Head(), 1.0)], self._ledger.ask, self._ledger.ask_with_tape, scorer=self.cluster, hard=False,
+                number=number, seed=0, fuse=self._fuse, index=index, images=self._data.images[index],
+                labels=self._data.labels[index], weights=torch.ones(self._batch), terms=[Term(NOMINAL, Head(), 1.0)],
+                ask=self._ledger.ask, ask_with_tape=self._ledger.ask_with_tape, scorer=self.cluster, hard=False,
             ),
             10**6,
         )  # fmt: skip

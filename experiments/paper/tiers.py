@@ -15,8 +15,10 @@ from backends.targets.fit import fit_to
 from backends.training.hardening import Hardening
 from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 from bbfuse.compare.tasks import Task
-from bbfuse.config.schema import EopmConfig, ReportConfig, RunConfig, ValidationConfig
-from bbfuse.optimizers.settings import BackpropConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.objective.eopm import EopmConfig
+from bbfuse.optimizers.backprop import BackpropConfig
 from bbfuse.seeds import reporting_chips
 from bbfuse.training.evaluation import report_images
 
@@ -133,8 +135,8 @@ TIERS = {
         generators=dict.fromkeys((0.01, 0.005), GENERATORS),
         # an image goes through the fuse once and the target five times: 6.4 million are 10,000 steps, 28 epochs of the fuse;
         # with ConvL 15 PFLOP on ResNet18, 11 on VGG19, 34 on ResNet50, two to four minutes at 150 TFLOP/s
-        relaxed=replace(
-            _RELAXED, device="cuda", precision="bfloat16", batch=128, augment=True, backprop=BackpropConfig(lr=1e-3),
+        relaxed=_RELAXED.replaced(
+            device="cuda", precision="bfloat16", batch=128, augment=True, backprop=BackpropConfig(lr=1e-3),
             eopm=EopmConfig(chips=4, terms="all", pool=300),
         ),
         images=6_400_000,

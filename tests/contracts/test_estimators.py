@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL
-from bbfuse.optimizers.backprop import Backprop
-from bbfuse.optimizers.base import Descent
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.backprop import Backprop, BackpropConfig
+from bbfuse.optimizers.base import GradientEstimator
 from bbfuse.optimizers.directions import BASES, Directions
-from bbfuse.optimizers.rge import InputRge
-from bbfuse.optimizers.settings import BackpropConfig, RgeConfig
-from bbfuse.training.objective import Step
+from bbfuse.optimizers.rge import InputRge, RgeConfig
 from tests.helpers.methods import PROBLEM, VARIANTS, make
 from tests.helpers.targets import CHIP, StepMaker
 
 UNBIASED = [name for name in VARIANTS if name.startswith(("spsa", "rge")) and not name.endswith(("broyden", "coarse"))]
 
 
-def gradient(estimator: Descent, step: Step) -> Tensor:
+def gradient(estimator: GradientEstimator, step: Step) -> Tensor:
     estimator.estimate(step)
     return torch.cat([p.grad.flatten() for p in step.fuse.parameters() if p.grad is not None])
 
@@ -44,8 +43,8 @@ def test_the_mean_over_many_directions_is_the_gradient_in_direction_and_scale(na
         ]
     )
     estimator = make(name, step_of().fuse)
-    assert isinstance(estimator, Descent)
-    steps = 800 // estimator.answers_per_image
+    assert isinstance(estimator, GradientEstimator)
+    steps = 800 // estimator.queries_per_image
     samples = torch.stack([directions @ gradient(estimator, step_of(number)) for number in range(steps)])
     error = samples.std(0) / math.sqrt(steps)
     assert error[0] < 0.1 * truth.norm()
@@ -65,7 +64,7 @@ def test_a_normalised_estimate_has_the_direction_of_the_gradient(name: str, step
     for number in range(100):
         step = step_of(number)
         estimator = make(name, step.fuse)
-        assert isinstance(estimator, Descent)
+        assert isinstance(estimator, GradientEstimator)
         samples.append(gradient(estimator, step))
     mean, stacked = torch.stack(samples).mean(0), torch.stack(samples)
     assert torch.nn.functional.cosine_similarity(mean, truth, dim=0) > 0.85 * math.sqrt(800 / (800 + len(truth)))

@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from backends.base import NOMINAL, Access
 from backends.simulated import SimulatedBackend
 from bbfuse.fuse.module import Fuse
-from bbfuse.heads.base import Affine, Head
-from bbfuse.optimizers.base import Method, Problem
-from bbfuse.optimizers.settings import METHODS
+from bbfuse.heads.affine import Affine
+from bbfuse.heads.base import Head
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Probe, Score, Step
+from bbfuse.optimizers.base import OPTIMIZERS, Optimizer, Problem
 from bbfuse.querying.ledger import Ledger
-from bbfuse.training.objective import Step, Term
-from bbfuse.training.scoring import Probe, Score
 from tests.helpers.methods import ASKING, STRICT, VARIANTS, make
 from tests.helpers.targets import CHIP, SMALL, StepMaker
 
 
 def test_every_method_of_the_table_is_tested_here() -> None:
-    assert {name.split(",")[0] for name in VARIANTS} == set(METHODS)
+    assert {name.split(",")[0] for name in VARIANTS} == set(OPTIMIZERS)
 
 
-def trained(name: str, step_of: StepMaker, numbers: range, method: Method | None = None, fuse: Fuse | None = None) -> Any:
+def trained(name: str, step_of: StepMaker, numbers: range, method: Optimizer | None = None, fuse: Fuse | None = None) -> Any:
     """The method and the fuse after these steps, which all move one fuse."""
     fuse = fuse or step_of().fuse
     method = method or make(name, fuse)
@@ -86,7 +86,7 @@ def test_sends_as_often_as_it_says_and_leaves_its_probes_no_trace(name: str, ste
 
     step.ask = step.ask_with_tape = counting
     method.update(step, 10)
-    assert asked == 8 * method.answers_per_image
+    assert asked == 8 * method.queries_per_image
 
 
 @pytest.mark.parametrize("name", ASKING)
@@ -116,7 +116,7 @@ def test_heads_get_their_exact_gradient(name: str, step_of: StepMaker) -> None:
 
 @pytest.mark.parametrize("name", STRICT)
 def test_strict_methods_never_touch_the_tape(name: str, step_of: StepMaker) -> None:
-    assert METHODS[name.split(",")[0]].needs == Access.LOGITS
+    assert OPTIMIZERS[name.split(",")[0]].access == Access.LOGITS
     step = step_of()
 
     def forbidden(*_: object) -> Tensor:
@@ -253,7 +253,7 @@ def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, 
     assert least < 0.7 * start
 
     method = make(name, fuse, Problem(64, 3, False, 0), **TUNED.get(name, {}))
-    steps = 1500 // max(method.answers_per_image, 3)
+    steps = 1500 // max(method.queries_per_image, 3)
     for number in range(steps):
         stream = torch.Generator().manual_seed(number)
 
@@ -262,8 +262,8 @@ def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, 
             return answers + noise * torch.randn(answers.shape, generator=stream)
 
         step = Step(
-            number, 0, fuse, torch.arange(64), images, labels, torch.ones(64), [Term(CHIP, Head(), 1.0)],
-            lambda asked, chip: ask(asked.detach(), chip).detach(), ask,
+            number=number, seed=0, fuse=fuse, index=torch.arange(64), images=images, labels=labels, weights=torch.ones(64),
+            terms=[Term(CHIP, Head(), 1.0)], ask=lambda asked, chip: ask(asked.detach(), chip).detach(), ask_with_tape=ask,
         )  # fmt: skip
         method.update(step, steps)
     assert start - loss(fuse) > 0.9 * (start - least), (start, loss(fuse), least)

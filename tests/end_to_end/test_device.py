@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bbfuse.cli.run import execute
-from bbfuse.config.schema import WITH_SURROGATE, AffineConfig, ReportConfig, RunConfig, ValidationConfig
-from bbfuse.optimizers.settings import SurrogateConfig, TransferConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.execution import execute
+from bbfuse.heads.affine import AffineConfig
+from bbfuse.optimizers.base import OPTIMIZERS
+from bbfuse.optimizers.surrogate.network import SurrogateConfig
+from bbfuse.optimizers.surrogate.transfer import TransferConfig
 
 _DEVICE: Any = Tensor.device.__get__  # type: ignore[attr-defined]
 _CROSSES: list[Any] = [
@@ -112,7 +116,7 @@ _RUNS = {
 @pytest.mark.parametrize("name", _RUNS)
 def test_all_of_a_run_lies_on_the_device(name: str, device: Pretended, network: nn.Module, tmp_path: Path) -> None:
     config = replace(_RUNS[name], device="cuda", out=tmp_path, validation=ValidationConfig(times=0))
-    if config.optimizer in WITH_SURROGATE:
+    if OPTIMIZERS[config.optimizer].uses_surrogate:
         config = replace(config, surrogate=SurrogateConfig(steps=5))
     with device:
         execute(config)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from backends.server.subprocess_server import OwnServer
-from bbfuse.cli.run import execute
-from bbfuse.config.schema import RemoteConfig, ReportConfig, RunConfig
+from backends.http.backend import OwnServer
+from backends.kinds.remote import RemoteConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig
+from bbfuse.execution import execute
 from tests.helpers.faults import FAULTS, FaultyProxy, faulty
 
 SMALL = RunConfig(

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from backends.base import NOMINAL, Access, BackendInfo, Chip, InputError, Sending, TargetError
 from backends.datasets.base import Dataset
-from bbfuse.config.schema import (
-    AffineConfig,
-    validate,
-)
-from bbfuse.optimizers.settings import RgeConfig
-from bbfuse.querying.ledger import BudgetSpentError, Ledger
+from bbfuse.config.checks import validate
+from bbfuse.heads.affine import AffineConfig
+from bbfuse.optimizers.rge import RgeConfig
+from bbfuse.querying.budget import BudgetSpentError
+from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder, events
 from bbfuse.training.planning import Queries
 from bbfuse.training.trainer import Trainer

@@ -13,10 +13,17 @@ import requests
 from backends.base import InputError
 from backends.datasets.base import Dataset
 from backends.http.codecs.oip_json import chip_of, named_tensor, tensor_of
+from backends.kinds.remote import RemoteConfig
 from backends.server.subprocess_server import OwnServer
-from bbfuse.cli.run import execute, forecast, main
-from bbfuse.config.schema import EopmConfig, RemoteConfig, ReportConfig, RunConfig, StandardizeConfig, ValidationConfig
-from bbfuse.optimizers.settings import FollowConfig, SurrogateConfig, TransferConfig
+from bbfuse.cli.run import main
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.execution import execute, forecast
+from bbfuse.heads.standardize import StandardizeConfig
+from bbfuse.objective.eopm import EopmConfig
+from bbfuse.optimizers.surrogate.follow import FollowConfig
+from bbfuse.optimizers.surrogate.network import SurrogateConfig
+from bbfuse.optimizers.surrogate.transfer import TransferConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.training.planning import Queries
 from bbfuse.training.trainer import Trainer

@@ -18,10 +18,16 @@ from typing import Any
 import pytest
 
 from backends.base import InputError, TargetError
-from backends.server.subprocess_server import OwnServer
-from bbfuse.cli.run import execute
-from bbfuse.config.schema import RayConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig, validate
-from bbfuse.optimizers.settings import CmaConfig, NesConfig, PgpeConfig, RgeConfig
+from backends.http.backend import OwnServer
+from backends.kinds.remote import RemoteConfig
+from bbfuse.config.checks import validate
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import RayConfig, ReportConfig, ValidationConfig
+from bbfuse.execution import execute
+from bbfuse.optimizers.cma import CmaConfig
+from bbfuse.optimizers.nes import NesConfig
+from bbfuse.optimizers.pgpe import PgpeConfig
+from bbfuse.optimizers.rge import RgeConfig
 from tests.helpers.faults import faulty
 
 BASE = RunConfig(budget=6_000, chip_seed=3, validation=ValidationConfig(images=20, times=2), report=ReportConfig(images=100))

@@ -26,8 +26,9 @@ import pytest
 import yaml
 
 from backends.base import InputError
-from bbfuse.cli.run import execute, parse
-from bbfuse.config.schema import validate
+from bbfuse.cli.run import parse
+from bbfuse.config.checks import validate
+from bbfuse.execution import execute
 from tests.helpers.pages import ROOT
 
 MANIFEST = ROOT / "experiments" / "rayjob.yaml"

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from backends.base import Access
-from backends.server.subprocess_server import OwnServer
-from bbfuse.optimizers.settings import METHODS
+from backends.http.backend import OwnServer
+from bbfuse.optimizers.base import OPTIMIZERS
 from tests.helpers.pages import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md"]
@@ -123,6 +123,6 @@ def test_every_flag_named_is_a_flag() -> None:
 
 def test_the_table_of_methods_is_that_of_the_code() -> None:
     text = (ROOT / "README.md").read_text()
-    for name, method in METHODS.items():
-        granted = "logits" if method.needs == Access.LOGITS else "gradients"
+    for name, method in OPTIMIZERS.items():
+        granted = "logits" if method.access == Access.LOGITS else "gradients"
         assert f"| `{name}` | {granted} | {method.about} |" in text

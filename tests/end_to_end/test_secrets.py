@@ -17,7 +17,7 @@ from backends.base import NOMINAL, InputError, TargetError
 from backends.http.backend import RemoteBackend, TransportSettings
 from backends.server.subprocess_server import OwnServer
 from bbfuse.cli.run import main, parse
-from bbfuse.config.schema import validate
+from bbfuse.config.checks import validate
 from tests.helpers.faults import Handler, faulty, script
 from tests.helpers.servers import METADATA, images, right, sums
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bbfuse.optimizers.backprop import Backprop
-from bbfuse.optimizers.settings import BackpropConfig
+from bbfuse.optimizers.backprop import Backprop, BackpropConfig
 from tests.helpers.descent import (
     MATRICES,
     PROBLEM,
@@ -49,4 +48,4 @@ def test_backprop_takes_adams_steps_on_the_true_gradient() -> None:
     gradients: list[Array] = []
     follows(vectors(lambda fuse: Backprop(BackpropConfig(lr=0.03), PROBLEM, fuse), range(5), 6, 3, gradients=gradients), path)
     estimated(gradients, adam.gradients)
-    assert Backprop(BackpropConfig(), PROBLEM, small_fuse()).answers_per_image == 1
+    assert Backprop(BackpropConfig(), PROBLEM, small_fuse()).queries_per_image == 1

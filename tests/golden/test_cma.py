@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from bbfuse.optimizers.base import Problem
-from bbfuse.optimizers.cma import Cma
-from bbfuse.optimizers.settings import CmaConfig
+from bbfuse.optimizers.cma import Cma, CmaConfig
 from tests.helpers.points import PARAMETERS, loss_at, named, small_fuse, step_for
 
 SEED, SIGMA = 12, 0.07
@@ -57,7 +56,7 @@ def compared(config: CmaConfig, points: int, monkeypatch: pytest.MonkeyPatch) ->
     asked: list[Any] = []
     ask = Cma.ask
     monkeypatch.setattr(Cma, "ask", lambda self: asked.append(ask(self)) or asked[-1])
-    assert method.answers_per_image == points
+    assert method.queries_per_image == points
     for number, which in enumerate(LOST):
         lost = list(range(points)) if which == "all" else [int(place) for place in which]
         before = fuse.vector()

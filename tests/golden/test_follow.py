@@ -13,13 +13,12 @@ from backends.base import NOMINAL, Chip
 from backends.datasets.base import Split
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
+from bbfuse.objective.step import Step
 from bbfuse.optimizers.base import Problem
-from bbfuse.optimizers.settings import FollowConfig, SurrogateConfig, TransferConfig
-from bbfuse.optimizers.surrogate.follow import Follow
-from bbfuse.optimizers.surrogate.network import ARCHITECTURES
-from bbfuse.optimizers.surrogate.transfer import Transfer
-from bbfuse.querying.ledger import Answered
-from bbfuse.training.objective import Step
+from bbfuse.optimizers.surrogate.follow import Follow, FollowConfig
+from bbfuse.optimizers.surrogate.network import ARCHITECTURES, SurrogateConfig
+from bbfuse.optimizers.surrogate.transfer import Transfer, TransferConfig
+from bbfuse.querying.responses import Answered
 from tests.helpers.imitator import Adam, Imitator, loss_of
 from tests.helpers.points import answers, images_of, named, small_fuse, step_for
 from tests.helpers.targets import CHIP
@@ -138,10 +137,10 @@ def test_without_trust_the_fuse_stays() -> None:
 @pytest.mark.parametrize(("population", "every", "expected"), [(False, None, 2), (True, None, 16), (True, 5, 5), (False, 1, 1)])
 def test_how_often_follow_buys(population: bool, every: int | None, expected: int) -> None:
     method = Follow(FollowConfig(every=every), problem(population), small_fuse())
-    assert method.every == expected
-    assert method.answers_per_image == 1
+    assert method.query_interval == expected
+    assert method.queries_per_image == 1
     assert method.simulates == population
-    assert (method.model is None) == (not population)
+    assert (method.simulated_target is None) == (not population)
 
 
 def test_the_share_of_raw_images_is_rounded_to_whole_images() -> None:
@@ -183,13 +182,13 @@ def test_transfer_steps_the_fuse_through_chips_simulated_on_the_surrogate() -> N
         fused.step(step, chips.logits, LR * (1.0 - 0.95 * number / STEPS))
         method.update(step, STEPS)
         torch.testing.assert_close(fuse.vector(), fused.theta.detach(), **CLOSE)
-    assert (method.steps, method.answers_per_image, method.images_first) == (31, 0, 140)
+    assert (method.steps, method.queries_per_image, method.images_before_training) == (31, 0, 140)
     assert method.trust is None
-    assert method.model == method.answers
+    assert method.simulated_target == method.answers
 
 
 def test_transfer_asks_for_no_more_images_than_are_owned_and_for_none_by_default() -> None:
-    assert Transfer(TransferConfig(images=151), problem(False), small_fuse()).images_first == 150
+    assert Transfer(TransferConfig(images=151), problem(False), small_fuse()).images_before_training == 150
     method = Transfer(TransferConfig(), problem(False), small_fuse())
     before = method.answers(images_of(1), CHIP)
 
@@ -197,7 +196,7 @@ def test_transfer_asks_for_no_more_images_than_are_owned_and_for_none_by_default
         raise AssertionError("nothing is to be asked")
 
     method.prepare(OWNED, [], never)
-    assert method.images_first == 0
+    assert method.images_before_training == 0
     assert torch.equal(method.answers(images_of(1), CHIP), before)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from bbfuse.optimizers.fzoo import Fzoo
-from bbfuse.optimizers.settings import FzooConfig
+from bbfuse.optimizers.fzoo import Fzoo, FzooConfig
 from tests.helpers.descent import (
     PARAMETERS,
     PROBLEM,
@@ -53,5 +52,5 @@ def test_where_all_losses_are_equal_the_fuse_stays() -> None:
 
 def test_it_asks_for_the_centre_beside_its_directions() -> None:
     method = Fzoo(CONFIG, PROBLEM, small_fuse())
-    assert method.answers_per_image == 5
+    assert method.queries_per_image == 5
     assert method.optimizer.param_groups[0]["lr"] == 0.0  # `update` sets it

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from backends.datasets.base import Split
+from bbfuse.objective.step import Step
 from bbfuse.optimizers.base import Problem
-from bbfuse.optimizers.settings import GuidedConfig, SurrogateConfig
-from bbfuse.optimizers.surrogate.guided import Guided
-from bbfuse.training.objective import Step
+from bbfuse.optimizers.surrogate.guided import Guided, GuidedConfig
+from bbfuse.optimizers.surrogate.network import SurrogateConfig
 from tests.helpers.imitator import Adam, Imitator
 from tests.helpers.points import TERMS, answers, images_of, named, small_fuse, step_for
 

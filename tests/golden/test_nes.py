@@ -9,9 +9,8 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from bbfuse.optimizers.nes import Nes
+from bbfuse.optimizers.nes import Nes, NesConfig
 from bbfuse.optimizers.ranks import centred_ranks
-from bbfuse.optimizers.settings import NesConfig
 from tests.helpers.descent import (
     PARAMETERS,
     PROBLEM,
@@ -57,7 +56,7 @@ def test_nes_takes_the_papers_steps_with_ties_and_without_the_pairs_that_lost_a_
     path, estimates = reference(range(7), 7, lost, digits)
     follows(found, path)
     estimated(gradients, estimates)
-    assert Nes(CONFIG, PROBLEM, small_fuse()).answers_per_image == 8
+    assert Nes(CONFIG, PROBLEM, small_fuse()).queries_per_image == 8
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import torch
 
 from backends.base import InputError
 from bbfuse.optimizers.base import Problem
-from bbfuse.optimizers.nevergrad import Nevergrad
-from bbfuse.optimizers.settings import NevergradConfig
+from bbfuse.optimizers.nevergrad import Nevergrad, NevergradConfig
 from tests.helpers.points import PARAMETERS, loss_at, named, small_fuse, step_for
 
 SIGMA, LOW = 0.06, 3_000_000_077
@@ -63,7 +62,7 @@ def test_it_asks_tells_and_moves_as_the_library_does(
     asked: list[Any] = []
     ask = Nevergrad.ask
     monkeypatch.setattr(Nevergrad, "ask", lambda self: asked.append(ask(self)) or asked[-1])
-    assert method.answers_per_image == points
+    assert method.queries_per_image == points
     for number, which in enumerate(LOST):
         lost = list(range(points)) if which == "all" else [place for place in which if int(place) < points - 1]
         before = fuse.vector()
@@ -102,8 +101,8 @@ def test_what_takes_one_point_at_a_time_is_refused_from_two_workers_on() -> None
         name for name in ("SQP", "Powell", "Cobyla", "NelderMead") if ng.optimizers.registry[name].no_parallelization
     )
     problem = Problem(7, 3, False, 0)
-    assert Nevergrad(NevergradConfig(one_at_a_time, workers=1), problem, small_fuse()).answers_per_image == 1
-    assert Nevergrad(NevergradConfig("TBPSA", workers=2), problem, small_fuse()).answers_per_image == 2
+    assert Nevergrad(NevergradConfig(one_at_a_time, workers=1), problem, small_fuse()).queries_per_image == 1
+    assert Nevergrad(NevergradConfig("TBPSA", workers=2), problem, small_fuse()).queries_per_image == 2
     with pytest.raises(InputError, match=f"{one_at_a_time} takes one point at a time: give --nevergrad.workers 1"):
         Nevergrad(NevergradConfig(one_at_a_time, workers=2), problem, small_fuse())
 

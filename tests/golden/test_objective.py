@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from backends.base import Chip
-from bbfuse.heads.base import Standardize
-from bbfuse.querying.ledger import Question
-from bbfuse.training.objective import Step, Term
-from bbfuse.training.scoring import Given, Probe, Score
+from bbfuse.heads.standardize import Standardize
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Given, Probe, Score, Step
+from bbfuse.querying.responses import Question
 from tests.helpers.eopm import CHIPS, CLASSES, FIRST, IMAGE_WEIGHTS, IMAGES, LABELS, Array, Case, drawn, eopm, of, target
 
 

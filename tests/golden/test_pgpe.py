@@ -10,8 +10,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from bbfuse.optimizers.pgpe import ClipUp, Pgpe
-from bbfuse.optimizers.settings import PgpeConfig
+from bbfuse.optimizers.pgpe import ClipUp, Pgpe, PgpeConfig
 from tests.helpers.descent import PARAMETERS, PROBLEM, START, Array, estimated, falls, follows, loss_at, named, vectors
 
 CONFIG = PgpeConfig(lr=0.05, sigma=0.5, sigma_lr=0.9, largest_change=0.15, pairs=5)
@@ -75,7 +74,7 @@ def test_pgpe_takes_the_papers_steps_and_adapts_its_sds_within_their_limit() -> 
     assert min(shares) < -1.0 < max(share for share in shares if share < 0.0)
     assert min(share for share in shares if share > 0.0) < 1.0 < max(shares)
     assert 0 < clip_up.clipped < 8
-    assert made[-1].answers_per_image == 10
+    assert made[-1].queries_per_image == 10
 
 
 def parameters(*values: list[float]) -> list[Tensor]:

@@ -14,8 +14,7 @@ import torch
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from bbfuse.optimizers.rge import InputRge, ParameterRge, make
-from bbfuse.optimizers.settings import RgeConfig
+from bbfuse.optimizers.rge import InputRge, ParameterRge, Rge, RgeConfig
 from tests.helpers.descent import (
     BATCH,
     CLASSES,
@@ -189,6 +188,6 @@ def test_rge_in_parameters_takes_the_equations_steps() -> None:
 
 @pytest.mark.parametrize("space", ["inputs", "parameters"])
 def test_every_pair_sends_each_image_twice(space: Any) -> None:
-    made = make(RgeConfig(space=space, directions=3), PROBLEM, small_fuse())
+    made = Rge.create(RgeConfig(space=space, directions=3), PROBLEM, small_fuse())
     assert type(made) is {"inputs": InputRge, "parameters": ParameterRge}[space]
-    assert made.answers_per_image == 6
+    assert made.queries_per_image == 6

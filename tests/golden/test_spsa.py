@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bbfuse.optimizers.settings import SpsaConfig, SpsaGcConfig
-from bbfuse.optimizers.spsa import Spsa
-from bbfuse.optimizers.spsa_gc import SpsaGc
+from bbfuse.optimizers.spsa import Spsa, SpsaConfig
+from bbfuse.optimizers.spsa_gc import SpsaGc, SpsaGcConfig
 from tests.helpers.descent import (
     PARAMETERS,
     PROBLEM,
@@ -70,7 +69,7 @@ def test_spsa_has_no_rate_before_it_has_an_estimate_and_then_that_of_the_first_u
         assert method.learning_rate(k, 50) == pytest.approx(0.013 / size * (6 / (6 + k)) ** 0.9)
     assert method.state_dict()["sizes"] == pytest.approx([size])
     assert method.optimizer.param_groups[0]["lr"] == 0.0  # `update` sets it
-    assert method.answers_per_image == 6
+    assert method.queries_per_image == 6
 
 
 def blackvip(numbers: range, lost: dict[int, Collection[int]], momentum: float) -> list[Array]:
@@ -97,4 +96,4 @@ def test_the_gain_of_spsa_gc_falls_with_the_step_alone() -> None:
     assert method.optimizer.param_groups[0]["lr"] == 0.0  # `update` sets it
     for k in (0, 25, 50):
         assert method.learning_rate(k, 50) == method.learning_rate(k, 7) == pytest.approx(0.4 / (k + 3.5) ** 0.7)
-    assert method.answers_per_image == 6
+    assert method.queries_per_image == 6

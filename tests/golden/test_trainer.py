@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backends.base import NOMINAL, Chip
-from bbfuse.config.schema import EopmConfig
+from bbfuse.objective.eopm import EopmConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import events
 from bbfuse.training.trainer import Trainer

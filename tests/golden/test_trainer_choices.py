@@ -17,13 +17,16 @@ from torch import Tensor
 
 from backends.base import NOMINAL, BackendInfo, Chip, InputError
 from backends.datasets.base import Dataset, Split
-from bbfuse.config.schema import AffineConfig, EopmConfig, RemoteConfig, ReportConfig, StandardizeConfig, ValidationConfig
-from bbfuse.optimizers.base import Descent
+from backends.kinds.remote import RemoteConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.heads.affine import AffineConfig
+from bbfuse.heads.standardize import StandardizeConfig
+from bbfuse.objective.eopm import EopmConfig
+from bbfuse.objective.step import Probe, Score, Step
+from bbfuse.optimizers.base import GradientEstimator
 from bbfuse.optimizers.spsa import Spsa
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder, events
-from bbfuse.training.objective import Step
-from bbfuse.training.scoring import Probe, Score
 from bbfuse.training.trainer import Trainer
 from tests.helpers.open_target import CLASSES, CONFIG, DATA, ONE, POPULATION, STRICT, Open, answers, chips, steps_of, trained
 from tests.helpers.points import named
@@ -83,7 +86,7 @@ def test_a_head_is_calibrated_on_the_first_images_that_are_owned_as_many_as_it_w
         trainer = Trainer(
             dataclasses.replace(POPULATION, budget=9_000, **changed), Open().info, DATA, Ledger(Open(), 9_000), None
         )
-        return int(trainer.heads.asked_first[0])
+        return int(trainer.heads.queries_before_training[0])
 
     assert raw(head="standardize", standardize=StandardizeConfig(images=11)) == 11
     assert raw(head="standardize") == 50
@@ -95,7 +98,7 @@ def test_a_head_is_calibrated_on_the_first_images_that_are_owned_as_many_as_it_w
 def test_a_method_knows_whether_the_run_has_one_chip() -> None:
     for config, rate in ((STRICT, 5e-3), (POPULATION, 3e-3)):  # what rge takes by default
         made = Trainer(dataclasses.replace(config, optimizer="rge"), Open().info, DATA, Ledger(Open(), 9), None).stages.method
-        assert isinstance(made, Descent)
+        assert isinstance(made, GradientEstimator)
         assert made.learning_rate(0, 9) == rate
 
 
@@ -107,7 +110,7 @@ def test_a_run_begins_with_the_fuse_and_the_head_that_another_one_ended_with(tmp
         config = dataclasses.replace(CONFIG, init=tmp_path / "a", **changed)
         made = Trainer(config, Open().info, DATA, Ledger(Open(), 9), None)
         assert torch.equal(made.fuse.vector(), trainer.fuse.vector())
-        assert made.heads.taken is taken
+        assert made.heads.warm_started is taken
         if taken:
             assert torch.equal(made.heads.state_dict()["kept"]["matrix"], trainer.heads.state_dict()["kept"]["matrix"])
 
@@ -150,8 +153,7 @@ def test_a_target_is_watched_at_nominal_voltage_and_on_the_first_chip_of_the_tra
 
 def test_with_a_model_in_place_of_the_target_chips_are_drawn_for_one_chip_too(tmp_path: Path) -> None:
     trainer = Trainer(CONFIG, Open().info, DATA, Ledger(Open(), 500), None)
-    trainer.stages.method.model = answers
-    (term,) = trainer._terms()
+    (term,) = trainer.objective.terms(0, lambda chip: trainer.heads.head_for(chip, answers), simulated=True)
     assert term.chip == Chip(0.05, int(torch.randint(30_000, (1,), generator=named(5, "training chips", 0))))
     assert term.weight == 5.0
     assert trainer.config.eopm == EopmConfig()
@@ -160,7 +162,7 @@ def test_with_a_model_in_place_of_the_target_chips_are_drawn_for_one_chip_too(tm
 @pytest.mark.parametrize(("shape", "classes"), [((1, 8, 9), CLASSES), ((1, 8, 8), CLASSES + 1)])
 def test_data_that_the_target_does_not_take_are_refused_before_it_is_asked(shape: tuple[int, int, int], classes: int) -> None:
     info = BackendInfo("other", Open().info.access, shape, classes)
-    with pytest.raises(InputError, match=r"other takes images \(1, 8, .*classes, but --data some has \(1, 8, 8\) and 4"):
+    with pytest.raises(InputError, match=r"other takes images \(1, 8, .*classes, but `data=some` has \(1, 8, 8\) and 4"):
         Trainer(CONFIG, info, DATA, Ledger(Open(), 500), None)
 
 

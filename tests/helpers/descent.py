@@ -19,9 +19,9 @@ from torch import Tensor
 from backends.base import NOMINAL, Chip
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
-from bbfuse.optimizers.base import Descent, Problem
-from bbfuse.training.objective import Step, Term
-from bbfuse.training.scoring import Probe, Score
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Probe, Score, Step
+from bbfuse.optimizers.base import GradientEstimator, Problem
 from tests.helpers.targets import CHIP
 
 Array = NDArray[np.float64]
@@ -98,14 +98,15 @@ def step_for(
     dtype, index = fuse.vector().dtype, owned_in(number)
     weights = torch.from_numpy(WEIGHTS[index]).to(dtype) * (0.0 if flat else 1.0)
     return Step(
-        number, SEED, fuse, torch.from_numpy(index), torch.from_numpy(IMAGES[index]).to(dtype), torch.from_numpy(LABELS[index]),
-        weights, [Term(chip, Head(), weight) for chip, weight in TERMS], target, target, scorer=scorer,
+        number=number, seed=SEED, fuse=fuse, index=torch.from_numpy(index), images=torch.from_numpy(IMAGES[index]).to(dtype),
+        labels=torch.from_numpy(LABELS[index]), weights=weights,
+        terms=[Term(chip, Head(), weight) for chip, weight in TERMS], ask=target, ask_with_tape=target, scorer=scorer,
         seen=rounded if coarse else torch.clone,
     )  # fmt: skip
 
 
 def vectors(
-    make: Callable[[Fuse], Descent], numbers: Sequence[int], steps: int, resume: int | None = None,
+    make: Callable[[Fuse], GradientEstimator], numbers: Sequence[int], steps: int, resume: int | None = None,
     dtype: torch.dtype = torch.float64, gradients: list[Array] | None = None, **unusual: dict[int, Any],
 ) -> list[Array]:  # fmt: skip
     """The fuse's parameters after each step; before step ``resume`` the method is made anew from its saved state.

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from backends.base import NOMINAL, Chip
 from bbfuse.fuse.module import Fuse
-from bbfuse.heads.base import Affine, Head, Net
-from bbfuse.querying.ledger import Question
-from bbfuse.training.objective import Step, Term
+from bbfuse.heads.affine import Affine, Net
+from bbfuse.heads.base import Head
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Step
+from bbfuse.querying.responses import Question
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -60,8 +62,9 @@ class Case:
         self.images = drawn(1, IMAGES, *SHAPE).clamp(-0.8, 0.8) * 0.9
         of_terms = zip(CHIPS, (none, self.affine, self.net, self.affine), TERM_WEIGHTS, strict=True)
         self.step = Step(
-            0, 0, self.fuse, torch.arange(IMAGES), self.images, torch.from_numpy(LABELS), torch.from_numpy(IMAGE_WEIGHTS),
-            [Term(*parts) for parts in of_terms], self.ask, target, **changed,
+            number=0, seed=0, fuse=self.fuse, index=torch.arange(IMAGES), images=self.images, labels=torch.from_numpy(LABELS),
+            weights=torch.from_numpy(IMAGE_WEIGHTS), terms=[Term(*parts) for parts in of_terms], ask=self.ask,
+            ask_with_tape=target, **changed,
         )  # fmt: skip
 
     def ask(self, images: Tensor, chip: Chip) -> Tensor:

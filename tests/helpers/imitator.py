@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bbfuse.training.objective import Step
+from bbfuse.objective.step import Step
 from tests.helpers.points import named
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bbfuse.config.schema import RunConfig, section_of
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Method, Problem
-from bbfuse.optimizers.settings import METHODS
+from bbfuse.optimizers.base import OPTIMIZERS, Optimizer, Problem
 
 PROBLEM = Problem(owned=8, classes=3, population=False, seed=0)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -43,9 +41,8 @@ ASKING = [name for name in VARIANTS if name != "transfer"]
 
 
 def settings_of(name: str, **changed: Any) -> Any:
-    return type(getattr(RunConfig(), section_of(name.split(",")[0])))(**{**VARIANTS[name], **changed})
+    return OPTIMIZERS[name.split(",")[0]].Config(**{**VARIANTS[name], **changed})
 
 
-def make(name: str, fuse: Fuse, problem: Problem = PROBLEM, **changed: Any) -> Method:
-    made: Method = METHODS[name.split(",")[0]].load()(settings_of(name, **changed), problem, fuse)
-    return made
+def make(name: str, fuse: Fuse, problem: Problem = PROBLEM, **changed: Any) -> Optimizer:
+    return OPTIMIZERS[name.split(",")[0]].create(settings_of(name, **changed), problem, fuse)

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from backends.base import NOMINAL, Access, BackendInfo, Chip, Sending
 from backends.datasets.base import Dataset, Split
-from bbfuse.config.schema import AffineConfig, EopmConfig, ReportConfig, RunConfig, ValidationConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.heads.affine import AffineConfig
+from bbfuse.objective.eopm import EopmConfig
+from bbfuse.objective.step import Probe, Score, Step
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder
-from bbfuse.training.objective import Step
-from bbfuse.training.scoring import Probe, Score
 from bbfuse.training.trainer import Status, Trainer
 from tests.helpers.points import named
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from backends.base import NOMINAL, Chip
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
-from bbfuse.training.objective import Step, Term
-from bbfuse.training.scoring import Probe, Score
+from bbfuse.objective.eopm import Term
+from bbfuse.objective.step import Probe, Score, Step
 from tests.helpers.targets import CHIP, SMALL
 
 Vector = NDArray[np.float64]
@@ -64,8 +64,8 @@ def step_for(number: int, fuse: Fuse, seed: int = 0, lost: Collection[int] = ())
 
     terms = [Term(chip, Head(), weight) for chip, weight in TERMS]
     return Step(
-        number, seed, fuse, torch.arange(7), images_of(number), labels_of(number), weights_of(number), terms, answers, answers,
-        scorer=scorer,
+        number=number, seed=seed, fuse=fuse, index=torch.arange(7), images=images_of(number), labels=labels_of(number),
+        weights=weights_of(number), terms=terms, ask=answers, ask_with_tape=answers, scorer=scorer,
     )  # fmt: skip
 
 

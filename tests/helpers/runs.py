@@ -12,18 +12,18 @@ import torch
 
 from backends.base import Access
 from backends.datasets.base import Dataset
-from bbfuse.config.schema import (
-    WITH_SURROGATE,
-    EopmConfig,
-    ReportConfig,
-    RunConfig,
-    StandardizeConfig,
-    ValidationConfig,
-    validate,
-)
+from bbfuse.config.checks import validate
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
 from bbfuse.fuse.module import Fuse
-from bbfuse.heads.base import LEARNT
-from bbfuse.optimizers.settings import METHODS, FollowConfig, RgeConfig, SurrogateConfig, TransferConfig
+from bbfuse.heads.base import HEADS
+from bbfuse.heads.standardize import StandardizeConfig
+from bbfuse.objective.eopm import EopmConfig
+from bbfuse.optimizers.base import OPTIMIZERS
+from bbfuse.optimizers.rge import RgeConfig
+from bbfuse.optimizers.surrogate.follow import FollowConfig
+from bbfuse.optimizers.surrogate.network import SurrogateConfig
+from bbfuse.optimizers.surrogate.transfer import TransferConfig
 from bbfuse.querying.cache import Store
 from bbfuse.querying.journal import Journal
 from bbfuse.querying.ledger import Ledger
@@ -31,12 +31,17 @@ from bbfuse.runs.folder import RunFolder
 from bbfuse.training.planning import Queries
 from bbfuse.training.trainer import Trainer
 
-BASE = RunConfig(budget=6_000, chip_seed=3, batch=16, validation=ValidationConfig(images=40, times=3))
+TRAINED = ("affine", "net")
+
+
+BASE = RunConfig(
+    budget=6_000, chip_seed=3, batch=16, validation=ValidationConfig(images=40, times=3), report=ReportConfig(share=1.0)
+)  # fmt: skip
 SURROGATE = SurrogateConfig("perceptron", steps=20, rounds=1, updates=1, memory=10)
-STRICT = [name for name, method in METHODS.items() if method.needs == Access.LOGITS]
+STRICT = [name for name, method in OPTIMIZERS.items() if method.access == Access.LOGITS]
 RUNS: dict[str, RunConfig] = {
     "rge, no head": dataclasses.replace(BASE, head="none", sampling="uniform"),
-    **{name: dataclasses.replace(BASE, optimizer=name) for name in STRICT if name not in WITH_SURROGATE},
+    **{name: dataclasses.replace(BASE, optimizer=name) for name in STRICT if not OPTIMIZERS[name].uses_surrogate},
     **{name: dataclasses.replace(BASE, batch=64, optimizer=name, surrogate=SURROGATE) for name in ("follow", "guided")},
     "follow, statistics that move": dataclasses.replace(
         BASE, batch=64, optimizer="follow", generator="UNetS", surrogate=SURROGATE
@@ -104,7 +109,7 @@ def run(
         "lost": ledger.lost,
         "kept": ledger.kept,
         "target": trainer.watch.found(ledger.kind),
-        "planned": sum(trainer.plan.sent(config).values(), Queries()),
+        "planned": sum(trainer.plan.sent(trainer.objective).values(), Queries()),
         "exact": trainer.plan.exact,
     }
 
@@ -118,7 +123,7 @@ def run_folder(path: Path, head: str = "affine", chip_seed: int | None = 3, answ
     config = RunConfig(chip_seed=chip_seed, head=head)  # type: ignore[arg-type]
     rng = torch.Generator().manual_seed(7)
     fuse = Fuse("MLP", (1, 8, 8), rng)
-    learnt = LEARNT[head](10, 0.0) if head in LEARNT else None
+    learnt = HEADS[head](10, 0.0) if head in TRAINED else None
     with torch.no_grad():
         for parameter in [*fuse.parameters(), *(learnt.parameters() if learnt else ())]:
             parameter += 0.1 * torch.randn(parameter.shape, generator=rng)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bbfuse.config.schema import RunConfig, to_dict
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.serialization import to_dict
 
 __all__ = ["made_summary"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from backends.base import Access, BackendInfo, Chip, Sending
 from backends.datasets.base import Dataset
-from bbfuse.training.objective import Step
+from bbfuse.objective.step import Step
 
 CHIP = Chip(0.05, 0)
 SMALL = (1, 4, 4)

@@ -9,26 +9,31 @@ from torch import Tensor
 
 from backends.base import Chip
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Descent, Problem
-from bbfuse.optimizers.surrogate.network import Surrogate
+from bbfuse.optimizers.base import GradientEstimator, Problem
+from bbfuse.optimizers.surrogate.network import Surrogate, SurrogateConfig
 
 __all__ = ["Imitation"]
 
 
-class Imitation(Descent):
-    """Holds the surrogate and, if it ``simulates`` chips, a copy of it in a memory, which then is the objective's `model`."""
+class Imitation(GradientEstimator):
+    """Holds the surrogate. If it ``simulates`` chips, a copy in a memory replaces the target in the objective."""
+
+    uses_surrogate = True
+    scores_probes = False
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, lr: float, problem: Problem, fuse: Fuse, simulates: bool
     ) -> None:  # fmt: skip
         super().__init__(optimizer, lr)
         device = next(fuse.parameters()).device
-        self.surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed, device)
+        self.surrogate = Surrogate(
+            problem.surrogate or SurrogateConfig(), fuse.image_shape, problem.classes, problem.seed, device
+        )
         self.simulates = simulates
         self._memory = problem.memory
         self.renew()
         if simulates:
-            self.model = self.answers
+            self.simulated_target = self.answers
 
     def renew(self) -> None:
         """Store the surrogate as it is now."""
@@ -44,7 +49,7 @@ class Imitation(Descent):
         return {**super().state_dict(), "surrogate": self.surrogate.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         super().load_state_dict(state)
         self.surrogate.load_state_dict(state["surrogate"])
         self.renew()

@@ -11,31 +11,54 @@ For one chip it follows that chip. For the population it follows the target at n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from backends.base import NOMINAL
 from backends.datasets.base import Split
+from backends.settings import Count, NonNegative, Positive, Share
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Problem, adam
-from bbfuse.optimizers.settings import FollowConfig
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import OPTIMIZERS, Problem, adam
 from bbfuse.optimizers.surrogate.base import Imitation
-from bbfuse.querying.ledger import Answered, Ask
+from bbfuse.querying.responses import Answered, Ask
 from bbfuse.seeds import stream
-from bbfuse.training.objective import Step
 
-__all__ = ["Follow"]
+__all__ = ["Follow", "FollowConfig"]
 
 
+@dataclass(frozen=True)
+class FollowConfig:
+    """Training through a surrogate that goes on learning from the target's answers where the fuse now is."""
+
+    lr: Positive = 3e-3
+    """learning rate at the start, falling linearly to a twentieth, times the trust in the surrogate"""
+    every: Count | None = None
+    """steps of the fuse for each batch of answers; if not given 2 for one chip, 16 for the population, whose chips are
+    simulated"""
+    raw: Share = 0.25
+    """share of the images sent as they are, the others through the fuse"""
+    jitter: NonNegative = 0.1
+    """sd of the noise on half of the images sent"""
+
+
+@OPTIMIZERS.register("follow")
 class Follow(Imitation):
-    """Asks each image of a batch once, in every ``every``-th step."""
+    """Trains through a surrogate that keeps learning from the target's responses to the fuse's current outputs.
 
-    answers_per_image = 1
+    Asks each image of a batch once, in every ``every``-th step.
+    """
+
+    Config = FollowConfig
+
+    chip_batch = 32
+    queries_per_image = 1
 
     def __init__(self, config: FollowConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr, problem, fuse, simulates=problem.population)
-        self.every = config.every or (16 if problem.population else 2)
+        self.query_interval = config.every or (16 if problem.population else 2)
         self._config = config
 
     @property
@@ -44,13 +67,13 @@ class Follow(Imitation):
         return self.surrogate.trust
 
     def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         self.surrogate.prepare(owned, [a for a in answered if (a.chip == NOMINAL) == self.simulates])
         self.renew()
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`: the surrogate's gradient."""
-        if step.number % self.every == 0:
+        """See `GradientEstimator`: the surrogate's gradient."""
+        if step.number % self.query_interval == 0:
             images = self._chosen(step)
             if self.simulates:
                 self.surrogate.learn(step.seen(images), step.ask(images, NOMINAL))
@@ -61,7 +84,7 @@ class Follow(Imitation):
             step.backward_through(self.answers)
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """See `Descent`; times the trust in the surrogate."""
+        """See `GradientEstimator`; times the trust in the surrogate."""
         return self.trust * super().learning_rate(step, steps)
 
     def _chosen(self, step: Step) -> Tensor:

@@ -10,30 +10,63 @@ surrogate goes on learning from every answer that the probes buy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from backends.datasets.base import Split
+from backends.settings import Count, Positive
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Problem
+from bbfuse.optimizers.base import OPTIMIZERS, Problem
 from bbfuse.optimizers.rge import InputRge
-from bbfuse.optimizers.settings import GuidedConfig
-from bbfuse.optimizers.surrogate.network import Surrogate
-from bbfuse.querying.ledger import Answered, Ask
+from bbfuse.optimizers.surrogate.network import Surrogate, SurrogateConfig
+from bbfuse.querying.responses import Answered, Ask
 
-__all__ = ["Guided"]
+__all__ = ["Guided", "GuidedConfig"]
+
+
+@dataclass(frozen=True)
+class GuidedConfig:
+    """rge with the surrogate's Jacobian, weighed by how well it foretells probes, before the memory's correction."""
+
+    lr: Positive | None = None
+    """learning rate as of rge"""
+    smoothing: Positive | None = None
+    """size of a probe per pixel, as of rge"""
+    directions: Count = 1
+    """pairs of probes a step of each image"""
+    basis: Literal["pixels", "coarse", "dct", "coordinates"] = "pixels"
+    """as of rge"""
+
 
 _MEMORY = 0.95
 
 
+@OPTIMIZERS.register("guided")
 class Guided(InputRge):
-    """`InputRge` with memory and prior; ``trust`` is the share of the probes' variance that ``w p`` explains."""
+    """`rge` with the surrogate's gradient as a prior, weighted by agreement with measured differences.
 
-    def __init__(self, config: GuidedConfig, problem: Problem, fuse: Fuse) -> None:
+    `InputRge` with memory and prior; ``trust`` is the share of the probes' variance that ``w p`` explains.
+    """
+
+    Config: ClassVar[type[Any]] = GuidedConfig
+    uses_surrogate = True
+
+    @classmethod
+    def keeps_state_per_image(cls, settings: Any) -> bool:
+        """Always."""
+        return True
+
+    @classmethod
+    def create(cls, settings: Any, problem: Problem, fuse: Fuse) -> Guided:
+        """See `Optimizer`."""
+        return cls(settings, problem, fuse)
+
+    def __init__(self, config: Any, problem: Problem, fuse: Fuse) -> None:
         super().__init__(config, problem, fuse)
-        self._surrogate = Surrogate(problem.surrogate, fuse.image_shape, problem.classes, problem.seed)
+        self._surrogate = Surrogate(problem.surrogate or SurrogateConfig(), fuse.image_shape, problem.classes, problem.seed)
         self._products = torch.zeros(3, dtype=torch.float64)
 
     @property
@@ -49,7 +82,7 @@ class Guided(InputRge):
         return min(max(real_foretold / foretold, 0.0), 1.0) if foretold > 0.0 else 0.0
 
     def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         self._surrogate.prepare(owned, answered)
 
     def _explained(self, above: Tensor, below: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
@@ -72,7 +105,7 @@ class Guided(InputRge):
         return {**super().state_dict(), "surrogate": self._surrogate.state_dict(), "products": self._products}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         super().load_state_dict(state)
         self._surrogate.load_state_dict(state["surrogate"])
         self._products = state["products"].clone()

@@ -11,8 +11,8 @@ import copy
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,35 @@ from backends.base import InputError
 from backends.datasets.base import Split
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
+from backends.settings import Count, NonNegativeInt, Positive
 from backends.training.cache import kept
 from backends.training.recipe import recipe_for
-from bbfuse.optimizers.settings import SurrogateConfig
-from bbfuse.querying.ledger import Answered
+from bbfuse.querying.responses import Answered
 from bbfuse.seeds import stream
 
-__all__ = ["ARCHITECTURES", "Surrogate"]
+__all__ = ["ARCHITECTURES", "Surrogate", "SurrogateConfig"]
+
+
+@dataclass(frozen=True)
+class SurrogateConfig:
+    """The network of ours that imitates the target, for transfer, follow and guided."""
+
+    arch: Literal["plain", "residual", "perceptron"] = "plain"
+    """convolutions and pools, residual blocks, or two hidden layers"""
+    steps: NonNegativeInt | None = None
+    """batches of 128 that it is fitted with to the labels beforehand, 0 for fresh weights; if not given 600, or 3000 for
+    images of 32x32 and more"""
+    lr: Positive = 1e-3
+    """learning rate on the target's answers"""
+    rounds: NonNegativeInt = 5
+    """passes over the answers that were there before the fuse is trained"""
+    updates: NonNegativeInt = 4
+    """steps on answers for each batch of them that is bought: the new one, then remembered ones"""
+    memory: Count = 200
+    """batches of answers that are remembered"""
+    weights: str | None = None
+    """state dict of ``--surrogate.arch`` to begin with, in place of a fit to the labels"""
+
 
 _BATCH = 128
 _PENALTY = 0.1

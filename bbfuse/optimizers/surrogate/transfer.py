@@ -7,38 +7,58 @@ at nominal voltage; bit errors are then drawn on its own stored weights. The fus
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from backends.base import NOMINAL
 from backends.datasets.base import Split
+from backends.settings import Count, NonNegativeInt, Positive
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Problem, adam
-from bbfuse.optimizers.settings import TransferConfig
+from bbfuse.objective.step import Step
+from bbfuse.optimizers.base import OPTIMIZERS, Problem, adam
 from bbfuse.optimizers.surrogate.base import Imitation
-from bbfuse.querying.ledger import Answered, Ask
-from bbfuse.training.objective import Step
+from bbfuse.querying.responses import Answered, Ask
 
-__all__ = ["Transfer"]
+__all__ = ["Transfer", "TransferConfig"]
 
 
+@dataclass(frozen=True)
+class TransferConfig:
+    """Training through a surrogate on which chips are simulated (NeuralFuse's restricted access)."""
+
+    lr: Positive = 3e-3
+    """learning rate at the start, falling linearly to a twentieth"""
+    steps: Count = 2000
+    """batches"""
+    images: NonNegativeInt = 0
+    """answers at nominal voltage that the surrogate is fitted to beforehand; 0 for labels alone"""
+
+
+@OPTIMIZERS.register("transfer")
 class Transfer(Imitation):
-    """``steps`` of backpropagation through the surrogate, a fresh simulated chip each; the target is asked nothing in them."""
+    """Trains through a surrogate with simulated chips (restricted access); sends `transfer.images` images at most.
 
-    answers_per_image = 0
+    ``steps`` of backpropagation through the surrogate, a fresh simulated chip each; the target is asked nothing in them.
+    """
+
+    Config = TransferConfig
+
+    chip_batch = 64
+    queries_per_image = 0
 
     def __init__(self, config: TransferConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr, problem, fuse, simulates=True)
         self.steps = config.steps
-        self.images_first = min(config.images, problem.owned)
+        self.images_before_training = min(config.images, problem.owned)
 
     def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
-        """See `Method`."""
+        """See `Optimizer`."""
         bought = [a for a in answered if a.chip == NOMINAL]
-        if self.images_first:
-            images = owned.images[: self.images_first]
+        if self.images_before_training:
+            images = owned.images[: self.images_before_training]
             bought.append(Answered(images, NOMINAL, ask(images, NOMINAL)))
         self.surrogate.prepare(owned, bought)
         self.renew()
 
     def estimate(self, step: Step) -> None:
-        """See `Descent`: the surrogate's gradient, exact for it and nothing more for the target."""
+        """See `GradientEstimator`: the surrogate's gradient, exact for it and nothing more for the target."""
         step.backward_through(self.answers)

@@ -17,7 +17,6 @@ import torch
 from rich.table import Table
 
 from backends.base import InputError, TargetError
-from bbfuse.cli.run import SCHEMA
 from bbfuse.compare import executor
 from bbfuse.compare import results as results_module
 from bbfuse.compare.command import RayShow, Show, TierShow, tier_result
@@ -25,6 +24,7 @@ from bbfuse.compare.config_list import ConfigList
 from bbfuse.compare.study import Study as LibraryStudy
 from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import RunConfig
+from bbfuse.execution import SCHEMA
 from bbfuse.runs.versions import versions
 from experiments import study
 from experiments.study import Study

@@ -38,7 +38,7 @@ def test_a_list_of_configurations_is_executed_and_a_failure_is_reported(
     (results / "mine.py").write_text(LIST)
     assert config_list.main(["mine.py"], PROGRAM) == 0
     lines = capsys.readouterr().out.splitlines()
-    tasks = [Task({"name": str(place)}, RunConfig(chip_seed=3 + place)) for place in range(2)]
+    tasks = [Task({"name": str(place)}, RunConfig(chip_seed=3 + place), whole_report=False) for place in range(2)]
     folders = [task.folder(Path("runs") / "mine") for task in tasks]
     assert given == [(tasks, folders, None)]
     (first,) = [line.split("│")[1:-1] for line in lines if str(folders[0]) in line]

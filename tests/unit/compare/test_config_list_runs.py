@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from bbfuse.cli.run import execute
 from bbfuse.compare import config_list, executor
 from bbfuse.compare.tasks import Task
-from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.execution import execute
 from experiments import tuning
 
 TWO = """
-from bbfuse.config.schema import ReportConfig, RunConfig, ValidationConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.config.schema import RunConfig
 
 small = {"head": "none", "budget": 1500, "validation": ValidationConfig(images=20, times=2), "report": ReportConfig(images=50)}
 CONFIGS = {name: RunConfig(chip_seed=chip, **small) for chip, name in enumerate(("first", "second"))}

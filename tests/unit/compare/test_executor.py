@@ -22,7 +22,9 @@ from backends.base import InputError
 from bbfuse.compare import executor, progress
 from bbfuse.compare import tasks as tasks_module
 from bbfuse.compare.tasks import Outcome, Task
-from bbfuse.config.schema import RunConfig, ValidationConfig, to_dict
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ValidationConfig
+from bbfuse.config.serialization import to_dict
 
 CONFIG = RunConfig(chip_seed=4, budget=1700, validation=ValidationConfig(times=3))
 
@@ -60,11 +62,11 @@ def test_a_run_starts_resumes_or_is_refused_in_the_folder_of_another(
     assert executor.run_task(task, tmp_path / "new") == {"done": 1}
     begun = tmp_path / "begun"
     begun.mkdir()
-    (begun / "config.json").write_text(json.dumps(to_dict(CONFIG)))
+    (begun / "config.json").write_text(json.dumps(to_dict(task.config)))
     assert executor.run_task(task, begun) == {"done": 2}
-    assert executed == [replace(CONFIG, out=tmp_path / "new"), replace(RunConfig(), resume=begun)]
+    assert executed == [replace(task.config, out=tmp_path / "new"), replace(RunConfig(), resume=begun)]
     print("not heard", file=sys.stderr)
-    (begun / "config.json").write_text(json.dumps(to_dict(replace(CONFIG, budget=1701))))
+    (begun / "config.json").write_text(json.dumps(to_dict(replace(task.config, budget=1701))))
     with pytest.raises(InputError, match="begun with other defaults"):
         executor.run_task(task, begun)
     assert len(executed) == 2

@@ -11,21 +11,29 @@ import pytest
 from backends.base import TargetError
 from bbfuse.compare import executor, tasks
 from bbfuse.compare.tasks import Outcome, Task
-from bbfuse.config.schema import EopmConfig, RunConfig, ValidationConfig, to_dict
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.config.serialization import to_dict
+from bbfuse.objective.eopm import EopmConfig
 
+WHOLE = ReportConfig(share=1.0)
 TASKS = [Task({"arm": arm}, RunConfig(chip_seed=chip, budget=1700)) for arm, chip in (("x", 3), ("y", 4))]
 
 
 def test_a_grid_has_all_combinations_and_its_last_axis_varies_fastest() -> None:
     found = list(tasks.grid(lambda a, chip: RunConfig(budget=1000 * a, chip_seed=chip), a=(3, 2), chip=range(2)))
     assert [task.labels for task in found] == [{"a": 3, "chip": 0}, {"a": 3, "chip": 1}, {"a": 2, "chip": 0}, {"a": 2, "chip": 1}]
-    assert [task.config for task in found] == [RunConfig(budget=1000 * a, chip_seed=c) for a in (3, 2) for c in range(2)]
+    expected = [RunConfig(budget=1000 * a, chip_seed=c, report=WHOLE) for a in (3, 2) for c in range(2)]
+    assert [task.config for task in found] == expected
 
 
 def test_settings_are_kept_by_their_differences() -> None:
-    configs = [RunConfig(chip_seed=3), RunConfig(budget=1700, eopm=EopmConfig(chips=3), validation=ValidationConfig(times=0))]
+    configs = [
+        RunConfig(chip_seed=3, report=WHOLE),
+        RunConfig(budget=1700, report=WHOLE, eopm=EopmConfig(chips=3), validation=ValidationConfig(times=0)),
+    ]
     kept = tasks.settings_of([Task({}, config) for config in configs])
-    assert kept["defaults"] == to_dict(RunConfig())
+    assert kept["defaults"] == to_dict(RunConfig(report=WHOLE))
     assert kept["runs"] == [{"chip_seed": 3}, {"budget": 1700, "eopm": {"chips": 3}, "validation": {"times": 0}}]
     assert tasks.configs_of(json.loads(json.dumps(kept))) == configs
 

@@ -10,8 +10,10 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from backends.base import InputError
-from bbfuse.build import owned_data
-from bbfuse.config.schema import RunConfig, validate
+from backends.flags import as_flags
+from bbfuse.config.checks import validate
+from bbfuse.config.schema import RunConfig
+from bbfuse.opening import owned_data
 from tests.helpers.settings import made
 
 TINY = 5e-324
@@ -40,6 +42,8 @@ FROM_0 = (
 )  # fmt: skip
 BELOW = {"follow.raw": 1.0, "remote.reserve": math.nextafter(1.0, 0.0)}
 """The highest value that is allowed, where not all are."""
+RULE = {"follow.raw": "lie in [0, 1]", "remote.reserve": "lie in [0, 1)"}
+"""In words, where it has two ends."""
 CHECKED_WITH_THE_DATA = ("images",)
 
 NEEDS: dict[str, dict[str, Any]] = {
@@ -78,7 +82,7 @@ def test_a_number_at_the_edge_is_accepted_and_the_next_one_refused(name: str, ru
     validate(with_value(name, inside))
     with pytest.raises(InputError) as error:
         validate(with_value(name, outside))
-    assert str(error.value) == f"--{name.replace('_', '-')} must be {rule}, got {outside}"
+    assert str(error.value) == f"`{name}` must {RULE.get(name, f'be {rule}')}, got {outside}"
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
@@ -87,15 +91,15 @@ def test_what_is_no_finite_number_is_refused(name: str, value: float) -> None:
     rule = "above 0" if name in WHOLE_ABOVE_0 + ABOVE_0 else "0 or more"
     with pytest.raises(InputError) as error:
         validate(with_value(name, value))
-    assert str(error.value) == f"--{name.replace('_', '-')} must be {rule}, got {value}"
+    assert str(error.value) == f"`{name}` must {RULE.get(name, f'be {rule}')}, got {value}"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("follow.raw", math.nextafter(1.0, 2.0), "--follow.raw must lie in [0, 1], got 1.0000000000000002"),
-        ("remote.reserve", 1.0, "--remote.reserve must lie in [0, 1), got 1.0"),
-        ("remote.reserve", 1.5, "--remote.reserve must lie in [0, 1), got 1.5"),
+        ("follow.raw", math.nextafter(1.0, 2.0), "`follow.raw` must lie in [0, 1], got 1.0000000000000002"),
+        ("remote.reserve", 1.0, "`remote.reserve` must lie in [0, 1), got 1.0"),
+        ("remote.reserve", 1.5, "`remote.reserve` must lie in [0, 1), got 1.5"),
         ("bit_error_rate", -TINY, "`bit_error_rate` must lie in [0, 1], got -5e-324"),
         ("bit_error_rate", math.nextafter(1.0, 2.0), "`bit_error_rate` must lie in [0, 1], got 1.0000000000000002"),
         ("bit_error_rate", math.nan, "`bit_error_rate` must lie in [0, 1], got nan"),
@@ -104,12 +108,14 @@ def test_what_is_no_finite_number_is_refused(name: str, value: float) -> None:
         ("memory.bits", 9, "`memory.bits` must be 2 to 8, or 16, got 9"),
         ("memory.bits", 15, "`memory.bits` must be 2 to 8, or 16, got 15"),
         ("memory.bits", 17, "`memory.bits` must be 2 to 8, or 16, got 17"),
+        ("report.share", 0.0, "`report.share` must lie in (0, 1], got 0.0"),
+        ("report.share", 1.5, "`report.share` must lie in (0, 1], got 1.5"),
     ],
 )
 def test_a_number_above_its_range_is_refused_too(name: str, value: float, message: str) -> None:
     with pytest.raises(InputError) as error:
         validate(with_value(name, value))
-    assert str(error.value) == message
+    assert as_flags(str(error.value)) == as_flags(message)
 
 
 @pytest.mark.parametrize(
@@ -158,4 +164,4 @@ def numeric_fields() -> Iterator[tuple[str, bool]]:
 def test_every_number_that_can_be_set_is_in_the_table() -> None:
     whole = {*WHOLE_ABOVE_0, *WHOLE_FROM_0, *CHECKED_WITH_THE_DATA, "memory.bits", "memory.offset"}
     assert {name for name, is_whole in numeric_fields() if is_whole} == whole
-    assert {name for name, is_whole in numeric_fields() if not is_whole} == {*ABOVE_0, *FROM_0, "bit_error_rate"}
+    assert {name for name, is_whole in numeric_fields() if not is_whole} == {*ABOVE_0, *FROM_0, "bit_error_rate", "report.share"}

@@ -9,8 +9,8 @@ import pytest
 
 from backends.base import Access
 from bbfuse.config.schema import RunConfig, section_of
-from bbfuse.optimizers import settings as methods
-from bbfuse.optimizers.settings import METHODS
+from bbfuse.optimizers.base import OPTIMIZERS
+from bbfuse.optimizers.surrogate.network import SurrogateConfig
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "BackpropConfig": {"lr": 0.003},
@@ -29,25 +29,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "FollowConfig": {"lr": 0.003, "every": None, "raw": 0.25, "jitter": 0.1},
     "GuidedConfig": {"lr": None, "smoothing": None, "directions": 1, "basis": "pixels"},
 }  # fmt: skip
-PLACES = {
-    "rge": "bbfuse.optimizers.rge:make",
-    "spsa": "bbfuse.optimizers.spsa:Spsa",
-    "spsa-gc": "bbfuse.optimizers.spsa_gc:SpsaGc",
-    "fzoo": "bbfuse.optimizers.fzoo:Fzoo",
-    "nes": "bbfuse.optimizers.nes:Nes",
-    "pgpe": "bbfuse.optimizers.pgpe:Pgpe",
-    "cma": "bbfuse.optimizers.cma:Cma",
-    "nevergrad": "bbfuse.optimizers.nevergrad:Nevergrad",
-    "transfer": "bbfuse.optimizers.surrogate.transfer:Transfer",
-    "follow": "bbfuse.optimizers.surrogate.follow:Follow",
-    "guided": "bbfuse.optimizers.surrogate.guided:Guided",
-    "backprop": "bbfuse.optimizers.backprop:Backprop",
-}
+NEEDS_GRADIENTS, USES_SURROGATE = {"backprop"}, {"transfer", "follow", "guided"}
+SINGLE_QUERY = {"backprop", "transfer", "follow"}
+NAMES = {
+    "backprop", "cma", "follow", "fzoo", "guided", "nes", "nevergrad", "pgpe", "rge", "spsa", "spsa-gc", "transfer",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_settings_have_the_stated_defaults_and_cannot_be_changed(name: str) -> None:
-    made = getattr(methods, name)()
+    kinds = {component.Config.__name__: component.Config for component in OPTIMIZERS.values()}
+    kinds["SurrogateConfig"] = SurrogateConfig
+    made = kinds[name]()
     assert dataclasses.asdict(made) == DEFAULTS[name]
     assert {key: type(value) for key, value in dataclasses.asdict(made).items()} == {
         key: type(value) for key, value in DEFAULTS[name].items()
@@ -56,23 +49,18 @@ def test_settings_have_the_stated_defaults_and_cannot_be_changed(name: str) -> N
         setattr(made, next(iter(DEFAULTS[name])), 3)
 
 
-def test_the_table_of_defaults_is_whole() -> None:
-    settings = {name for name in methods.__all__ if name.endswith("Config")}
-    assert settings == set(DEFAULTS)
-    for name in METHODS:
-        assert type(getattr(RunConfig(), section_of(name))).__name__ in DEFAULTS
+def test_the_table_of_defaults_is_complete() -> None:
+    assert {component.Config.__name__ for component in OPTIMIZERS.values()} | {"SurrogateConfig"} == set(DEFAULTS)
+    for name in OPTIMIZERS:
+        section = section_of("optimizer", name)
+        assert section is not None
+        assert type(getattr(RunConfig(), section)) is OPTIMIZERS[name].Config
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_where_the_table_says_and_backprop_alone_needs_gradients(name: str) -> None:
-    method = METHODS[name]
-    assert method.place == PLACES[name]
-    assert method.needs == (Access.GRADIENTS if name == "backprop" else Access.LOGITS)
-    loaded = method.load()
-    assert f"{loaded.__module__}:{loaded.__name__}" == PLACES[name]
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        method.place = "elsewhere"  # type: ignore[misc]
-
-
-def test_the_table_of_methods_has_these() -> None:
-    assert list(METHODS) == list(PLACES)
+def test_the_registry_has_these_optimizers_with_these_capabilities() -> None:
+    assert set(OPTIMIZERS) == NAMES
+    assert {name for name, kind in OPTIMIZERS.items() if kind.access == Access.GRADIENTS} == NEEDS_GRADIENTS
+    assert {name for name, kind in OPTIMIZERS.items() if kind.uses_surrogate} == USES_SURROGATE
+    assert {name for name, kind in OPTIMIZERS.items() if not kind.scores_probes} == SINGLE_QUERY
+    assert {name: kind.chip_batch for name, kind in OPTIMIZERS.items() if kind.chip_batch != 16} == {"follow": 32, "transfer": 64}
+    assert {name for name, kind in OPTIMIZERS.items() if kind.keeps_state_per_image(kind.Config())} == {"rge", "guided"}

@@ -23,7 +23,7 @@ from bbfuse.config.schema import RunConfig
 from bbfuse.deploy.onnx import ExportConfig, card, export, onnx_of
 from bbfuse.deploy.trained import Trained, Uncalibrated
 from bbfuse.fuse.module import Fuse
-from bbfuse.heads.base import LEARNT, Head
+from bbfuse.heads.base import HEADS, Head
 from tests.helpers.summaries import made_summary
 
 SHAPE = (3, 4, 5)
@@ -32,7 +32,7 @@ SHAPE = (3, 4, 5)
 def trained(head: str = "affine", probabilities: bool = False) -> Trained:
     config = RunConfig(chip_seed=29 if head == "affine" else None, optimizer="spsa", seed=41, bit_error_rate=0.0375)
     fuse = Fuse("Filter", SHAPE, torch.Generator().manual_seed(0))
-    placed: Head = LEARNT["affine"](7, 0.0) if head == "affine" else Uncalibrated()
+    placed: Head = HEADS["affine"](7, 0.0) if head == "affine" else Uncalibrated()
     return Trained(config, fuse, placed, torch.zeros(0 if head == "affine" else 23, 7), probabilities)
 
 

@@ -23,9 +23,10 @@ from backends.datasets.base import Dataset
 from backends.http.codecs.base import Pixels
 from backends.http.codecs.oip_binary import LENGTH, packed, unpacked
 from backends.http.codecs.oip_json import named_tensor, request_body, tensor_of
+from backends.kinds.remote import RemoteConfig
 from backends.memory.simulator import Simulator
 from backends.server.subprocess_server import OwnServer
-from bbfuse.config.schema import RemoteConfig, RunConfig
+from bbfuse.config.schema import RunConfig
 from bbfuse.deploy.proxy import application, fused, main
 from bbfuse.deploy.trained import Trained
 from bbfuse.fuse.module import Fuse

@@ -18,7 +18,9 @@ from torch import Tensor
 import bbfuse
 from backends.base import NOMINAL, Chip, InputError
 from backends.datasets.base import Dataset
-from bbfuse.config.schema import ReportConfig, RunConfig, StandardizeConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig
+from bbfuse.heads.standardize import StandardizeConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder
 from bbfuse.training.evaluation import accuracy
@@ -82,7 +84,7 @@ def test_on_an_unseen_chip_it_is_calibrated_by_a_few_answers(tmp_path: Path, dig
         loaded(raw, lambda _: answers)
     assert "\n" not in str(error.value)
     loaded.calibrate(answers)
-    expected = trainer.heads.meet(chip)(answers)
+    expected = trainer.heads.head_for(chip)(answers)
     assert torch.equal(loaded.head(answers), expected)
     assert not torch.equal(expected, answers)
     assert loaded.calibrating_images == 0
@@ -96,7 +98,7 @@ def test_on_an_unseen_chip_it_is_calibrated_by_a_few_answers(tmp_path: Path, dig
 def test_what_cannot_be_loaded_is_refused_in_one_line(tmp_path: Path, digits: Dataset) -> None:
     whole = tmp_path / "whole"
     trained_run(dataclasses.replace(BASE, budget=4_000), whole, digits)
-    with pytest.raises(InputError, match="only the head standardize is calibrated, this run has affine"):
+    with pytest.raises(InputError, match="the head affine of this run is not calibrated"):
         bbfuse.load(whole).calibrate(torch.zeros(5, 10))
     names = ("torn", "bare", "foreign", "another head", "not a run's", "no generator")
     torn, bare, foreign, other, strange, unknown = (Path(shutil.copytree(whole, tmp_path / name)) for name in names)
@@ -140,5 +142,5 @@ def test_behind_a_target_that_answers_with_probabilities_the_head_gets_what_it_w
         loaded.calibrate(target.query(raw, chip, lambda _: None))
     images = digits.test.images[:50]
     with torch.no_grad():
-        expected = trainer.heads.meet(chip)(ledger.ask(trainer.fused(images), chip))
+        expected = trainer.heads.head_for(chip)(ledger.ask(trainer.fused(images), chip))
     assert torch.equal(loaded(images, lambda fused: target.query(fused, chip, lambda _: None)), expected)

@@ -15,7 +15,8 @@ from backends.base import InputError
 from bbfuse.config.schema import RunConfig
 from bbfuse.deploy.trained import Trained, Uncalibrated
 from bbfuse.fuse.module import Fuse
-from bbfuse.heads.base import Affine, Head
+from bbfuse.heads.affine import Affine
+from bbfuse.heads.base import Head
 from tests.helpers.runs import run_folder
 
 CLASSES = 10
@@ -91,7 +92,7 @@ def test_before_it_is_calibrated_a_head_of_the_population_refuses_and_names_how_
     loaded = uncalibrated()
     assert loaded.calibrating_images == 13
     with pytest.raises(
-        InputError, match="corrects a chip by its own answers: call calibrate with them first, or use the fuse alone"
+        InputError, match="is calibrated for each chip: call calibrate with the chip's responses first, or use the fuse alone"
     ):
         loaded(IMAGES, target)
     with pytest.raises(InputError, match="call calibrate"):
@@ -128,7 +129,7 @@ def test_a_calibration_needs_two_rows_of_all_classes_for_both() -> None:
             loaded.calibrate(answers, reference)
     for head in ("affine", "net", "none"):
         config = dataclasses.replace(STANDARDIZE, head=head, chip_seed=3)
-        with pytest.raises(InputError, match=f"only the head standardize is calibrated, this run has {head}: use it as it is"):
+        with pytest.raises(InputError, match=f"the head {head} of this run is not calibrated for other chips: use it as it is"):
             Trained(config, fuse(), Head(), NOTHING).calibrate(drawn(9, 5, CLASSES), drawn(8, 5, CLASSES))
 
 

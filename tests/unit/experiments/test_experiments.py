@@ -17,7 +17,7 @@ from backends.memory.config import Quantization
 from backends.memory.encoding import store
 from bbfuse import seeds
 from bbfuse.compare.tasks import configs_of
-from bbfuse.config.schema import validate
+from bbfuse.config.checks import validate
 from experiments import (
     access_gap,
     alignment,

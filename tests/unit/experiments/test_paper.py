@@ -11,11 +11,13 @@ import torch
 
 from backends.targets.networks import build
 from backends.training.recipe import RECIPE
-from bbfuse.cli.run import execute
 from bbfuse.compare.command import tier_result
 from bbfuse.compare.tasks import configs_of
-from bbfuse.config.schema import RunConfig, ValidationConfig, validate
-from bbfuse.optimizers.settings import SurrogateConfig
+from bbfuse.config.checks import validate
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ValidationConfig
+from bbfuse.execution import execute
+from bbfuse.optimizers.surrogate.network import SurrogateConfig
 from experiments.paper import __main__ as paper
 from experiments.paper import published, rows, tiers
 from experiments.paper.tiers import GENERATORS, TIERS, Tier, tasks

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.base import InputError
-from bbfuse.fuse.generators import GENERATORS
+from bbfuse.fuse.generators.base import GENERATORS
 from tests.helpers.points import drawn
 
 TABLES = {
@@ -198,10 +198,10 @@ def test_the_shape_is_given_back(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "fits", "does_not", "words"),
     [
-        ("MLP", [(1, 16, 16), (1, 3, 5)], [(1, 17, 16), (1, 16, 17)], "MLP is for images of up to 16x16, got {}: choose UNetXS"),
-        ("UNetXS", [(1, 4, 12)], [(1, 4, 6), (1, 6, 4), (1, 5, 5)], "UNetXS needs image sides divisible by 4, got {}"),
+        ("MLP", [(1, 16, 16), (1, 3, 5)], [(1, 17, 16), (1, 16, 17)], "MLP` is for images of up to 16x16, got {}: choose UNetXS"),
+        ("UNetXS", [(1, 4, 12)], [(1, 4, 6), (1, 6, 4), (1, 5, 5)], "UNetXS` needs image sides divisible by 4, got {}"),
         *(
-            (name, [(1, 8, 24)], [(1, 8, 12), (1, 12, 8), (1, 9, 9)], name + " needs image sides divisible by 8, got {}")
+            (name, [(1, 8, 24)], [(1, 8, 12), (1, 12, 8), (1, 9, 9)], name + "` needs image sides divisible by 8, got {}")
             for name in ("ConvL", "ConvS", "DeConvL", "DeConvS", "UNetL", "UNetS")
         ),
     ],
@@ -212,5 +212,5 @@ def test_sides_that_do_not_fit_are_refused(
     for shape in fits:
         assert math.prod(GENERATORS[name](shape).train()(drawn(1, 2, *shape)).shape) == 2 * math.prod(shape)
     for shape in does_not:
-        with pytest.raises(InputError, match=f"^--generator {words.format(f'{shape[1]}x{shape[2]}')}$"):
+        with pytest.raises(InputError, match=f"^`generator={words.format(f'{shape[1]}x{shape[2]}')}$"):
             GENERATORS[name](shape)

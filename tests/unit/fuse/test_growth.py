@@ -11,12 +11,11 @@ import torch
 
 from backends.base import InputError
 from bbfuse.config.schema import RunConfig
-from bbfuse.fuse.growth import Stage, Stages, stages, stopped_paying
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Problem
-from bbfuse.optimizers.cma import Cma
-from bbfuse.optimizers.settings import CmaConfig, SpsaConfig
-from bbfuse.optimizers.spsa import Spsa
+from bbfuse.optimizers.base import OPTIMIZERS, Problem
+from bbfuse.optimizers.cma import Cma, CmaConfig
+from bbfuse.optimizers.spsa import Spsa, SpsaConfig
+from bbfuse.training.stages import Stage, Stages, stages, stopped_paying
 from tests.helpers.points import drawn, named
 
 SHAPE = (3, 8, 8)
@@ -44,7 +43,7 @@ def test_which_stages_there_are() -> None:
     assert stages(dataclasses.replace(GROWING, warm_up=700)) == [warm_up, one, filters]
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.method = "rge"  # type: ignore[misc]
-    with pytest.raises(InputError, match=r"^--grow must be one of Mix, Filter, .*, UNetS, got Filtre$"):
+    with pytest.raises(InputError, match=r"^`grow` must be one of ConvL, .*, UNetXS, or module:attribute, got Filtre$"):
         stages(dataclasses.replace(CONFIG, grow="Filtre"))
 
 
@@ -141,7 +140,7 @@ def test_each_stage_draws_from_streams_of_its_own() -> None:
     mix = Fuse("Mix", SHAPE, named(PROBLEM.seed, "fuse"))
     assert order.seed == PROBLEM.seed
     assert isinstance(order.method, Cma)
-    assert order.method.answers_per_image == 11  # 4 + 3 ln 12
+    assert order.method.queries_per_image == 11  # 4 + 3 ln 12
     assert torch.equal(order.fuse.vector(), mix.vector())
     assert order.advance(13, 73, 13)
     assert order.seed == seed_of(1)
@@ -166,7 +165,7 @@ def test_the_method_of_a_stage_is_given_its_settings_its_seed_and_the_rest_of_th
             made.append((config, problem, len(fuse.vector())))
             super().__init__(config, problem, fuse)
 
-    monkeypatch.setattr("bbfuse.optimizers.spsa.Spsa", Recording)
+    monkeypatch.setitem(OPTIMIZERS._found, "spsa", Recording)
     order = begun(GROWING)
     assert order.advance(30, 60, 0)
     assert made == [(SETTINGS, PROBLEM, 228), (SETTINGS, dataclasses.replace(PROBLEM, seed=seed_of(1)), 228 + 883)]
@@ -213,7 +212,7 @@ def test_to_plan_with_there_is_a_method_for_each_stage_and_nothing_has_grown() -
         ({"grow": "UNetXS"}, r"a fuse grows from small to large, not from UNetXS to Filters \(23635 to 883 parameters\)"),
         ({"grow": None, "warm_up": 5, "generator": "Mix"}, r"not from Mix to Mix \(12 to 12 parameters\)"),
         ({"warm_up": 5, "generator": "Filter"}, r"not from Filter to Filter \(228 to 228 parameters\)"),
-        ({"generator": "Filtre"}, "^--generator must be one of .*, got Filtre$"),
+        ({"generator": "Filtre"}, "^`generator` must be one of .*, got Filtre, did you mean Filter\\?$"),
     ],
 )
 def test_a_fuse_grows_from_small_to_large(changed: dict[str, object], words: str) -> None:

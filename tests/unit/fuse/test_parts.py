@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from backends.base import NOMINAL, Chip, InputError
 from backends.datasets.base import Dataset
 from bbfuse import seeds
-from bbfuse.fuse.generators import GENERATORS
+from bbfuse.fuse.generators.base import GENERATORS
 from bbfuse.fuse.module import Fuse
-from bbfuse.heads.base import Affine, Heads, Net
+from bbfuse.heads.affine import Affine, Net
+from bbfuse.heads.base import HEADS
+from bbfuse.heads.per_chip import ChipHeads
 from bbfuse.training.sampling import Sampler
 from tests.helpers.targets import CHIP, LinearBackend
 
@@ -115,7 +117,7 @@ def test_vector_and_gradient_have_the_order_of_the_parameters(name: str) -> None
 def test_what_does_not_fit_is_refused() -> None:
     rng = torch.Generator()
     for name, shape, words in [
-        ("ConvXXL", (1, 8, 8), "must be one of Mix, Filter, .*, got ConvXXL"),
+        ("ConvXXL", (1, 8, 8), "must be one of ConvL, .*, got ConvXXL"),
         ("MLP", (3, 32, 32), "got 32x32"),
         ("UNetXS", (1, 6, 8), "got 6x8"),
         ("ConvL", (3, 36, 36), "divisible by 8, got 36x36"),
@@ -144,19 +146,20 @@ def test_a_net_undoes_what_no_affine_head_can() -> None:
 def test_heads_cost_what_they_say_and_survive_saving(
     name: str, chip: Chip | None, linear: LinearBackend, digits: Dataset
 ) -> None:
-    def make() -> Heads:
-        return Heads(name, chip, digits.train.images[:60], 10, 1e-3, lambda images, at: linear.query(images, at, lambda _: None))
+    def make() -> ChipHeads:
+        settings, raw = HEADS[name].Config(), digits.train.images[:60]
+        return ChipHeads(name, settings, chip, raw, 10, lambda images, at: linear.query(images, at, lambda _: None))
 
     heads, other = make(), make()
-    heads.warm_up(digits.train.labels[:60])
-    assert linear.received == sum(heads.asked_first)
+    heads.fit(digits.train.labels[:60])
+    assert linear.received == sum(heads.queries_before_training)
     other.load_state_dict(heads.state_dict())
     for met in (NOMINAL, chip or CHIP):
         before = linear.received
         logits = torch.eye(10)
-        assert torch.equal(heads.meet(met)(logits), other.meet(met)(logits))
+        assert torch.equal(heads.head_for(met)(logits), other.head_for(met)(logits))
         assert linear.received - before == (2 * heads.images_per_chip if chip is None and met != NOMINAL else 0)
-        assert torch.equal(heads.alone(heads.meet(met))(logits), other.alone(other.meet(met))(logits))
+        assert torch.equal(heads.before_training(heads.head_for(met))(logits), other.before_training(other.head_for(met))(logits))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 50), st.integers(0, 1000))

@@ -16,11 +16,11 @@ from backends.base import NOMINAL, InputError
 from backends.datasets.base import Dataset
 from backends.memory.energy import macs, weight_reads
 from bbfuse.config.schema import RunConfig
-from bbfuse.fuse.growth import Stages, stages, stopped_paying
 from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.base import Problem
 from bbfuse.runs.folder import events
 from bbfuse.seeds import stream
+from bbfuse.training.stages import Stages, stages, stopped_paying
 from tests.helpers.runs import BASE, run
 from tests.helpers.targets import LinearBackend
 
@@ -129,14 +129,14 @@ def test_steps_without_a_loss_count_as_steps_and_say_nothing_of_what_pays() -> N
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"grow": "Filtre"}, "--grow must be one of Mix, Filter, .*, got Filtre"),
+        ({"grow": "Filtre"}, "`grow` must be one of ConvL, .*, got Filtre"),
         ({"grow": "MLP"}, r"not from MLP to MLP \(8320 to 8320 parameters\)"),
         ({"grow": "UNetXS", "generator": "Filters"}, "from small to large, not from UNetXS to Filters"),
-        ({"grow": "UNetXS", "generator": "Filtre"}, "--generator must be one of .*, got Filtre"),
+        ({"grow": "UNetXS", "generator": "Filtre"}, "`generator` must be one of .*, got Filtre"),
         ({"warm_up": 2000, "generator": "Mix"}, "not from Mix to Mix"),
         ({"warm_up": 2000, "grow": "Mix"}, "not from Mix to Mix"),
-        ({"warm_up": 20_000}, "--budget 6000 does not allow one step: .* give at least"),
-        ({"warm_up": 3}, "--warm-up 3 does not allow one step of it: give at least 96, or 0"),
+        ({"warm_up": 20_000}, "`budget=6000` does not allow one step: .* give at least"),
+        ({"warm_up": 3}, "`warm_up=3` does not allow one step of it: give at least 96, or 0"),
     ],
 )
 def test_what_cannot_grow_is_refused_in_a_line_before_anything_is_asked(

@@ -10,7 +10,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from bbfuse.heads.base import LEARNT, Affine, Head, Net, OfProbabilities, Standardize
+from bbfuse.heads.affine import Affine, Net
+from bbfuse.heads.base import HEADS, Head, OfProbabilities
+from bbfuse.heads.standardize import Standardize
 
 CLASSES = 3
 
@@ -72,7 +74,7 @@ def test_a_new_head_is_the_identity_and_a_net_has_32_hidden_units_along_fixed_di
     z = drawn(5, 6, CLASSES)
     torch.manual_seed(9)
     for name, kind in (("affine", Affine), ("net", Net)):
-        assert LEARNT[name] is kind
+        assert HEADS[name] is kind
         torch.testing.assert_close(kind(CLASSES, 0.5)(z), z)
         assert kind(CLASSES, 0.5).penalty().item() == 0.0
     net = Net(CLASSES, 0.5)

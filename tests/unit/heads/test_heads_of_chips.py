@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, Chip
-from bbfuse.heads.base import Affine, Heads
+from bbfuse.heads.affine import Affine
+from bbfuse.heads.base import HEADS
+from bbfuse.heads.per_chip import ChipHeads
 
 CLASSES = 3
 ONE, OTHER = Chip(0.05, 7), Chip(0.05, 11)
+
+
+def heads_of(name: str, chip: Chip | None, raw: Tensor, classes: int, ask: Any) -> ChipHeads:
+    kind = HEADS[name]
+    settings = kind.Config(decay=0.02) if name in ("affine", "net") else kind.Config()
+    return ChipHeads(name, settings, chip, raw, classes, ask)
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -63,13 +71,13 @@ def test_a_head_asks_its_calibration_images_on_these_chips_and_no_others(
     name: str, chip: Chip | None, first: list[tuple[int, Chip]], later: list[tuple[int, Chip]]
 ) -> None:
     ask = Asked()
-    heads = Heads(name, chip, RAW, CLASSES, 0.02, ask)
-    assert heads.asked_first == tuple(images for images, _ in first)
+    heads = heads_of(name, chip, RAW, CLASSES, ask)
+    assert heads.queries_before_training == tuple(images for images, _ in first)
     assert heads.images_per_chip == (12 if name == "standardize" else 0)
     assert heads.state_dict()["reference"].shape == (0, CLASSES)  # no nominal answers yet
-    told = heads.warm_up(LABELS)
+    told = heads.fit(LABELS)
     assert ask.questions == first
-    assert heads.asked_first == tuple(images for images, _ in first)
+    assert heads.queries_before_training == tuple(images for images, _ in first)
     if name in ("affine", "net"):
         assert told is not None
         torch.testing.assert_close(told, answers_of(RAW, ONE))
@@ -77,53 +85,53 @@ def test_a_head_asks_its_calibration_images_on_these_chips_and_no_others(
         assert told is None
     for _ in range(2):
         ask.questions.clear()
-        heads.meet(OTHER if chip is None else chip)
+        heads.head_for(OTHER if chip is None else chip)
         assert ask.questions == later
     ask.questions.clear()
-    heads.meet(NOMINAL)
+    heads.head_for(NOMINAL)
     assert ask.questions == []
 
 
 def test_standardize_brings_a_chip_to_nominal_voltage_and_leaves_nominal_answers_alone() -> None:
     z = drawn(4, 5, CLASSES)
-    for heads, chip in ((Heads("standardize", c, RAW, CLASSES, 0.02, Asked()), c or OTHER) for c in (ONE, None)):
-        heads.warm_up(LABELS)
+    for heads, chip in ((heads_of("standardize", c, RAW, CLASSES, Asked()), c or OTHER) for c in (ONE, None)):
+        heads.fit(LABELS)
         raw, clean = of(answers_of(RAW, chip)), of(answers_of(RAW, NOMINAL))
-        close(heads.meet(chip)(z), (of(z) - raw.mean(0)) / raw.std(0) * clean.std(0) + clean.mean(0))
-        assert heads.meet(NOMINAL)(z) is z
+        close(heads.head_for(chip)(z), (of(z) - raw.mean(0)) / raw.std(0) * clean.std(0) + clean.mean(0))
+        assert heads.head_for(NOMINAL)(z) is z
 
 
 def test_a_learnt_head_is_fitted_to_the_labels_of_its_own_images_and_the_fitted_one_is_the_base_line() -> None:
-    heads = Heads("affine", ONE, RAW, CLASSES, 0.02, Asked())
-    before = heads.meet(ONE)
-    assert heads.alone(before) is before  # nothing was fitted yet
-    heads.warm_up(LABELS)
+    heads = heads_of("affine", ONE, RAW, CLASSES, Asked())
+    before = heads.head_for(ONE)
+    assert heads.before_training(before) is before  # nothing was fitted yet
+    heads.fit(LABELS)
     fitted = Affine(CLASSES, 0.02)
     fitted.fit(answers_of(RAW, ONE), LABELS[:12])
-    head = heads.meet(ONE)
-    assert head is heads.trained is heads.meet(NOMINAL)
+    head = heads.head_for(ONE)
+    assert head is heads.trained is heads.head_for(NOMINAL)
     z = drawn(4, 5, CLASSES)
     assert torch.equal(head(z), fitted(z))
     with torch.no_grad():
         heads.trained.bias.add_(3.0)
-    assert torch.equal(heads.alone(head)(z), fitted(z))
+    assert torch.equal(heads.before_training(head)(z), fitted(z))
     torch.testing.assert_close(head(z), fitted(z) + 3.0)
 
 
 def test_a_head_that_was_taken_over_is_not_fitted_again() -> None:
-    first = Heads("affine", ONE, RAW, CLASSES, 0.02, Asked())
-    first.warm_up(LABELS)
+    first = heads_of("affine", ONE, RAW, CLASSES, Asked())
+    first.fit(LABELS)
     ask = Asked()
-    heads = Heads("affine", ONE, RAW, CLASSES, 0.02, ask)
-    assert heads.taken is False
-    heads.take_over(first.state_dict())
-    assert heads.asked_first == ()
-    assert heads.warm_up(LABELS.flip(0)) is None
+    heads = heads_of("affine", ONE, RAW, CLASSES, ask)
+    assert heads.warm_started is False
+    heads.warm_start(first.state_dict())
+    assert heads.queries_before_training == ()
+    assert heads.fit(LABELS.flip(0)) is None
     assert ask.questions == []
-    assert heads.taken is True
+    assert heads.warm_started is True
     z = drawn(4, 5, CLASSES)
-    assert torch.equal(heads.meet(ONE)(z), first.meet(ONE)(z))
-    assert torch.equal(heads.alone(heads.meet(ONE))(z), first.meet(ONE)(z))
+    assert torch.equal(heads.head_for(ONE)(z), first.head_for(ONE)(z))
+    assert torch.equal(heads.before_training(heads.head_for(ONE))(z), first.head_for(ONE)(z))
 
 
 def test_before_a_model_of_the_target_a_head_is_calibrated_on_the_model_or_left_out() -> None:
@@ -131,15 +139,15 @@ def test_before_a_model_of_the_target_a_head_is_calibrated_on_the_model_or_left_
         return (images.flatten(1) @ drawn(80 + chip.seed, 4, CLASSES)).requires_grad_()
 
     z, ask = drawn(4, 5, CLASSES), Asked()
-    heads = Heads("standardize", None, RAW, CLASSES, 0.02, ask)
+    heads = heads_of("standardize", None, RAW, CLASSES, ask)
     raw, clean = of(model(RAW, OTHER)), of(model(RAW, NOMINAL))
-    made = heads.meet(OTHER, model)
+    made = heads.head_for(OTHER, model)
     close(made(z), (of(z) - raw.mean(0)) / raw.std(0) * clean.std(0) + clean.mean(0))
     assert not made(z).requires_grad
-    assert heads.meet(NOMINAL, model)(z) is z
-    learnt = Heads("affine", ONE, RAW, CLASSES, 0.02, ask)
-    learnt.warm_up(LABELS)
-    assert learnt.meet(ONE, model)(z) is z
+    assert heads.head_for(NOMINAL, model)(z) is z
+    learnt = heads_of("affine", ONE, RAW, CLASSES, ask)
+    learnt.fit(LABELS)
+    assert learnt.head_for(ONE, model)(z) is z
     assert ask.questions == [(12, ONE)]
 
 
@@ -147,13 +155,13 @@ def test_before_a_model_of_the_target_a_head_is_calibrated_on_the_model_or_left_
     ("name", "chip"), [("none", None), ("standardize", ONE), ("standardize", None), ("affine", ONE), ("net", ONE)]
 )
 def test_saved_and_loaded_heads_correct_alike(name: str, chip: Chip | None) -> None:
-    heads, other = (Heads(name, chip, RAW, CLASSES, 0.02, Asked()) for _ in range(2))
-    heads.warm_up(LABELS)
+    heads, other = (heads_of(name, chip, RAW, CLASSES, Asked()) for _ in range(2))
+    heads.fit(LABELS)
     if heads.trained is not None:
         with torch.no_grad():
             heads.trained.bias.add_(0.3)
     other.load_state_dict(heads.state_dict())
     z, met = drawn(4, 5, CLASSES), chip or OTHER
-    assert torch.equal(heads.meet(met)(z), other.meet(met)(z))
-    assert torch.equal(heads.alone(heads.meet(met))(z), other.alone(other.meet(met))(z))
-    assert not torch.equal(heads.meet(met)(z), z) or name == "none"
+    assert torch.equal(heads.head_for(met)(z), other.head_for(met)(z))
+    assert torch.equal(heads.before_training(heads.head_for(met))(z), other.before_training(other.head_for(met))(z))
+    assert not torch.equal(heads.head_for(met)(z), z) or name == "none"

@@ -20,9 +20,11 @@ from backends.http.codecs.sizes import sizes
 from backends.http.codecs.tensorflow import TensorFlow
 from backends.http.discovery import DiscoveryOverrides as Overrides
 from backends.http.discovery import found
+from backends.kinds.remote import RemoteConfig
 from backends.memory.simulator import Simulator
-from bbfuse.cli.run import execute
-from bbfuse.config.schema import RemoteConfig, ReportConfig, RunConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig
+from bbfuse.execution import execute
 from tests.helpers.faults import script
 
 CHIP = Chip(0.05, 7)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bbfuse.objective.step import Probe, Score, Step
 from bbfuse.optimizers.directions import Directions
 from bbfuse.optimizers.probes import (
     Moved,
@@ -23,8 +24,6 @@ from bbfuse.optimizers.probes import (
     simultaneous_perturbation,
 )
 from bbfuse.optimizers.rge import Shifted
-from bbfuse.training.objective import Step
-from bbfuse.training.scoring import Probe, Score
 from tests.helpers.descent import (
     BATCH,
     IMAGES,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.ask_and_tell import Found, Searcher, Space, Subspace
+from bbfuse.optimizers.ask_and_tell import AskAndTell, Found, Space, Subspace
 from tests.helpers.points import drawn, named, small_fuse, step_for
 
 
@@ -101,9 +101,9 @@ def test_what_describes_a_point_does_not_change_and_is_equal_to_itself_alone(sub
     ],
 )
 def test_dimensions_and_points_a_step(subspace: int | None, points: int | None, dimensions: int, asked: int) -> None:
-    searcher = Searcher(small_fuse(), subspace, 0, points)
-    assert (searcher.dimensions, searcher.answers_per_image) == (dimensions, asked)
+    searcher = AskAndTell(small_fuse(), subspace, 0, points)
+    assert (searcher.dimensions, searcher.queries_per_image) == (dimensions, asked)
 
 
 def test_a_hundred_dimensions_take_seventeen_points() -> None:
-    assert Searcher(Fuse("Filters", (1, 8, 8), torch.Generator()), 100, 0, None).answers_per_image == 17  # 4 + 3 * 4.605
+    assert AskAndTell(Fuse("Filters", (1, 8, 8), torch.Generator()), 100, 0, None).queries_per_image == 17  # 4 + 3 * 4.605

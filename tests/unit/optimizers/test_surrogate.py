@@ -14,10 +14,9 @@ from backends.base import NOMINAL, Chip, InputError
 from backends.datasets.base import Dataset, Split
 from backends.memory.config import Memory
 from bbfuse.optimizers.base import Problem
-from bbfuse.optimizers.settings import GuidedConfig, SurrogateConfig
-from bbfuse.optimizers.surrogate.guided import Guided
-from bbfuse.optimizers.surrogate.network import ARCHITECTURES, Surrogate
-from bbfuse.querying.ledger import Answered
+from bbfuse.optimizers.surrogate.guided import Guided, GuidedConfig
+from bbfuse.optimizers.surrogate.network import ARCHITECTURES, Surrogate, SurrogateConfig
+from bbfuse.querying.responses import Answered
 from bbfuse.training.evaluation import accuracy
 from tests.helpers.targets import StepMaker
 

@@ -16,9 +16,8 @@ from backends.base import NOMINAL, Chip, InputError
 from backends.datasets.base import Split
 from backends.memory.config import Memory
 from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
-from bbfuse.optimizers.settings import SurrogateConfig
-from bbfuse.optimizers.surrogate.network import ARCHITECTURES, Surrogate
-from bbfuse.querying.ledger import Answered
+from bbfuse.optimizers.surrogate.network import ARCHITECTURES, Surrogate, SurrogateConfig
+from bbfuse.querying.responses import Answered
 from tests.helpers.imitator import Imitator
 from tests.helpers.points import answers, drawn, images_of
 

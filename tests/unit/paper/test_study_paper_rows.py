@@ -12,7 +12,8 @@ import pytest
 
 from bbfuse.compare.cells import Cell
 from bbfuse.compare.tasks import Task
-from bbfuse.config.schema import AffineConfig, RunConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.heads.affine import AffineConfig
 from experiments.paper import rows
 from experiments.paper.tiers import MEMORY, TIERS
 

@@ -13,7 +13,7 @@ import pytest
 from backends.targets import checkpoint
 from bbfuse.compare.command import tier_result
 from bbfuse.compare.tasks import configs_of
-from bbfuse.config.schema import validate
+from bbfuse.config.checks import validate
 from experiments.paper import tiers
 from experiments.paper.tiers import TIERS
 from tests.helpers.drawn import committed

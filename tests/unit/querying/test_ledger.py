@@ -13,8 +13,10 @@ from hypothesis import assume, given, settings
 from torch import Tensor
 
 from backends.base import Chip, Sending, TargetError
+from bbfuse.querying.budget import BudgetSpentError
 from bbfuse.querying.journal import Journal
-from bbfuse.querying.ledger import BudgetSpentError, Ledger
+from bbfuse.querying.ledger import Ledger
+from bbfuse.querying.reservation import WorkerQueries
 from tests.helpers.answering import Crowd, KilledError, Scripted
 
 CHIP = Chip(0.1, 1)
@@ -40,12 +42,12 @@ def test_counts_are_those_of_the_backend_and_the_limit_holds(sizes: list[int], l
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (torch.zeros(3, 3), r"shape \(3, 3\) where \(3, 2\) was due"),
+        (torch.zeros(3, 3), r"shape \(3, 3\), expected \(3, 2\)"),
         (torch.zeros(2, 2), r"shape \(2, 2\)"),
         (torch.full((3, 2), torch.nan), "not finite"),
         (torch.full((3, 2), -torch.inf), "not finite"),
-        (torch.zeros(3), r"shape \(3,\) .*a bare label for each image, it seems; ask the server for the logits"),
-        (torch.zeros(3, 1), r"shape \(3, 1\) .*a bare label"),
+        (torch.zeros(3), r"shape \(3,\), .*one label per image; configure the server to return logits"),
+        (torch.zeros(3, 1), r"shape \(3, 1\), .*one label per image"),
     ],
 )
 def test_what_is_no_answer_is_refused(answer: Tensor, words: str) -> None:
@@ -112,7 +114,7 @@ def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_the_top_few_classes_are_recognised() -> None:
     backend = Scripted(classes=10)
     backend.answer = torch.zeros(3, 5)
-    with pytest.raises(TargetError, match=r"where \(3, 10\) was due: the top 5 of 10 classes, it seems") as error:
+    with pytest.raises(TargetError, match=r"expected \(3, 10\): it seems to be the top 5 of 10 classes") as error:
         Ledger(backend, 100).ask(images(3), CHIP)
     assert "\n" not in str(error.value)
 
@@ -165,7 +167,7 @@ def test_requests_are_really_under_way_together() -> None:
 def test_no_more_images_are_under_way_than_may_be_lost() -> None:
     backend = Crowd()
     ledger = Ledger(backend, 10_000, in_flight=5)
-    ledger.at_risk = 100
+    ledger.scheduler.at_risk = 100
     ledger.ask_all([(images(30), CHIP)] * 12 + [(images(120), CHIP)] * 2)  # one that is larger goes alone
     assert backend.most[1] == 120
     assert 2 <= backend.most[0] <= 3
@@ -236,26 +238,26 @@ def test_large_queries_are_cut_the_same_way_whoever_answers() -> None:
 def test_what_others_send_is_granted_before_and_counted_after(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers.jsonl")
     ledger = Ledger(Scripted(), 100, journal)
-    first, second, third, fourth = (ledger.granted([20, 10]) for _ in range(4))
+    first, second, third, fourth = (WorkerQueries(ledger).numbered([20, 10]) for _ in range(4))
     for grant in (first, second, third):
-        ledger.reserve(grant)
+        WorkerQueries(ledger).reserve(grant)
     with pytest.raises(BudgetSpentError, match="30 more images would pass the limit of 100, 90 are sent"):
-        ledger.reserve(fourth)
+        WorkerQueries(ledger).reserve(fourth)
     answers = [torch.arange(30.0).view(15, 2), torch.arange(30.0, 60.0).view(15, 2)]
-    ledger.settle(first, 30, 2, answers)
-    ledger.settle(second, 0, 0, None)  # refused before it was sent
-    ledger.lose(third)
+    WorkerQueries(ledger).settle(first, 30, 2, answers)
+    WorkerQueries(ledger).settle(second, 0, 0, None)  # refused before it was sent
+    WorkerQueries(ledger).charge_lost(third)
     assert (ledger.images, ledger.requests, ledger.lost) == (30, 2, 30)
-    ledger.reserve(second)
+    WorkerQueries(ledger).reserve(second)
     journal.close()
 
     journal = Journal(tmp_path / "answers.jsonl")
     resumed = Ledger(Scripted(), 100, journal)
-    first, second, third = (resumed.granted([20, 10]) for _ in range(3))
-    known = resumed.recalled(first)
+    first, second, third = (WorkerQueries(resumed).numbered([20, 10]) for _ in range(3))
+    known = WorkerQueries(resumed).recalled(first)
     assert known is not None
     assert torch.equal(torch.cat(known), torch.cat(answers))
-    assert resumed.recalled(second) is resumed.recalled(third) is None
+    assert WorkerQueries(resumed).recalled(second) is WorkerQueries(resumed).recalled(third) is None
     # what was under way when the process died is lost, too; it had been put down twice
     assert (resumed.images, resumed.requests, resumed.lost) == (30, 2, 90)
     journal.close()

@@ -12,9 +12,13 @@ import torch
 from torch import Tensor
 
 from backends.base import Access, BackendInfo, Chip, Sending, TargetError
+from bbfuse.querying.budget import BudgetSpentError
 from bbfuse.querying.cache import Store
 from bbfuse.querying.journal import Journal
-from bbfuse.querying.ledger import IMAGES_PER_REQUEST, Answered, BudgetSpentError, Grant, Ledger, logits_of
+from bbfuse.querying.ledger import Ledger
+from bbfuse.querying.reservation import Reservation, WorkerQueries
+from bbfuse.querying.responses import Answered, logits_of
+from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 from tests.helpers.answering import Crowd, Scripted
 
 CHIP = Chip(0.1, 1)
@@ -47,9 +51,9 @@ def test_a_new_ledger_has_counted_nothing() -> None:
     ledger = Ledger(Scripted(), 9)
     assert (ledger.images, ledger.requests, ledger.kept, ledger.lost) == (0, 0, 0, 0)
     assert ledger.reuses is True
-    assert ledger.keeps is False
-    assert (ledger.kind, ledger.at_risk, ledger.limit) == (None, None, 9)
-    assert ledger.granted([4]).first == 0
+    assert WorkerQueries(ledger).keeps_responses is False
+    assert (ledger.kind, ledger.scheduler.at_risk, ledger.limit) == (None, None, 9)
+    assert WorkerQueries(ledger).numbered([4]).first == 0
     ledger.checkpointed()  # nothing was written down
 
 
@@ -102,24 +106,24 @@ def test_a_request_that_fails_before_it_is_sent_leaves_its_room_to_others() -> N
         with pytest.raises(TargetError, match="nobody there"):
             ledger.ask(images(30), CHIP)
     assert (ledger.images, ledger.requests) == (0, 0)
-    ledger.reserve(Grant(0, [20, 10]))
+    WorkerQueries(ledger).reserve(Reservation(0, [20, 10]))
 
 
 def test_what_was_lost_counts_against_the_limit(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers.jsonl")
     ledger = Ledger(Scripted(), 50, journal)
-    grant = ledger.granted([7, 8])
+    grant = WorkerQueries(ledger).numbered([7, 8])
     assert (grant.first, grant.images) == (0, 15)
-    ledger.reserve(grant)
+    WorkerQueries(ledger).reserve(grant)
     with pytest.raises(BudgetSpentError, match="36 more images would pass the limit of 50, 15 are sent"):
         ledger.ask(images(36), CHIP)
-    ledger.lose(grant)
+    WorkerQueries(ledger).charge_lost(grant)
     assert (ledger.images, ledger.lost) == (0, 15)
     journal.close()
     journal = Journal(tmp_path / "answers.jsonl")
     assert [journal.recall(number, "").lost for number in (0, 1, 2)] == [7, 8, 0]
     journal.close()
-    ledger._journal = None
+    ledger.journal = None
     ledger.ask(images(35), CHIP)
     with pytest.raises(BudgetSpentError, match="1 more images would pass the limit of 50, 50 are sent"):
         ledger.ask(images(1), CHIP)
@@ -128,35 +132,35 @@ def test_what_was_lost_counts_against_the_limit(tmp_path: Path) -> None:
 def test_grants_are_numbered_with_the_requests_and_settled_by_what_was_sent() -> None:
     ledger = Ledger(Scripted(), 100)
     ledger.ask(images(3), CHIP)
-    first, second = ledger.granted([20, 10, 5]), ledger.granted([6])
-    assert (first.first, second.first, ledger.granted([1]).first) == (1, 4, 5)
-    ledger.reserve(first)
-    ledger.settle(first, 33, 4, None)
+    first, second = WorkerQueries(ledger).numbered([20, 10, 5]), WorkerQueries(ledger).numbered([6])
+    assert (first.first, second.first, WorkerQueries(ledger).numbered([1]).first) == (1, 4, 5)
+    WorkerQueries(ledger).reserve(first)
+    WorkerQueries(ledger).settle(first, 33, 4, None)
     assert (ledger.images, ledger.requests, ledger.lost) == (36, 5, 0)
-    ledger.reserve(Grant(9, [64]))  # 36 and 64: nothing else is reserved any more
+    WorkerQueries(ledger).reserve(Reservation(9, [64]))  # 36 and 64: nothing else is reserved any more
     with pytest.raises(BudgetSpentError):
-        ledger.reserve(Grant(10, [1]))
+        WorkerQueries(ledger).reserve(Reservation(10, [1]))
 
 
 def test_answers_of_others_are_read_again_whole_or_not_at_all(tmp_path: Path) -> None:
     path, rows = tmp_path / "answers.jsonl", [torch.arange(12.0).view(6, 2), torch.arange(12.0, 20.0).view(4, 2)]
     journal = Journal(path)
     ledger = Ledger(Scripted(), 100, journal)
-    assert ledger.keeps
-    whole, half = ledger.granted([7, 3]), ledger.granted([5, 4])
+    assert WorkerQueries(ledger).keeps_responses
+    whole, half = WorkerQueries(ledger).numbered([7, 3]), WorkerQueries(ledger).numbered([5, 4])
     for grant in (whole, half):
-        ledger.reserve(grant)
-    ledger.settle(whole, 10, 2, rows)
+        WorkerQueries(ledger).reserve(grant)
+    WorkerQueries(ledger).settle(whole, 10, 2, rows)
     journal.answered(half.first, "", torch.zeros(5, 2), "logits", 0)  # killed before the answer to its second request
     journal.close()
     journal = Journal(path)
     again = Ledger(Scripted(), 100, journal)
-    found = again.recalled(again.granted([7, 3]))
+    found = WorkerQueries(again).recalled(WorkerQueries(again).numbered([7, 3]))
     assert found is not None
     assert [len(part) for part in found] == [7, 3]
     assert torch.equal(torch.cat(found), torch.cat(rows))
     assert (again.images, again.requests, again.lost) == (10, 2, 0)
-    assert again.recalled(again.granted([5, 4])) is None
+    assert WorkerQueries(again).recalled(WorkerQueries(again).numbered([5, 4])) is None
     assert (again.images, again.requests, again.lost) == (10, 2, 9)
     journal.close()
 
@@ -185,7 +189,7 @@ def test_the_first_answer_says_what_all_others_are() -> None:
     ledger = answering(shares, 3)
     ledger.ask(images(1), CHIP)
     ledger._backend.answer = others  # type: ignore[attr-defined]
-    with pytest.raises(TargetError, match="scripted answered with probabilities at first and with something else now"):
+    with pytest.raises(TargetError, match="scripted responded with probabilities first and with something else now"):
         ledger.ask(images(1), CHIP)
     ledger = answering(others, 3)
     ledger.ask(images(1), CHIP)
@@ -198,7 +202,7 @@ def test_no_probability_is_below_1e_minus_8() -> None:
     torch.testing.assert_close(found, torch.tensor([[1e-8, 1e-8, 2e-8, 0.5]]))
 
 
-LABELS, TOP = "a bare label for each image", "the top {} of 4 classes"
+LABELS, TOP = "one label per image", "the top {} of 4 classes"
 
 
 @pytest.mark.parametrize(
@@ -211,8 +215,8 @@ def test_an_answer_of_another_shape_is_refused_and_named_where_it_is_a_common_on
 ) -> None:
     with pytest.raises(TargetError) as error:
         answering(torch.zeros(shape), 4).ask(images(3), CHIP)
-    way_out = f": {found}, it seems; ask the server for the logits or probabilities of all classes" if found else ""
-    assert str(error.value) == f"scripted answered with shape {shape} where (3, 4) was due{way_out}"
+    way_out = f": it seems to be {found}; configure the server to return logits or probabilities of all classes" if found else ""
+    assert str(error.value) == f"scripted responded with shape {shape}, expected (3, 4){way_out}"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -250,7 +254,8 @@ def test_a_process_that_takes_over_counts_what_was_sent_and_what_was_kept(tmp_pa
         journal, store = Journal(path), Store(tmp_path, "somebody")
         store.keep(store.keys(images(9)[2:5], CHIP), torch.zeros(3, 2))
         ledger = Ledger(Scripted(attempts=2), 1000, journal, store)
-        ledger.kept, ledger.images, ledger.requests, ledger.lost = 100, 200, 300, 400
+        budget = ledger.budget
+        ledger.kept, budget.images, budget.requests, budget.lost = 100, 200, 300, 400
         answer = ledger.ask(images(9), CHIP)
         found.append((ledger.images, ledger.requests, ledger.kept, ledger.lost, ledger.kind, answer.tolist()))
         journal.close()
@@ -284,7 +289,7 @@ def test_no_more_images_are_under_way_than_may_be_lost_and_that_many_may_be() ->
     for at_risk, most in ((60, 60), (59, 40), (None, 100)):
         backend = Patient(most)
         ledger = Ledger(backend, 10_000, in_flight=5)
-        ledger.kind, ledger.at_risk = "logits", at_risk
+        ledger.kind, ledger.scheduler.at_risk = "logits", at_risk
         ledger.ask_all([(images(20), CHIP)] * 15)
         assert backend.most[1] == most
 
@@ -292,9 +297,9 @@ def test_no_more_images_are_under_way_than_may_be_lost_and_that_many_may_be() ->
 def test_a_state_goes_on_where_it_was_taken() -> None:
     ledger = Ledger(Scripted(), 1000)
     ledger.ask(images(200), CHIP)
-    grant = ledger.granted([5])
-    ledger.reserve(grant)
-    ledger.lose(grant)
+    grant = WorkerQueries(ledger).numbered([5])
+    WorkerQueries(ledger).reserve(grant)
+    WorkerQueries(ledger).charge_lost(grant)
     ledger.kept, ledger.reuses = 17, False
     other = Ledger(Scripted(), 1000)
     other.load_state_dict(ledger.state_dict())
@@ -317,7 +322,7 @@ def test_only_a_target_with_gradients_is_asked_with_tape_and_its_tape_reaches_th
 
 
 def test_answers_and_grants_cannot_be_changed() -> None:
-    for made, name in ((Answered(images(1), CHIP, torch.zeros(1, 2)), "chip"), (Grant(0, [3]), "first")):
+    for made, name in ((Answered(images(1), CHIP, torch.zeros(1, 2)), "chip"), (Reservation(0, [3]), "first")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 5)
 

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from backends.base import Chip, InputError, Sending
 from backends.datasets.base import Dataset
-from bbfuse.config.schema import RemoteConfig, RunConfig, validate
+from backends.kinds.remote import RemoteConfig
+from bbfuse.config.checks import validate
+from bbfuse.config.schema import RunConfig
 from bbfuse.runs.folder import events
 from bbfuse.training.planning import Queries
 from tests.helpers.answering import Killable, KilledError
@@ -170,10 +172,10 @@ def test_killed_with_several_in_flight_and_resumed_it_is_the_same_run(kill: int,
 @pytest.mark.parametrize(
     ("remote", "words"),
     [
-        (RemoteConfig(store="kept"), "--remote.store has no effect without --remote.url"),
-        (RemoteConfig(url="http://x", store="kept", watch=0), "--remote.store needs to know .* drop --remote.watch 0"),
-        (RemoteConfig(url="http://x", watch=-1), "--remote.watch must be 0 or more, got -1"),
-        (RemoteConfig(in_flight=0), "--remote.in-flight must be above 0, got 0"),
+        (RemoteConfig(store="kept"), "`remote.store` has no effect without `remote.url`"),
+        (RemoteConfig(url="http://x", store="kept", watch=0), "`remote.store` needs the check .* drop `remote.watch=0`"),
+        (RemoteConfig(url="http://x", watch=-1), "`remote.watch` must be 0 or more, got -1"),
+        (RemoteConfig(in_flight=0), "`remote.in_flight` must be above 0, got 0"),
     ],
 )
 def test_what_cannot_be_is_refused(remote: RemoteConfig, words: str) -> None:
@@ -182,6 +184,6 @@ def test_what_cannot_be_is_refused(remote: RemoteConfig, words: str) -> None:
 
 
 def test_only_servers_of_others_are_watched_by_default() -> None:
-    assert RunConfig().watch == RunConfig(backend="remote").watch == 0
-    assert RunConfig(backend="remote", remote=RemoteConfig(url="http://x")).watch == 3
-    assert RunConfig(backend="remote", remote=RemoteConfig(url="http://x", watch=0)).watch == 0
+    assert RunConfig().remote.checks == RunConfig(backend="remote").remote.checks == 0
+    assert RunConfig(backend="remote", remote=RemoteConfig(url="http://x")).remote.checks == 3
+    assert RunConfig(backend="remote", remote=RemoteConfig(url="http://x", watch=0)).remote.checks == 0

@@ -187,11 +187,11 @@ def test_a_store_is_used_if_it_holds_what_the_target_says_and_is_filled_if_it_ho
     if told:
         assert words == [
             f"{with_store.path} holds other answers than the target gives now, so it is not used: choose another "
-            "--remote.store, or delete it"
+            "`remote.store`, or delete it"
         ]
     noisy = opened(FIRST, changed(0.3), store=with_store)[2]
     assert noisy == [
         "the target does not repeat itself: asked twice, it changed a logit by 30 % of their spread; no answer is taken from "
-        "--remote.store"
+        "`remote.store`"
     ]
     with_store.close()

@@ -10,7 +10,8 @@ import torch
 
 from backends.memory.protection.cost import HARDWARE, Cost
 from backends.memory.protection.policy import Protection
-from bbfuse.config.schema import ReportConfig, RunConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig
 from experiments import cross_layer
 from experiments.cross_layer import COMPARISON, EVALUATIONS, FIRST, Comparison
 from experiments.cross_layer_designs import DIGITS, FULL, UNPROTECTED, Design

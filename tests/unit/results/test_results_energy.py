@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from backends.targets import networks
-from bbfuse.fuse.generators import GENERATORS
+from bbfuse.fuse.generators.base import GENERATORS
 from experiments import energy
 from tests.helpers.toys import kept_figures, lines
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from bbfuse.cli import console
-from bbfuse.cli.console import Show, closing_table, plan_table
+from bbfuse import progress
+from bbfuse.cli.tables import closing_table, plan_table
+from bbfuse.progress import ProgressDisplay
 from bbfuse.training.trainer import Status
 from tests.helpers.summaries import made_summary
 
-FUSE_ALONE = "fuse alone: this run's fuse with the head taken away; --head none trains one that stands alone"
+FUSE_ALONE = "fuse alone: this run's fuse with the head taken away; --head none trains one without a head"
 ENERGY = "84 % of the voltage saves 33.6 % of the energy of weight reads, 13.7 % with the fuse in front"
-SENT = "51.9 points lost, 38.7 won back; 18,453 images in 1,276 requests (budget 20,500); 84 s"
+SENT = "51.9 points lost, 38.7 recovered; 18,453 images in 1,276 requests (budget 20,500); 84 s"
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> tuple[list[list[str]], list[str]]:
@@ -32,7 +33,7 @@ def test_the_closing_table_gives_accuracies_with_their_spread_and_the_shares_won
     closing_table(made_summary())
     cells, lines = printed(capsys)
     assert cells == [
-        ["", "accuracy", "won back"],
+        ["", "accuracy", "recovered"],
         ["nominal voltage", "93.1 %", ""],
         ["no protection", "41.2 ± 3.1 %", ""],
         ["head alone", "58.3 ± 4.7 %", "33 %"],
@@ -73,14 +74,15 @@ def test_shares_are_of_what_was_lost_if_anything_was(clean: float, shares: list[
     assert [row[2] for row in printed(capsys)[0][1:]] == shares
 
 
-FORETOLD = "the surrogate foretold {} % of the variance of the last answers"
+FORETOLD = "the surrogate predicted {} % of the variance of the last responses"
 
 
 @pytest.mark.parametrize(
     ("trust", "line"),
     [
-        (0.2, FORETOLD.format(20)), (0.74, FORETOLD.format(74)), (0.1999, FORETOLD.format(20) + ": it was not trusted"),
-        (0.0, FORETOLD.format(0) + ": it was not trusted"), (-0.13, FORETOLD.format(-13) + ": it was not trusted"),
+        (0.2, FORETOLD.format(20)), (0.74, FORETOLD.format(74)), (0.1999, FORETOLD.format(20) + ": its gradients were not used"),
+        (0.0, FORETOLD.format(0) + ": its gradients were not used"),
+        (-0.13, FORETOLD.format(-13) + ": its gradients were not used"),
     ],
 )  # fmt: skip
 def test_a_surrogate_is_trusted_from_a_fifth_of_the_variance_on(
@@ -96,13 +98,13 @@ def test_a_surrogate_is_trusted_from_a_fifth_of_the_variance_on(
         ({"deterministic": True, "honours_chip": True, "noise": None, "drift": None}, []),
         ({"deterministic": None, "honours_chip": None, "noise": None, "drift": None}, []),
         ({"deterministic": False, "noise": 0.0347},
-         ["the target does not repeat itself: asked twice, it changed a logit by 3.5 % of their spread"]),
+         ["responses are not repeatable: the same query changed a logit by 3.5 % of their spread"]),
         ({"deterministic": False, "noise": 0.0344},
-         ["the target does not repeat itself: asked twice, it changed a logit by 3.4 % of their spread"]),
-        ({"honours_chip": False}, ["the target answered alike at nominal voltage and on a chip"]),
-        ({"drift": 0.0}, ["asked again on the way, the target had changed a logit by at most 0 % of their spread"]),
-        ({"drift": 0.00276}, ["asked again on the way, the target had changed a logit by at most 0.28 % of their spread"]),
-        ({"drift": 0.00273}, ["asked again on the way, the target had changed a logit by at most 0.27 % of their spread"]),
+         ["responses are not repeatable: the same query changed a logit by 3.4 % of their spread"]),
+        ({"honours_chip": False}, ["responses were the same at nominal voltage and on a chip"]),
+        ({"drift": 0.0}, ["drift: during the run a logit changed by at most 0 % of their spread"]),
+        ({"drift": 0.00276}, ["drift: during the run a logit changed by at most 0.28 % of their spread"]),
+        ({"drift": 0.00273}, ["drift: during the run a logit changed by at most 0.27 % of their spread"]),
     ],
 )  # fmt: skip
 def test_what_was_found_of_the_target_is_said(
@@ -118,8 +120,8 @@ def test_what_was_found_of_the_target_is_said(
     ("cost", "kept", "words"),
     [
         (1234.567, 0, "1,276 requests that cost 1,234.57 (budget 20,500); 84 s"),
-        (0.0, 3_210, "1,276 requests that cost 0.00 (budget 20,500), 3,210 more from the store; 84 s"),
-        (None, 1, "1,276 requests (budget 20,500), 1 more from the store; 84 s"),
+        (0.0, 3_210, "1,276 requests that cost 0.00 (budget 20,500), 3,210 more from the cache; 84 s"),
+        (None, 1, "1,276 requests (budget 20,500), 1 more from the cache; 84 s"),
     ],
 )
 def test_cost_and_what_was_kept_are_said_where_there_is_any(
@@ -159,19 +161,19 @@ def test_the_plan_gives_what_each_purpose_sends(capsys: pytest.CaptureFixture[st
     rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in told if re.match("[│┃]", line)]
     assert rows == [
         ["", "images", "requests"],
-        ["the target itself", "24", "3"],
-        ["warm-up: labels and head", "1,150", "9"],
+        ["drift checks", "24", "3"],
+        ["labels and head", "1,150", "9"],
         ["training, 1,692 steps", "13,536", "846"],
         ["validation", "700", "7"],
         ["closing report", "1,440", "12"],
         ["sent", "16,850", "877"],
-        ["kept back", "3,150", ""],
+        ["reserve", "3,150", ""],
     ]
     (rule,) = [number for number, line in enumerate(told) if line.startswith("├")]
     assert "closing report" in told[rule - 1]
     assert told[-1] == (
-        "16,850 images in 877 requests (budget 20,000); exact if no request has to be sent again: retries take what is kept "
-        "back, then training"
+        "16,850 images in 877 requests (budget 20,000); exact without retries, which are paid from the reserve "
+        "first, then from training"
     )
 
 
@@ -180,27 +182,27 @@ def test_a_plan_names_cost_and_size_and_leaves_out_what_is_not_asked(capsys: pyt
     plan["queries"] |= {"cost": 17.5}
     plan_table(plan)
     cells, lines = printed(capsys)
-    assert [row[0] for row in cells[1:3]] == ["warm-up: labels and head", "training, 1,692 steps"]
+    assert [row[0] for row in cells[1:3]] == ["labels and head", "training, 1,692 steps"]
     assert lines == [
         "16,850 images in 877 requests that cost 17.50 (budget 20,000); about 123,456.0 MB up and 0.8 MB down, without HTTP "
-        "headers; at most that, since a smaller fuse may ask less, if no request has to be sent again: retries take what is kept "
-        "back, then training"
+        "headers; at most that, since a smaller fuse may send less, without retries, which are "
+        "paid from the reserve first, then from training"
     ]
 
 
 def test_one_image_about_the_target_itself_is_in_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     plan_table(made_plan(watched=1))
-    assert printed(capsys)[0][1] == ["the target itself", "1", "3"]
+    assert printed(capsys)[0][1] == ["drift checks", "1", "3"]
 
 
 def shown(steps: int, seen: list[int], clock: Callable[[int], float], capsys: pytest.CaptureFixture[str]) -> list[str]:
     """What is said of the steps ``seen``, each at the time that ``clock`` says."""
     times = iter([clock(step) for step in seen])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(times)))
-        with Show() as show:
+        patch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(times)))
+        with ProgressDisplay() as show:
             for step in seen:
-                show.watch(Status(1_000 + step, 20_500, step, steps, step / 7, 0.3 + step / 100))
+                show.update(Status(1_000 + step, 20_500, step, steps, step / 7, 0.3 + step / 100))
     told = capsys.readouterr()
     assert told.out == ""
     return told.err.splitlines()
@@ -229,12 +231,12 @@ def test_a_run_that_goes_on_counts_from_where_it_did(capsys: pytest.CaptureFixtu
 
 
 def test_before_the_first_loss_and_validation_there_are_dashes(capsys: pytest.CaptureFixture[str]) -> None:
-    Show().watch(Status(17, 90, 1, 4, None, None))
+    ProgressDisplay().update(Status(17, 90, 1, 4, None, None))
     assert capsys.readouterr().err == "17 of 90 images, loss -, validation -, about 0 s left\n"
 
 
 def test_what_is_said_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    Show().say("[bold]a message[/bold] " + 29 * "long " + "end")
+    ProgressDisplay().say("[bold]a message[/bold] " + 29 * "long " + "end")
     assert capsys.readouterr().err == "[bold]a message[/bold] " + 29 * "long " + "end\n"
 
 
@@ -243,8 +245,8 @@ def test_on_a_terminal_there_is_a_bar_in_place_of_lines(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
-    with Show() as show:
-        show.watch(Status(1_234, 5_678, 3, 4, 0.87654, 0.4567))
+    with ProgressDisplay() as show:
+        show.update(Status(1_234, 5_678, 3, 4, 0.87654, 0.4567))
     told = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
     assert re.search(r"1,234 of 5,678 images .* loss 0\.877 validation 45\.7 %", told)
     assert "s left" not in told

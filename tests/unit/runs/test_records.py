@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from backends.base import InputError
-from bbfuse.config.schema import RunConfig, to_dict
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.serialization import to_dict
 from bbfuse.runs.folder import RunFolder, events, learned, settings
 
 CONFIG = RunConfig(chip_seed=3, budget=777)
@@ -159,7 +160,7 @@ def test_a_folder_that_cannot_be_written_is_refused_with_the_reason(
     monkeypatch.setattr(RunFolder, "__init__", refuse)
     with pytest.raises(InputError) as begun:
         RunFolder.create(tmp_path / "new", CONFIG)
-    assert str(begun.value) == f"--out {tmp_path / 'new'} cannot be written: {reason}"
+    assert str(begun.value) == f"`out` {tmp_path / 'new'} cannot be written: {reason}"
     with pytest.raises(InputError) as resumed:
         RunFolder.open(tmp_path / "run")
-    assert str(resumed.value) == f"--resume {tmp_path / 'run'} cannot be written: {reason}"
+    assert str(resumed.value) == f"`resume` {tmp_path / 'run'} cannot be written: {reason}"

@@ -16,7 +16,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bbfuse.cli.console import LABELS
 from bbfuse.runs import report
 from bbfuse.runs.figures import svg, without_frame
 from bbfuse.runs.report import write_report
@@ -26,7 +25,7 @@ GREY, RED, ORANGE, PURPLE, BLUE = "#555555", "#c44e52", "#dd8452", "#8172b3", "#
 CURVE = "Accuracy on owned validation images against images sent"
 BARS = "Accuracy on held-out images"
 GRID = "Images before and after the fuse"
-TRADE = "Points won back against energy saved"
+TRADE = "Recovered points against energy saved"
 SEEN = [{"step": 0, "images": 150, "validation": 0.437}, {"step": 3, "images": 910, "loss": 1.7},
         {"step": 8, "images": 4200, "validation": 0.691}, {"step": 9, "images": 17_000, "validation": 0.765}]  # fmt: skip
 
@@ -49,7 +48,7 @@ def written(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "svg", keep)
-        write_report(folder, summary, LABELS, *(pictures or (some, some)))
+        write_report(folder, summary, *(pictures or (some, some)))
     page = (folder / "report.html").read_text()
     return page, dict(zip(re.findall("<figcaption>(.*?)</figcaption>", page), drawn, strict=True))
 
@@ -99,7 +98,7 @@ def test_points_are_won_over_no_protection_at_the_energy_of_what_is_in_front(
     level, upright = [line for line in axes.lines if line.get_marker() != "o"]
     assert list(level.get_ydata()) == [51.9, 51.9]
     assert list(upright.get_xdata()) == [0.0, 0.0]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("energy of the target's weight reads saved, %", "points won back")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("energy of the target's weight reads saved, %", "recovered points")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [line.get_label() for line in points]
     assert frame(axes) == {"left", "bottom"}
 
@@ -176,7 +175,7 @@ def test_the_page_stands_alone_and_gives_the_numbers_in_words_and_the_whole_summ
     assert "<b>" not in shown
     assert re.findall(r"<figure><figcaption>(.*?)</figcaption><svg.*?</svg>", page, re.DOTALL) == list(figures)
     words = re.findall(r"<text[^>]*>(.*?)</text>", page)
-    for number in ("93.1 %", "41.2 %", "58.3 %", "64.7 %", "79.9 %", "accuracy, %", "points won back", "images sent", "change"):
+    for number in ("93.1 %", "41.2 %", "58.3 %", "64.7 %", "79.9 %", "accuracy, %", "recovered points", "images sent", "change"):
         assert number in words, number
 
 

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from backends.base import NOMINAL, InputError, TargetError
-from bbfuse.cli import run
-from bbfuse.cli.run import execute, forecast
-from bbfuse.config.schema import RayConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig
-from bbfuse.querying.ledger import BudgetSpentError
+from backends.kinds.remote import RemoteConfig
+from bbfuse import execution
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import RayConfig, ReportConfig, ValidationConfig
+from bbfuse.execution import execute, forecast
+from bbfuse.querying.budget import BudgetSpentError
 from bbfuse.runs.folder import RunFolder
 from bbfuse.training.trainer import Status, Trainer
 from tests.helpers.targets import LinearBackend
@@ -49,13 +51,13 @@ def opened(linear: LinearBackend, monkeypatch: pytest.MonkeyPatch) -> LinearBack
             self.ledger.ask(self.data.train.images[:images], NOMINAL)
         return ACCURACY
 
-    monkeypatch.setattr("bbfuse.build.open_backend", lambda *_: linear)
+    monkeypatch.setattr("bbfuse.execution.open_backend", lambda *_: linear)
 
-    def reported(folder: Path, summary: dict[str, Any], _: Any, before: Tensor, after: Tensor) -> None:
+    def reported(folder: Path, summary: dict[str, Any], before: Tensor, after: Tensor) -> None:
         shown = {"accuracy": summary["accuracy"], "before": [*before.shape], "after": [*after.shape]}
         (folder / "report.html").write_text(json.dumps(shown))
 
-    monkeypatch.setattr("bbfuse.runs.report.write_report", reported)
+    monkeypatch.setattr("bbfuse.execution.write_report", reported)
     monkeypatch.setattr(Trainer, "run", trained)
     return linear
 
@@ -64,7 +66,7 @@ def test_points_and_costs_of_the_summary_are_those_of_the_run(
     opened: LinearBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = iter([1_000.0, 1_083.5])
-    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr(execution, "time", SimpleNamespace(monotonic=lambda: next(times)))
     folder = tmp_path / "run"
     summary = execute(dataclasses.replace(CONFIG, out=folder))
     assert capsys.readouterr().err == f"run folder: {folder}\n"
@@ -85,7 +87,7 @@ def test_points_and_costs_of_the_summary_are_those_of_the_run(
 def test_a_price_is_for_a_thousand_requests(
     price: float | None, cost: float | None, opened: LinearBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bbfuse.build.served", lambda config, *_: config)
+    monkeypatch.setattr("bbfuse.execution.with_server", lambda config, *_: config)
     config = dataclasses.replace(CONFIG, backend="remote", remote=RemoteConfig(price=price), out=tmp_path / "run")
     assert execute(config)["queries"] == {
         "images": 177, "requests": 3, "budget": 5_300, "cost": pytest.approx(cost) if cost else cost, "kept": 0,
@@ -109,21 +111,21 @@ def test_other_versions_than_the_latest_are_recorded_and_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(run, "versions", lambda: {"torch": "1.5"})
-    monkeypatch.setattr(run, "changed", lambda before, now: "" if before == now else f"torch {before['torch']}")
+    monkeypatch.setattr(execution, "versions", lambda: {"torch": "1.5"})
+    monkeypatch.setattr(execution, "changed", lambda before, now: "" if before == now else f"torch {before['torch']}")
     earlier = [{"torch": "1.1"}, {"torch": "1.2"}, {"torch": latest}]
     with contextlib.closing(RunFolder.create(tmp_path / "run", CONFIG)) as folder:
         folder.write_versions(earlier)
     summary = execute(RunConfig(resume=tmp_path / "run"))
     *others, last = earlier if latest == "1.5" else [*earlier, {"torch": "1.5"}]
     assert (summary["earlier_versions"], summary["versions"]) == (others, last)
-    first = "other versions than this run was begun with: torch 1.4; it may end with other numbers than uninterrupted\n"
+    first = "other versions than this run began with: torch 1.4; its results may differ from an uninterrupted run\n"
     assert capsys.readouterr().err == (first if said else "") + f"run folder: {tmp_path / 'run'}\n"
 
 
 @pytest.mark.parametrize("change", [{"budget": 5_300}, {"out": Path("x")}, {"plan": True}, {"seed": 1}])
 def test_a_run_that_goes_on_takes_no_other_settings(change: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--resume takes its settings from the run folder"):
+    with pytest.raises(InputError, match=r"^`resume` takes all settings from the run folder"):
         execute(RunConfig(resume=tmp_path, **change))
 
 
@@ -133,7 +135,7 @@ def test_a_run_that_goes_on_may_have_other_workers(
     config = dataclasses.replace(CONFIG, optimizer="spsa")
     RunFolder.create(tmp_path / "run", config).close()
     seen: list[RunConfig] = []
-    monkeypatch.setattr(run, "_scorer", lambda config, *_: seen.append(config))
+    monkeypatch.setattr(execution, "_scorer", lambda config, *_: seen.append(config))
     ray = RayConfig(cpus=0.3)
     execute(RunConfig(resume=tmp_path / "run", json=True, workers=3, ray=ray))
     assert seen == [dataclasses.replace(config, resume=tmp_path / "run", json=True, workers=3, ray=ray)]
@@ -142,8 +144,8 @@ def test_a_run_that_goes_on_may_have_other_workers(
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (BudgetSpentError("3 images too many"), "retries used up the budget before the closing report: 3 images too many; what"),
-        (TargetError("no answer"), "no answer; what"),
+        (BudgetSpentError("3 images too many"), "retries used up the budget before the closing report: 3 images too many; the"),
+        (TargetError("no answer"), "no answer; the"),
     ],
 )
 def test_a_target_that_fails_says_how_to_go_on(
@@ -156,7 +158,7 @@ def test_a_target_that_fails_says_how_to_go_on(
     folder = tmp_path / "run"
     with pytest.raises(TargetError) as told:
         execute(dataclasses.replace(CONFIG, out=folder))
-    assert str(told.value) == f"{words} was learned is kept, go on with --resume {folder}"
+    assert str(told.value) == f"{words} training so far is kept, continue with `resume={folder}`"
     assert (folder / "config.json").exists()
 
 
@@ -202,7 +204,7 @@ def test_a_simulator_costs_nothing_and_sends_nothing_over_a_wire() -> None:
 
 
 def test_a_run_that_has_begun_is_not_planned(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--plan is for a run that has not begun"):
+    with pytest.raises(InputError, match=r"^`plan` is for a new run"):
         forecast(RunConfig(resume=tmp_path, plan=True))
 
 
@@ -223,7 +225,7 @@ def test_a_run_without_a_folder_gets_a_name_that_is_free(
         raise MadeError(str(path))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "time", SimpleNamespace(strftime=lambda layout: {"%Y%m%d-%H%M%S": "20260102-030405"}[layout]))
+    monkeypatch.setattr(execution, "time", SimpleNamespace(strftime=lambda layout: {"%Y%m%d-%H%M%S": "20260102-030405"}[layout]))
     monkeypatch.setattr(RunFolder, "create", created)
     taken = "20260102-030405-digits-local-rge-chip7"
     for number in range(there):

@@ -6,13 +6,14 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends.base import InputError, TargetError
-from bbfuse.cli import run
-from bbfuse.cli.run import main
+from bbfuse import execution
+from bbfuse.cli.run import main, parse
 from bbfuse.config.schema import RunConfig
 from tests.helpers.pages import ROOT
 
@@ -32,9 +33,9 @@ def doing(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, Any] | BaseExcepti
 
     with monkeypatch.context() as patch:
         for name in ("execute", "forecast"):
-            patch.setattr(run, name, done(name))
+            patch.setattr(execution, name, done(name))
         for name in ("closing_table", "plan_table"):
-            patch.setattr(f"bbfuse.cli.console.{name}", lambda result, name=name: seen.append((name, result)))
+            patch.setattr(f"bbfuse.cli.tables.{name}", lambda result, name=name: seen.append((name, result)))
         yield
 
 
@@ -57,21 +58,30 @@ def test_a_table_or_json_of_the_run_or_of_the_plan_is_printed(
     assert told.err == ""
 
 
-def test_without_arguments_it_runs_for_chip_0_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen: list[Any] = []
-    with doing(monkeypatch, {}, seen):
-        assert main([]) == 0
-    assert seen == [("execute", RunConfig(chip_seed=0)), ("closing_table", {})]
-    assert capsys.readouterr().err == "no arguments: running python -m bbfuse.run --chip-seed 0\n"
+@pytest.mark.parametrize(
+    ("arguments", "config"),
+    [
+        ([], RunConfig(chip_seed=0)), (["--budget", "9000"], RunConfig(chip_seed=0, budget=9_000)),
+        (["--chip-seed", "3"], RunConfig(chip_seed=3)), (["--chip-seed=3"], RunConfig(chip_seed=3)),
+        (["--population"], RunConfig()),
+        (["--population", "--seed", "5"], RunConfig(seed=5)), (["--resume", "a"], RunConfig(resume=Path("a"))),
+    ],
+)  # fmt: skip
+def test_chip_0_is_the_default_and_the_population_is_asked_for_by_name(arguments: list[str], config: RunConfig) -> None:
+    assert parse(arguments) == config
+
+
+@pytest.mark.parametrize("other", [["--chip-seed", "0"], ["--chip-seed=0"], ["--resume", "runs/a"]])
+def test_the_population_does_not_go_with_a_chip_or_a_run_to_resume(other: list[str]) -> None:
+    with pytest.raises(InputError, match=rf"^--population does not go with {other[0].split('=')[0]}: drop one of the two$"):
+        parse(["--population", *other])
 
 
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
         (InputError("bad"), 2, "error: bad\n"), (TargetError("gone"), 1, "error: gone\n"),
-        (KeyboardInterrupt(), 130, "interrupted; go on with --resume and the run folder\n"),
+        (KeyboardInterrupt(), 130, "interrupted; continue with --resume and the run folder\n"),
     ],
 )  # fmt: skip
 def test_what_ends_a_run_has_its_exit_code(
@@ -83,6 +93,6 @@ def test_what_ends_a_run_has_its_exit_code(
     assert (told.out, told.err) == ("", words)
 
 
-def test_the_command_line_is_known_without_torch() -> None:
-    code = "import sys, bbfuse.cli.run; sys.exit('torch' in sys.modules)"
+def test_the_package_is_imported_without_torch() -> None:
+    code = "import sys, bbfuse; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

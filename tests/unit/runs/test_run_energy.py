@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bbfuse.build import energy
 from bbfuse.config.schema import RunConfig
+from bbfuse.costs import energy
 from bbfuse.fuse.module import Fuse
 
 SHAPE = (1, 8, 8)

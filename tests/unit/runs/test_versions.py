@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bbfuse.cli import run as command
+from bbfuse.compare.results import as_json
 from bbfuse.runs.versions import changed, versions
-from experiments import study
+from tests.helpers.pages import ROOT
 
 RUN = ["--budget", "1500", "--chip-seed", "0", "--report.images", "20", "--validation.images", "10", "--affine.images", "50"]
 
@@ -52,8 +53,8 @@ def test_a_run_records_its_versions_and_says_if_it_goes_on_with_others(
     assert command.main(["--resume", str(out)]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "versions" in line]
     assert said == [
-        f"other versions than this run was begun with: torch 2.0 -> {version('torch')}, cma 3.9 -> {version('cma')}; "
-        "it may end with other numbers than uninterrupted"
+        f"other versions than this run began with: torch 2.0 -> {version('torch')}, cma 3.9 -> {version('cma')}; "
+        "its results may differ from an uninterrupted run"
     ]
     resumed = json.loads((out / "summary.json").read_text())
     assert (resumed["versions"], resumed["earlier_versions"]) == (versions(), [before])
@@ -61,5 +62,5 @@ def test_a_run_records_its_versions_and_says_if_it_goes_on_with_others(
 
 
 def test_a_committed_result_records_the_versions_it_is_computed_with() -> None:
-    machine = json.loads(study.as_json({}, []))["machine"]
+    machine = json.loads(as_json({}, [], ROOT))["machine"]
     assert versions().items() <= machine.items()

@@ -13,10 +13,11 @@ from torch import nn
 
 from backends.datasets.base import Dataset, Split
 from bbfuse.fuse.module import Fuse
+from bbfuse.objective.step import Step
 from bbfuse.optimizers.backprop import Backprop
-from bbfuse.optimizers.settings import RgeConfig, SpsaConfig
+from bbfuse.optimizers.rge import RgeConfig
+from bbfuse.optimizers.spsa import SpsaConfig
 from bbfuse.seeds import stream
-from bbfuse.training.objective import Step
 from experiments import alignment
 from tests.helpers.drawn import cells, committed, headers, shown_as_a_program
 
@@ -27,7 +28,7 @@ ACROSS = (0.0, 0.5, 2.0, 0.1, 4.0, 1.0, 9.0)
 class Askew(Backprop):
     """The true gradient times `ALONG`, and at a right angle to it `ACROSS` times its length, by the number of the step."""
 
-    answers_per_image = 6
+    queries_per_image = 6
 
     def __init__(self, config: Any, problem: Any, fuse: Any) -> None:
         super().__init__(SimpleNamespace(lr=0.1), problem, fuse)  # type: ignore[arg-type]
@@ -54,7 +55,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
         network = nn.Sequential(nn.Flatten(), nn.Linear(16, 9), nn.Tanh(), nn.Linear(9, 3))
     monkeypatch.setattr(alignment, "load", lambda name: Dataset(name, 3, train, train[:9], train))
     monkeypatch.setattr(alignment, "fitted", lambda name, data: network)
-    monkeypatch.setattr(alignment, "METHODS", {name: SimpleNamespace(load=lambda: Askew) for name in ("rge", "nes")})
+    monkeypatch.setattr(alignment, "OPTIMIZERS", {name: SimpleNamespace(create=Askew) for name in ("rge", "nes")})
     monkeypatch.setattr(alignment, "CASES", {"one": ("rge", RgeConfig()), "nes": ("nes", SpsaConfig())})
     monkeypatch.setattr(alignment, "WINDOWS", ((0, 3), (5, 7)))
 
@@ -89,9 +90,9 @@ def test_the_fuse_follows_the_true_gradient_and_the_sampler_sees_every_loss(monk
             mine.append((step.fuse.vector().clone(), step.images.clone(), step.weights.clone()))
             super().estimate(step)
 
-    def load() -> Any:
+    def create(*given: Any) -> Any:
         begun.append(None)
-        return Watched
+        return Watched(*given)
 
     sampled: list[tuple[Any, ...]] = []
     drawn_first = alignment.Sampler(40, 16, hard=True).draw
@@ -115,7 +116,7 @@ def test_the_fuse_follows_the_true_gradient_and_the_sampler_sees_every_loss(monk
 
     monkeypatch.setattr(alignment, "Backprop", Guide)
     monkeypatch.setattr(alignment, "Sampler", Sampler)
-    monkeypatch.setattr(alignment, "METHODS", {name: SimpleNamespace(load=load) for name in ("rge", "nes")})
+    monkeypatch.setattr(alignment, "OPTIMIZERS", {name: SimpleNamespace(create=create) for name in ("rge", "nes")})
     alignment.RESULT.compute()
     assert [given for given in sampled if len(given) > 1] == [(40, 16, {"hard": True})] * 2
     assert sum(len(given) == 1 for given in sampled) == 2 * 7

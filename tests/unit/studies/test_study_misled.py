@@ -13,7 +13,7 @@ from torch import nn
 from backends.datasets.base import Split
 from backends.datasets.loading import load
 from bbfuse.compare.tasks import configs_of
-from bbfuse.config.schema import validate
+from bbfuse.config.checks import validate
 from bbfuse.seeds import stream
 from experiments import misled
 from tests.helpers.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, text_of, written_events

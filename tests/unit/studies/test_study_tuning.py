@@ -14,7 +14,7 @@ from torch import Tensor
 from backends.base import Chip
 from backends.datasets.base import Dataset, Split
 from bbfuse.compare.tasks import configs_of
-from bbfuse.optimizers.settings import METHODS
+from bbfuse.optimizers.base import OPTIMIZERS
 from experiments import tuning
 from tests.helpers.drawn import cells, committed, headers, shown_as_a_program
 
@@ -102,7 +102,7 @@ def test_the_grid_is_run_on_chips_100_to_102_and_for_the_population_with_two_see
     assert [tuple(row[key] for key in keys) for row in result["rows"]] == list(kinds)
     assert [row["runs"] for row in result["rows"]] == [3 if row["setting"] == "chip" else 2 for row in result["rows"]]
     for task, before in zip(tasks, configs_of(result["config"]), strict=True):
-        own, others = task.config.optimizer.replace("-", "_"), {name.replace("-", "_") for name in METHODS}
+        own, others = task.config.optimizer.replace("-", "_"), {name.replace("-", "_") for name in OPTIMIZERS}
         now, then = asdict(task.config), asdict(before)
         for section in others - {own}:  # defaults of the others were moved to what was found best
             del now[section], then[section]

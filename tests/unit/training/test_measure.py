@@ -64,10 +64,10 @@ class Shift:
 class Shifts:
     """A head of its own for each chip; before the training it was another."""
 
-    def meet(self, chip: Chip) -> Shift:
+    def head_for(self, chip: Chip) -> Shift:
         return Shift(chip.seed + 1)
 
-    def alone(self, head: Shift) -> Shift:
+    def before_training(self, head: Shift) -> Shift:
         return Shift(head.by + 2)
 
 

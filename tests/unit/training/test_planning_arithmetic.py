@@ -11,10 +11,14 @@ import torch
 
 from backends.base import Chip, InputError
 from backends.datasets.base import Dataset, Split
+from backends.kinds.remote import RemoteConfig
 from bbfuse import seeds
-from bbfuse.config.schema import EopmConfig, RemoteConfig, ReportConfig, RunConfig, ValidationConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.objective.eopm import EopmConfig
 from bbfuse.querying.drift import Watch
-from bbfuse.training.planning import Plan, Price, Queries, nominal_drawn, plan
+from bbfuse.training import planning
+from bbfuse.training.planning import Plan, Price, Queries, ReportSize, objective_of
 
 NOTHING = Price(Queries(), Queries())
 
@@ -27,13 +31,25 @@ DATA = Dataset("some", 10, split(200), split(30), split(150))
 
 
 def heads(asked_first: tuple[int, ...], images_per_chip: int = 0) -> Any:
-    return SimpleNamespace(asked_first=asked_first, images_per_chip=images_per_chip)
+    return SimpleNamespace(queries_before_training=asked_first, images_per_chip=images_per_chip)
 
 
-def method(answers_per_image: int, **changed: Any) -> Any:
+def method(queries_per_image: int, **changed: Any) -> Any:
     return SimpleNamespace(
-        answers_per_image=answers_per_image, **{"every": 1, "steps": 0, "images_first": 0, "model": None, **changed}
+        queries_per_image=queries_per_image,
+        **{"query_interval": 1, "steps": 0, "images_before_training": 0, "simulated_target": None, **changed},
     )
+
+
+def plan(config: RunConfig, data: Dataset, found: Any, methods: Any, checks: Watch, limit: int | None = None) -> Plan:
+    chips = config.report.chips if config.chip_seed is None else 1
+    size = ReportSize(min(config.report.images or len(data.test), len(data.test)), chips)
+    config = dataclasses.replace(config, report=dataclasses.replace(config.report, share=1.0))
+    return planning.plan(config, data, objective_of(config), found, methods, checks, size, limit)
+
+
+def is_nominal(config: RunConfig, step: int) -> bool:
+    return objective_of(config).is_nominal(step)
 
 
 def watch(times: int) -> Watch:
@@ -89,7 +105,7 @@ def test_validations_are_at_the_end_at_a_half_a_quarter_and_so_on_and_at_the_beg
 )
 def test_watches_are_evenly_spread_and_end_after_the_last_step(steps: int, watches: int, expected: list[int]) -> None:
     made = timetable(steps, watches=watches)
-    assert [step for step in range(steps + 2) if made.watches_at(step)] == expected
+    assert [step for step in range(steps + 2) if made.checks_drift(step)] == expected
 
 
 def drawn_numbers(seed: int, steps: int) -> list[float]:
@@ -99,22 +115,22 @@ def drawn_numbers(seed: int, steps: int) -> list[float]:
 def test_a_kind_of_term_is_drawn_with_the_probability_of_its_weight() -> None:
     config = RunConfig(seed=5, eopm=EopmConfig(clean_weight=3.0, perturbed_weight=4.5))
     drawn = drawn_numbers(5, 2000)
-    found = [nominal_drawn(config, step) for step in range(2000)]
+    found = [is_nominal(config, step) for step in range(2000)]
     assert found == [number < 0.4 for number in drawn]
     assert abs(sum(found) / 2000 - 0.4) < 5 * (0.24 / 2000) ** 0.5  # error probability below 6e-7
     edge = drawn[0]  # a number that is drawn in [0, 1) lies below a probability as often as this says, if equal does not count
-    assert not nominal_drawn(dataclasses.replace(config, eopm=EopmConfig(clean_weight=edge, perturbed_weight=1.0 - edge)), 0)
-    assert not any(nominal_drawn(RunConfig(seed=5, chip_seed=3), step) for step in range(99))  # one chip: weight 0
+    assert not is_nominal(dataclasses.replace(config, eopm=EopmConfig(clean_weight=edge, perturbed_weight=1.0 - edge)), 0)
+    assert not any(is_nominal(RunConfig(seed=5, chip_seed=3), step) for step in range(99))  # one chip: weight 0
     everything = EopmConfig(clean_weight=3.0, perturbed_weight=0.1, terms="all")
-    assert not any(nominal_drawn(RunConfig(seed=5, eopm=everything), step) for step in range(99))
-    share = sum(nominal_drawn(RunConfig(seed=5), step) for step in range(2000))
+    assert not any(is_nominal(RunConfig(seed=5, eopm=everything), step) for step in range(99))
+    share = sum(is_nominal(RunConfig(seed=5), step) for step in range(2000))
     assert share == sum(number < 1 / 6 for number in drawn)  # the population's default: 1 to 5
 
 
 def test_steps_cost_by_what_they_draw() -> None:
     config = RunConfig(seed=5, eopm=EopmConfig(clean_weight=3.0, perturbed_weight=4.5))
     nominal = sum(number < 0.4 for number in drawn_numbers(5, 60)[7:60:3])
-    found = Price(Queries(100, 9), Queries(40, 2)).of(config, range(7, 60, 3))
+    found = Price(Queries(100, 9), Queries(40, 2)).of(objective_of(config), range(7, 60, 3))
     assert 0 < nominal < 18
     assert found == Queries(100 * (18 - nominal) + 40 * nominal, 9 * (18 - nominal) + 2 * nominal)
 
@@ -126,25 +142,28 @@ ONE_CHIP = RunConfig(
 
 
 def test_one_chip_by_hand() -> None:
-    made = plan(ONE_CHIP, DATA, heads((70,)), [method(6, images_first=35)], watch(4))
+    made = plan(ONE_CHIP, DATA, heads((70,)), [method(6, images_before_training=35)], watch(4))
     step = Queries(6 * 13, 6)
     # 10,000 - 105 before - 6 watches of 16 - 3 validations of 30 - report of 600 - reserve of 700 - one request of 128 = 8,281
     assert made == Plan(
-        steps=106, validations=3, training_limit=10_000 - 600 - 42, warm_up=Queries(105, 2), step=Price(step, step), exact=True,
-        warm_up_steps=0, warm_up_step=Price(step, step), every=1, validation=Queries(30, 1), report=Queries(600, 8),
-        watch=Queries(16, 2), watches=4,
+        steps=106, validations=3, training_limit=10_000 - 600 - 42, before_training=Queries(105, 2), step=Price(step, step),
+        exact=True,
+        warm_up_steps=0, warm_up_step=Price(step, step), interval=1, validation=Queries(30, 1), report=Queries(600, 8),
+        drift_check=Queries(16, 2), drift_checks=4,
     )  # fmt: skip
-    assert made.sent(ONE_CHIP) == {
+    assert made.sent(objective_of(ONE_CHIP)) == {
         "watch": Queries(96, 12), "warm_up": Queries(105, 2), "training": Queries(106 * 78, 106 * 6),
         "validation": Queries(90, 3), "report": Queries(600, 8),
     }  # fmt: skip
     for budget, steps in ((9_985, 106), (9_984, 105)):  # 78 times 106 are left, to the last image
         assert (
-            plan(dataclasses.replace(ONE_CHIP, budget=budget), DATA, heads((70,)), [method(6, images_first=35)], watch(4)).steps
+            plan(
+                dataclasses.replace(ONE_CHIP, budget=budget), DATA, heads((70,)), [method(6, images_before_training=35)], watch(4)
+            ).steps
             == steps
         )
     bare = plan(ONE_CHIP, DATA, heads(()), [method(6)], watch(0))
-    assert (bare.watch, bare.watches, bare.sent(ONE_CHIP)["watch"]) == (Queries(), 0, Queries())
+    assert (bare.drift_check, bare.drift_checks, bare.sent(objective_of(ONE_CHIP))["watch"]) == (Queries(), 0, Queries())
     assert bare.steps == (8_281 + 105 + 96) // 78
 
 
@@ -155,7 +174,7 @@ POPULATION = RunConfig(
 
 
 def test_a_population_by_hand() -> None:
-    methods = [method(5, images_first=35), method(2)]
+    methods = [method(5, images_before_training=35), method(2)]
     made = plan(POPULATION, DATA, heads((60, 60), 60), methods, watch(0), limit=50)
     # a batch of 200, all that is owned: 128 in 3 parts and 72 in 2; a head's 60 in 2
     whole, nominal = Queries(2 * 200 * 3 + 3 * 60, 2 * 5 * 3 + 3 * 2), Queries(2 * 200, 2 * 5)
@@ -164,17 +183,17 @@ def test_a_population_by_hand() -> None:
     kept = 2 * 150 * 5 + 4 * 60
     free = 40_000 - 375 - 3 * 3_180 - 2 * (20 + 60) - kept - 128
     assert made == Plan(
-        steps=3 + free // 1_380, validations=2, training_limit=40_000 - kept, warm_up=warm_up, step=Price(whole, nominal),
-        exact=True, warm_up_steps=3, warm_up_step=first, every=1, validation=Queries(80, 3),
-        report=Queries(kept, 2 * 5 * (3 + 1) + 4 * 2), watch=Queries(), watches=0,
+        steps=3 + free // 1_380, validations=2, training_limit=40_000 - kept, before_training=warm_up, step=Price(whole, nominal),
+        exact=True, warm_up_steps=3, warm_up_step=first, interval=1, validation=Queries(80, 3),
+        report=Queries(kept, 2 * 5 * (3 + 1) + 4 * 2), drift_check=Queries(), drift_checks=0,
     )  # fmt: skip
     drawn = drawn_numbers(5, made.steps)
     count = [sum(number < 1 / 3 for number in part) for part in (drawn[:3], drawn[3:])]
     rest = made.steps - 3
-    assert made.sent(POPULATION)["training"] == (
+    assert made.sent(objective_of(POPULATION))["training"] == (
         first.whole * (3 - count[0]) + first.nominal * count[0] + whole * (rest - count[1]) + nominal * count[1]
     )
-    assert made.sent(POPULATION)["validation"] == Queries(160, 6)
+    assert made.sent(objective_of(POPULATION))["validation"] == Queries(160, 6)
     everything = dataclasses.replace(POPULATION, eopm=dataclasses.replace(POPULATION.eopm, terms="all"))
     price = plan(everything, DATA, heads((60, 60), 60), methods, watch(0), limit=50).step.whole
     assert price == Queries(2 * 200 * 4 + 3 * 60, 2 * 5 * 4 + 3 * 2)
@@ -189,22 +208,28 @@ def test_the_dearest_stage_after_the_warm_up_sets_the_steps_and_a_plan_of_unlike
         assert (unlike.exact, unlike.step.whole.images) == (False, 39)
     without = plan(dataclasses.replace(config, warm_up=0), DATA, heads(()), [method(2), method(3)], watch(0))
     assert (without.exact, without.step.whole.images, without.warm_up_steps) == (False, 39, 0)
-    with pytest.raises(InputError, match="--warm-up 90 does not allow one step of it: give at least 91, or 0"):
+    with pytest.raises(InputError, match="`warm_up=90` does not allow one step of it: give at least 91, or 0"):
         plan(dataclasses.replace(config, warm_up=90), DATA, heads(()), [method(7), method(2)], watch(0))
     assert plan(dataclasses.replace(config, warm_up=91), DATA, heads(()), [method(7), method(2)], watch(0)).warm_up_steps == 1
 
 
 def test_a_method_that_asks_every_few_steps_has_so_many_times_the_steps_and_asks_in_the_first_one() -> None:
-    made = plan(ONE_CHIP, DATA, heads(()), [method(1, every=4)], watch(0))
+    made = plan(ONE_CHIP, DATA, heads(()), [method(1, query_interval=4)], watch(0))
     asking = (10_000 - 90 - 600 - 700 - 128) // 13
-    assert (made.steps, made.every) == (4 * asking, 4)
-    assert made.sent(ONE_CHIP)["training"] == Queries(13 * asking, asking)
-    mixed = plan(dataclasses.replace(ONE_CHIP, warm_up=40), DATA, heads(()), [method(3, every=2), method(1, every=4)], watch(0))
-    assert (mixed.steps, mixed.every) == (1 + 4 * ((10_000 - 90 - 600 - 700 - 128 - 39) // 13), 4)
+    assert (made.steps, made.interval) == (4 * asking, 4)
+    assert made.sent(objective_of(ONE_CHIP))["training"] == Queries(13 * asking, asking)
+    mixed = plan(
+        dataclasses.replace(ONE_CHIP, warm_up=40),
+        DATA,
+        heads(()),
+        [method(3, query_interval=2), method(1, query_interval=4)],
+        watch(0),
+    )
+    assert (mixed.steps, mixed.interval) == (1 + 4 * ((10_000 - 90 - 600 - 700 - 128 - 39) // 13), 4)
 
 
 def test_a_method_with_a_model_asks_one_term_at_nominal_voltage_and_calibrates_no_chip() -> None:
-    made = plan(POPULATION, DATA, heads((60,), 60), [method(5), method(2, model=lambda: None)], watch(0))
+    made = plan(POPULATION, DATA, heads((60,), 60), [method(5), method(2, simulated_target=lambda: None)], watch(0))
     assert made.step == Price(Queries(400, 4), Queries(400, 4))
 
 
@@ -212,9 +237,9 @@ def test_a_method_that_asks_nothing_takes_its_own_number_of_steps_and_needs_only
     config = dataclasses.replace(ONE_CHIP, backend="local", remote=RemoteConfig(), budget=90 + 600 + 128)
     made = plan(config, DATA, heads(()), [method(0, steps=19)], watch(0))
     assert made.steps == 19
-    assert made.sent(config)["training"] == Queries()
+    assert made.sent(objective_of(config))["training"] == Queries()
     with pytest.raises(
-        InputError, match=r"--budget 817 .* 818 images go to all but the training, 0 to a step; give at least 818"
+        InputError, match=r"`budget=817` .* 818 images go to all but the training, 0 to a step; give at least 818"
     ):
         plan(dataclasses.replace(config, budget=817), DATA, heads(()), [method(0, steps=19)], watch(0))
 
@@ -225,11 +250,11 @@ def test_the_budget_that_is_named_as_the_least_allows_one_step_and_one_less_does
     least = next(budget for budget in range(2000) if budget - int(share * budget) >= 90 + 600 + 128 + 78)
     for budget in (1, 700, least - 1):
         reserve = int(share * budget)
-        retries = f", {reserve} of them kept by --remote.reserve" if reserve else ""
+        retries = f", {reserve} of them for retries (`remote.reserve`)" if reserve else ""
         with pytest.raises(InputError) as error:
             plan(dataclasses.replace(config, budget=budget), DATA, heads(()), [method(6)], watch(0))
         assert str(error.value) == (
-            f"--budget {budget} does not allow one step: {818 + reserve} images go to all but the training{retries}, 78 to a "
+            f"`budget={budget}` does not allow one step: {818 + reserve} images go to all but the training{retries}, 78 to a "
             f"step; give at least {least}"
         )
     assert plan(dataclasses.replace(config, budget=least), DATA, heads(()), [method(6)], watch(0)).steps == 1

@@ -14,8 +14,10 @@ import torch
 
 from backends.base import InputError
 from backends.datasets.base import Dataset
-from bbfuse.config.schema import RunConfig, StandardizeConfig, from_dict, to_dict
-from bbfuse.optimizers.settings import RgeConfig
+from bbfuse.config.schema import RunConfig
+from bbfuse.config.serialization import from_dict, to_dict
+from bbfuse.heads.standardize import StandardizeConfig
+from bbfuse.optimizers.rge import RgeConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder, events
 from bbfuse.training.trainer import Trainer
@@ -128,8 +130,8 @@ def test_what_cannot_be_taken_over_is_refused_in_one_line(
     for config, words in (
         (dataclasses.replace(BASE, init=tmp_path), "holds no fuse.pt: give the folder of a run that has ended"),
         (dataclasses.replace(BASE, init=torn), "fuse.pt cannot be read"),
-        (dataclasses.replace(BASE, init=bare), "--init .*bare holds no run that can be read"),
-        (dataclasses.replace(BASE, init=ended[0], generator="UNetXS"), "fuse MLP .* this run has UNetXS .* drop --init"),
+        (dataclasses.replace(BASE, init=bare), "`init` .*bare holds no run that can be read"),
+        (dataclasses.replace(BASE, init=ended[0], generator="UNetXS"), "fuse MLP .* this run has UNetXS .* drop `init`"),
         (dataclasses.replace(BASE, init=foreign), r"for images \(3, 32, 32\), this run has MLP for \(1, 8, 8\)"),
     ):
         with pytest.raises(InputError, match=words) as error:

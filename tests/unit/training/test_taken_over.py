@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from backends.base import InputError
-from bbfuse.config.schema import RemoteConfig, RunConfig
+from backends.kinds.remote import RemoteConfig
+from bbfuse.config.schema import RunConfig
 from bbfuse.runs.folder import RunFolder
-from bbfuse.training.warm_start import taken_over
+from bbfuse.runs.warm_start import warm_start
 
 SHAPE = (1, 8, 8)
 CONFIG = RunConfig(
@@ -38,14 +39,14 @@ def beginning(path: Path, config: RunConfig = CONFIG, **changed: Any) -> RunConf
 
 def test_nothing_is_taken_over_where_nothing_was_given(tmp_path: Path) -> None:
     with contextlib.closing(RunFolder.create(tmp_path / "own", CONFIG)) as folder:
-        assert taken_over(CONFIG, SHAPE, folder) is None
+        assert warm_start(CONFIG, SHAPE, folder) is None
         assert folder.start() is None
 
 
 @pytest.mark.parametrize("head", ["affine", "net"])
-def test_on_the_same_chip_fuse_and_head_are_taken_over(head: str, tmp_path: Path) -> None:
+def test_on_the_same_chip_fuse_and_head_are_warm_start(head: str, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, head=head)
-    start = taken_over(beginning(ended(tmp_path / "a", config), config), SHAPE, None)
+    start = warm_start(beginning(ended(tmp_path / "a", config), config), SHAPE, None)
     assert start == {"fuse": FUSE, "heads": HEADS}
 
 
@@ -64,30 +65,30 @@ def test_on_the_same_chip_fuse_and_head_are_taken_over(head: str, tmp_path: Path
     ],
     ids=str,
 )
-def test_elsewhere_the_fuse_alone_is_taken_over(changed: dict[str, Any], tmp_path: Path) -> None:
-    assert taken_over(beginning(ended(tmp_path / "a"), **changed), SHAPE, None) == {"fuse": FUSE, "heads": None}
+def test_elsewhere_the_fuse_alone_is_warm_start(changed: dict[str, Any], tmp_path: Path) -> None:
+    assert warm_start(beginning(ended(tmp_path / "a"), **changed), SHAPE, None) == {"fuse": FUSE, "heads": None}
 
 
 @pytest.mark.parametrize(("head", "chip_seed"), [("none", 3), ("standardize", 3), ("standardize", None), (None, None)])
-def test_a_head_that_is_not_learnt_is_never_taken_over(head: Any, chip_seed: int | None, tmp_path: Path) -> None:
+def test_a_head_that_is_not_learnt_is_never_warm_start(head: Any, chip_seed: int | None, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, head=head, chip_seed=chip_seed)
-    assert taken_over(beginning(ended(tmp_path / "a", config), config), SHAPE, None) == {"fuse": FUSE, "heads": None}
+    assert warm_start(beginning(ended(tmp_path / "a", config), config), SHAPE, None) == {"fuse": FUSE, "heads": None}
 
 
 def test_settings_that_do_not_bear_on_the_head_may_differ(tmp_path: Path) -> None:
     remote = RemoteConfig("http://a:1", "digits", timeout=7.5)
     config = beginning(ended(tmp_path / "a"), batch=17, optimizer="spsa", budget=123, remote=remote)
-    assert taken_over(config, SHAPE, None) == {"fuse": FUSE, "heads": HEADS}
+    assert warm_start(config, SHAPE, None) == {"fuse": FUSE, "heads": HEADS}
 
 
 def test_the_runs_own_copy_is_read_from_then_on(tmp_path: Path) -> None:
     config = beginning(ended(tmp_path / "a"))
     with contextlib.closing(RunFolder.create(tmp_path / "own", config)) as folder:
-        assert taken_over(config, SHAPE, folder) == {"fuse": FUSE, "heads": HEADS}
+        assert warm_start(config, SHAPE, folder) == {"fuse": FUSE, "heads": HEADS}
         shutil.rmtree(tmp_path / "a")
-        assert taken_over(config, SHAPE, folder) == {"fuse": FUSE, "heads": HEADS}
+        assert warm_start(config, SHAPE, folder) == {"fuse": FUSE, "heads": HEADS}
         folder.write_start({"fuse": {}, "heads": None})
-        assert taken_over(config, SHAPE, folder) == {"fuse": {}, "heads": None}
+        assert warm_start(config, SHAPE, folder) == {"fuse": {}, "heads": None}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_the_runs_own_copy_is_read_from_then_on(tmp_path: Path) -> None:
     [
         ({}, "Filter", SHAPE, r"holds the fuse Mix for images \(1, 8, 8\), this run has Filter for \(1, 8, 8\): give"),
         ({}, "Mix", (3, 8, 8), r"holds the fuse Mix for images \(1, 8, 8\), this run has Mix for \(3, 8, 8\): give"),
-        ({"generator": "MLP"}, "Mix", SHAPE, "holds the fuse MLP for images .*, or drop --init$"),
+        ({"generator": "MLP"}, "Mix", SHAPE, "holds the fuse MLP for images .*, or drop `init`$"),
     ],
 )
 def test_a_fuse_that_does_not_fit_is_refused_and_nothing_kept(
@@ -103,8 +104,8 @@ def test_a_fuse_that_does_not_fit_is_refused_and_nothing_kept(
 ) -> None:
     config = beginning(ended(tmp_path / "a", **changed), generator=generator)
     with contextlib.closing(RunFolder.create(tmp_path / "own", config)) as folder:
-        with pytest.raises(InputError, match=f"^--init {tmp_path / 'a'} {words}"):
-            taken_over(config, shape, folder)
+        with pytest.raises(InputError, match=f"^`init` {tmp_path / 'a'} {words}"):
+            warm_start(config, shape, folder)
         assert folder.start() is None
-    with pytest.raises(InputError, match=r"^--init .* holds no fuse.pt: give the folder of a run that has ended$"):
-        taken_over(beginning(tmp_path), SHAPE, None)
+    with pytest.raises(InputError, match=r"^`init` .* holds no fuse.pt: give the folder of a run that has ended$"):
+        warm_start(beginning(tmp_path), SHAPE, None)

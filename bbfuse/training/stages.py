@@ -1,14 +1,12 @@
-"""The order in which a run trains: small fuses first, each grown into the next without changing what it does.
+"""The stages of training: small fuses first, each grown into the next without changing its output.
 
-``--warm-up N``: a colour mix, found by CMA-ES with a full covariance of its few parameters, for N images.
-``--grow NAME``: the generator NAME, by the run's method, until it stops paying: when a tenth of the steps had a mean training
-loss that was not at least 2 % below that of the tenth before, at the latest after half of the steps. The losses are those
-of the probes, so that it costs no answer.
-Last: ``--generator``, to the end.
+1. With `warm_up` = N a colour mix, found by CMA-ES with a full covariance of its few parameters, for N images.
+2. With `grow` = NAME the generator NAME, by the run's optimizer, until a tenth of the steps has a mean training loss less than
+   2 % below that of the tenth before, at the latest after half of the steps. These losses come from the probes: no extra query.
+3. `generator`, to the end.
 
-A stage adds its generator to the sum that the fuse is made of, and all of the sum is trained. Its method is made anew for these
-parameters: it counts its own steps, its schedule runs over those that are left, it draws from streams of its own, and it knows
-nothing of what the method before it had gathered; `validate` refuses those with a surrogate, whose worth that is.
+A stage adds its generator to the sum that the fuse is made of, and all of it is trained. Its optimizer is made anew for these
+parameters: it counts its own steps, its learning rate decays over those that are left, and it draws from streams of its own.
 """
 
 from __future__ import annotations
@@ -23,11 +21,11 @@ import torch
 from torch import Tensor
 
 from backends.base import InputError
-from bbfuse.config.schema import RunConfig, section_of
-from bbfuse.fuse.generators import GENERATORS, Shape
+from bbfuse.config.schema import RunConfig
+from bbfuse.fuse.generators.base import GENERATORS, Shape
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.base import Method, Problem
-from bbfuse.optimizers.settings import METHODS, CmaConfig
+from bbfuse.optimizers.base import OPTIMIZERS, Optimizer, Problem
+from bbfuse.optimizers.cma import CmaConfig
 from bbfuse.seeds import stream
 
 __all__ = ["Stage", "Stages", "stages", "stopped_paying"]
@@ -42,7 +40,7 @@ class Stage:
 
     generator: str
     method: str
-    """a name of `METHODS`"""
+    """a name of `OPTIMIZERS`"""
     settings: Any
     """those of the method"""
 
@@ -53,9 +51,9 @@ def stages(config: RunConfig) -> list[Stage]:
     Raises:
         InputError: there is no generator ``--grow``.
     """
-    if config.grow is not None and config.grow not in GENERATORS:
-        raise InputError(f"--grow must be one of {', '.join(GENERATORS)}, got {config.grow}")
-    settings = getattr(config, section_of(config.optimizer))
+    if config.grow is not None and config.grow not in GENERATORS and ":" not in config.grow:
+        raise InputError(f"`grow` must be one of {', '.join(GENERATORS)}, or module:attribute, got {config.grow}")
+    settings = config.settings_of("optimizer")
     grown = [name for name in (config.grow, config.generator) if name is not None]
     warm_up = [Stage("Mix", "cma", _WARM_UP)] if config.warm_up else []
     return warm_up + [Stage(name, config.optimizer, settings) for name in grown]
@@ -96,7 +94,7 @@ class Stages:
             self.fuse.load_state_dict(start)
         self.method = self._made(self._stages[0], self.fuse)
 
-    def methods(self) -> list[Method]:
+    def methods(self) -> list[Optimizer]:
         """The method of every stage in order, to plan with: those to come are made for a copy of the fuse as it will be then.
 
         Raises:
@@ -110,7 +108,7 @@ class Stages:
             if small >= large:
                 names = " to ".join(trial.name.split("+")[-2:])
                 raise InputError(f"a fuse grows from small to large, not from {names} ({small} to {large} parameters): "
-                                 "choose another --generator or --grow, or drop --grow or --warm-up")  # fmt: skip
+                                 "choose another `generator` or `grow`, or drop `grow` or `warm_up`")  # fmt: skip
         return made
 
     @property
@@ -154,10 +152,9 @@ class Stages:
         self.fuse.to(self._images.device).calibrate(self._images)
         self.method = self._made(stage, self.fuse)
 
-    def _made(self, stage: Stage, fuse: Fuse) -> Method:
+    def _made(self, stage: Stage, fuse: Fuse) -> Optimizer:
         problem = dataclasses.replace(self._root, seed=self.seed)
-        made: Method = METHODS[stage.method].load()(stage.settings, problem, fuse)
-        return made
+        return OPTIMIZERS[stage.method].create(stage.settings, problem, fuse)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the order stands, and what fuse and method hold."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from backends.base import InputError
-from bbfuse.config.schema import LEARNT_HEADS, RunConfig
-from bbfuse.fuse.generators import Shape
+from bbfuse.config.schema import RunConfig
+from bbfuse.fuse.generators.base import Shape
+from bbfuse.heads.base import HEADS, TrainedHead
 from bbfuse.runs.folder import RunFolder, learned, settings
 
-__all__ = ["taken_over"]
+__all__ = ["warm_start"]
 
 
-def taken_over(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dict[str, Any] | None:
+def warm_start(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dict[str, Any] | None:
     """What the run takes over from the one in ``config.init``, ``None`` if it is given none: state dicts ``fuse`` and ``heads``.
 
     ``heads`` is ``None`` unless both runs learnt a head of one kind for one chip of one target. ``folder``, the run's own, keeps
@@ -26,14 +27,17 @@ def taken_over(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dic
     kept = folder.start() if folder is not None else None
     if kept is not None:
         return kept
-    saved, other = learned(config.init, "--init"), settings(config.init, "--init")
+    saved, other = learned(config.init, "`init`"), settings(config.init, "`init`")
     generator, its_shape, fuse, heads = saved["generator"], tuple(saved["image_shape"]), saved["fuse"], saved["heads"]
     if (generator, its_shape) != (config.generator, shape):
         raise InputError(
-            f"--init {config.init} holds the fuse {generator} for images {its_shape}, this run has {config.generator} for "
-            f"{shape}: give the --generator and --data of that run, or drop --init"
+            f"`init` {config.init} holds the fuse {generator} for images {its_shape}, this run has {config.generator} for "
+            f"{shape}: give the `generator` and `data` of that run, or drop `init`"
         )
-    start = {"fuse": fuse, "heads": heads if _one_chip(config, other) and config.head_name in LEARNT_HEADS else None}
+    start = {
+        "fuse": fuse,
+        "heads": heads if _one_chip(config, other) and issubclass(HEADS[config.head_name], TrainedHead) else None,
+    }
     if folder is not None:
         folder.write_start(start)
     return start

@@ -1,38 +1,83 @@
-"""The loss that a fuse is trained on, image by image, and one training step's view of it.
+"""One training step as an optimizer sees it, and the probes that it sends.
 
-EOPM (NeuralFuse, Eq. 2 to 5), per image: ``w_clean * CE(nominal) + w_perturbed * mean over chips of CE(chip)``,
-each answer taken through its head, divided by ``w_clean + w_perturbed`` so that a learning rate means the same for any weights.
+A probe is a few numbers. The images that it stands for are a function of the step and of these numbers, so that vectors of the
+fuse's size travel to workers once a step at most. The result of a probe is a `Score`; sums over scores are taken in the order of
+the probes, wherever they were computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from backends.base import Chip
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
-from bbfuse.querying.ledger import Ask, AskAll
-from bbfuse.training.scoring import Given, Probe, Score, Scorer
+from bbfuse.objective import eopm
+from bbfuse.objective.eopm import Term
+from bbfuse.querying.responses import Ask, AskAll
 
-__all__ = ["Step", "Term"]
+__all__ = ["Given", "Probe", "Score", "Scorer", "Step"]
+
+
+class Probe(Protocol):
+    """One batch of images in place of the step's own."""
+
+    @property
+    def by_image(self) -> bool:
+        """Whether it is asked for what every image earned; if not, for the loss alone."""
+        ...
+
+    def images(self, step: Step) -> Tensor:
+        """The images (n, channels, height, width) that are sent, without tape; the same wherever they are made."""
+        ...
+
+    def ahead(self, step: Step) -> None:
+        """Make what the method will take of it beside its score: a driver has time while others score it. May be left out."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Images as they are."""
+
+    pixels: Tensor
+    by_image = True
+
+    def images(self, step: Step) -> Tensor:
+        """See `Probe`."""
+        return self.pixels
+
+    def ahead(self, step: Step) -> None:
+        """See `Probe`; nothing."""
 
 
 @dataclass(frozen=True)
-class Term:
-    """One summand of the objective: a chip, its head and its weight."""
+class Score:
+    """What n images earned from t terms, without tape. The last three are empty where a worker was asked for the loss alone."""
 
-    chip: Chip
-    head: Head
-    weight: float
+    loss: float
+    """The step's loss."""
+    difficulty: Tensor
+    """(n,): one minus the probability given to the label, its geometric mean over the terms; empty if it is not wanted."""
+    gradients: Sequence[Tensor]
+    """Of the loss by each parameter of the step's heads."""
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(n,): each image's share of the loss."""
+    answers: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(t, n, classes): the raw logits."""
+    sensitivity: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(t, n, classes): derivative of the loss by each logit, exact, through the heads."""
 
 
-@dataclass
+Scorer = Callable[["Step", Sequence[Probe]], list[Score | None]]
+"""Who scores the probes of a step, in order; ``None`` where one is lost for good."""
+
+
+@dataclass(kw_only=True)
 class Step:
     """What a method may use in one step. Every score is a pure function of images, chips and heads (law 2)."""
 
@@ -157,10 +202,7 @@ class Step:
         return losses
 
     def _losses(self, answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Of each image (n,), on the tape, and its difficulty."""
-        total = sum(term.weight for term in self.terms)
-        per_image = torch.zeros(len(self.labels))
-        for term, logits in zip(self.terms, answers, strict=True):
-            per_image = per_image + term.weight / total * F.cross_entropy(term.head(logits), self.labels, reduction="none")
+        """The weighted loss of each image (n,), on the tape, and its difficulty."""
+        per_image = eopm.losses(self.terms, answers, self.labels)
         losses = per_image * self.weights / len(self.labels)
         return losses, 1.0 - torch.exp(-per_image.detach()) if self.hard else torch.empty(0)

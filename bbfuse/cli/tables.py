@@ -1,0 +1,125 @@
+"""The tables that a run and a plan end with, on standard output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bbfuse.runs.report import LABELS
+
+__all__ = ["PURPOSES", "TRUSTED", "closing_table", "plan_table"]
+
+
+def closing_table(summary: dict[str, Any]) -> None:
+    """Print the accuracies, what was recovered and what was sent."""
+    accuracy = summary["accuracy"]
+    chips = accuracy["perturbed"]["chips"]
+    console = Console(highlight=False)
+    where = f"chip {summary['config']['chip_seed']}" if summary["config"]["chip_seed"] is not None else f"{chips} unseen chips"
+    console.print(f"Held-out accuracy, {100 * summary['config']['bit_error_rate']:g} % bit errors, {where}", soft_wrap=True)
+    table = Table()
+    for name, justify in (("", "left"), ("accuracy", "right"), ("recovered", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_row("nominal voltage", f"{100 * accuracy['clean']:.1f} %", "")
+    lost = accuracy["clean"] - accuracy["perturbed"]["mean"]
+    for label, key in LABELS.items():
+        spread = accuracy[key]
+        sd = f" ± {100 * spread['sd']:.1f}" if chips > 1 else ""
+        share = (
+            f"{100 * (spread['mean'] - accuracy['perturbed']['mean']) / lost:.0f} %" if lost > 0 and key != "perturbed" else ""
+        )
+        table.add_row(label, f"{100 * spread['mean']:.1f}{sd} %", share)
+    console.print(table)
+    if summary["config"]["head"] != "none":
+        console.print(
+            "fuse alone: this run's fuse with the head taken away; --head none trains one without a head", soft_wrap=True
+        )
+    trust = summary.get("trust")
+    if trust is not None:
+        verdict = "" if trust >= TRUSTED else ": its gradients were not used"
+        console.print(
+            f"the surrogate predicted {100 * trust:.0f} % of the variance of the last responses{verdict}", soft_wrap=True
+        )
+    for line in _about_target(summary.get("target") or {}):
+        console.print(line, soft_wrap=True)
+    energy, queries = summary["energy"], summary["queries"]
+    if energy["saving"] is not None:
+        console.print(
+            f"{100 * energy['voltage']:.0f} % of the voltage saves {100 * energy['saving_bare']:.1f} % of the energy of weight "
+            f"reads, {100 * energy['saving']:.1f} % with the fuse in front",
+            soft_wrap=True,
+        )
+    console.print(
+        f"{summary['lost_points']:.1f} points lost, {summary['recovered_points']:.1f} recovered; {queries['images']:,} images in "
+        f"{queries['requests']:,} requests{_costing(queries)} (budget {queries['budget']:,}){_kept(queries)}; "
+        f"{summary['seconds']:.0f} s",
+        soft_wrap=True,
+    )
+
+
+def plan_table(plan: dict[str, Any]) -> None:
+    """Print what a run would send."""
+    console = Console(highlight=False)
+    table = Table()
+    for name, justify in (("", "left"), ("images", "right"), ("requests", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for label, key in PURPOSES.items():
+        sent = plan["purposes"][key]
+        if key == "watch" and not sent["images"]:
+            continue
+        name = f"{label}, {plan['steps']:,} steps" if key == "training" else label
+        table.add_row(name, f"{sent['images']:,}", f"{sent['requests']:,}", end_section=key == "report")
+    queries = plan["queries"]
+    table.add_row("sent", f"{queries['images']:,}", f"{queries['requests']:,}")
+    table.add_row("reserve", f"{plan['kept_back']:,}", "")
+    console.print(table)
+    lines = [
+        f"{queries['images']:,} images in {queries['requests']:,} requests{_costing(queries)} (budget {queries['budget']:,})"
+    ]
+    if plan["bytes"] is not None:
+        lines.append(f"about {_size(plan['bytes']['up'])} up and {_size(plan['bytes']['down'])} down, without HTTP headers")
+    bound = "exact" if plan["exact"] else "at most that, since a smaller fuse may send less,"
+    lines.append(f"{bound} without retries, which are paid from the reserve first, then from training")
+    console.print("; ".join(lines), soft_wrap=True)
+
+
+def _costing(queries: dict[str, Any]) -> str:
+    """The cost, if known."""
+    return "" if queries.get("cost") is None else f" that cost {queries['cost']:,.2f}"
+
+
+def _kept(queries: dict[str, Any]) -> str:
+    return f", {queries['kept']:,} more from the cache" if queries.get("kept") else ""
+
+
+def _about_target(target: dict[str, Any]) -> list[str]:
+    """Results of the drift checks."""
+    lines = []
+    if target.get("deterministic") is False:
+        lines.append(f"responses are not repeatable: the same query changed a logit by {100 * target['noise']:.2g} % of "
+                     "their spread")  # fmt: skip
+    if target.get("honours_chip") is False:
+        lines.append("responses were the same at nominal voltage and on a chip")
+    if target.get("drift") is not None:
+        lines.append(f"drift: during the run a logit changed by at most {100 * target['drift']:.2g} % of their "
+                     "spread")  # fmt: skip
+    return lines
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+TRUSTED = 0.2
+"""With less the fuse moved by less than a fifth of the steps that the surrogate proposed."""
+
+PURPOSES = {
+    "drift checks": "watch",
+    "labels and head": "warm_up",
+    "training": "training",
+    "validation": "validation",
+    "closing report": "report",
+}
+"""The rows of the plan, in order."""

@@ -1,0 +1,225 @@
+"""Carry out a run, or plan one: from a configuration to a run folder with a summary, a report and a trained fuse."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backends.base import Backend, InputError, TargetError
+from backends.datasets.base import Dataset
+from backends.kinds.base import BACKENDS
+from bbfuse.config import RunConfig, to_dict, validate
+from bbfuse.config.sections import RayConfig
+from bbfuse.costs import bytes_on_the_wire, energy, price
+from bbfuse.objective.step import Scorer
+from bbfuse.opening import described, open_backend, owned_data, with_server
+from bbfuse.progress import ProgressDisplay
+from bbfuse.querying.budget import BudgetSpentError
+from bbfuse.querying.cache import Store
+from bbfuse.querying.journal import Journal
+from bbfuse.querying.ledger import Ledger
+from bbfuse.runs.folder import RunFolder
+from bbfuse.runs.report import write_report
+from bbfuse.runs.versions import changed, versions
+from bbfuse.training.planning import Queries
+from bbfuse.training.trainer import Trainer
+
+__all__ = ["SCHEMA", "execute", "forecast"]
+
+SCHEMA = 1
+"""Version of the keys of ``summary.json``."""
+
+
+def execute(config: RunConfig) -> dict[str, Any]:
+    """Carry out the run that ``config`` describes, or continue the one in ``config.resume``; the summary, as written.
+
+    Raises:
+        InputError: the run was refused before it began.
+        TargetError: the target failed; the run folder can be resumed.
+    """
+    display = ProgressDisplay()
+    folder, config = _folder(config)
+    with contextlib.closing(folder):
+        summary = folder.summary()
+        if summary is None:
+            _note_versions(folder, display)
+            summary = _train(config, folder, display)
+    display.say(f"run folder: {folder.path}")
+    return summary
+
+
+def forecast(config: RunConfig) -> dict[str, Any]:
+    """What the run that ``config`` describes would send and cost. Nothing is sent that costs, nothing written.
+
+    ``purposes`` are exact without retries, an upper bound if ``exact`` is false; ``kept_back`` images of the budget are left for
+    retries. ``bytes`` are approximate, ``None`` without a network.
+
+    Raises:
+        InputError: the run would be refused.
+    """
+    if config.resume is not None:
+        raise InputError("`plan` is for a new run: drop `resume`, or give the settings of that run")
+    validate(config)
+    torch.set_num_threads(config.threads)
+    backend = described(config)
+    trainer = Trainer(config, backend.info, owned_data(config), Ledger(_Described(backend.info), limit=0), folder=None)
+    purposes = trainer.plan.sent(trainer.objective)
+    total = sum(purposes.values(), Queries())
+    return {
+        "schema": SCHEMA,
+        "config": to_dict(config),
+        "steps": trainer.plan.steps,
+        "exact": trainer.plan.exact,
+        "purposes": {name: dataclasses.asdict(sent) for name, sent in purposes.items()},
+        "kept_back": config.budget - total.images,
+        "queries": {**dataclasses.asdict(total), "budget": config.budget, "cost": price(config, total.requests), "kept": 0},
+        "bytes": bytes_on_the_wire(backend.dialect, trainer.data.train.images, total) if backend.dialect else None,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Described:
+    """A backend that is planned with and gets no query."""
+
+    info: Any
+
+    def query(self, *_: Any) -> Any:
+        raise TargetError(f"{self.info.name} is not open")
+
+    def close(self) -> None: ...
+
+
+def _folder(config: RunConfig) -> tuple[RunFolder, RunConfig]:
+    """The run folder, new or of the run to continue, and the settings in force."""
+    if config.resume is None:
+        validate(config)
+        return RunFolder.create(config.out or _new_path(config), config), config
+    if dataclasses.replace(config, resume=None, json=False, workers=0, ray=RayConfig()) != type(config)():
+        raise InputError("`resume` takes all settings from the run folder: give no others than `json`, `workers` and `ray`")
+    folder, written = RunFolder.open(config.resume)
+    config = dataclasses.replace(written, resume=config.resume, json=config.json, workers=config.workers, ray=config.ray)
+    validate(config)
+    return folder, config
+
+
+def _note_versions(folder: RunFolder, display: ProgressDisplay) -> None:
+    """Say where a run continues with other libraries than it began with, and record them."""
+    earlier, now = folder.versions(), versions()
+    if earlier and (difference := changed(earlier[-1], now)):
+        display.say(f"other versions than this run began with: {difference}; its results may differ from an uninterrupted run")
+    if not earlier or earlier[-1] != now:
+        folder.write_versions([*earlier, now])
+
+
+def _train(config: RunConfig, folder: RunFolder, display: ProgressDisplay) -> dict[str, Any]:
+    began = time.monotonic()
+    torch.set_num_threads(config.threads)
+    with contextlib.ExitStack() as stack:
+        try:
+            trainer, backend = _prepared(config, folder, display, stack)
+        except InputError:
+            if config.resume is None:
+                folder.discard()
+            raise
+        try:
+            with display:
+                accuracy = trainer.run(display.update, say=display.say)
+        except BudgetSpentError as error:
+            raise TargetError(
+                f"retries used up the budget before the closing report: {error}; {_how_to_resume(folder)}"
+            ) from error
+        except TargetError as error:
+            raise TargetError(f"{error}; {_how_to_resume(folder)}") from error
+        summary = _summary(config, folder, trainer, accuracy)
+        summary["energy"] = energy(config, trainer.fuse, backend.info.image_shape)
+        summary["seconds"] = time.monotonic() - began
+        images = trainer.data.test.images
+        folder.write_fuse(trainer.trained())
+        write_report(folder.path, summary, images.cpu(), trainer.fused(images).cpu())
+        folder.write_summary(summary)
+    return summary
+
+
+def _prepared(
+    config: RunConfig, folder: RunFolder, display: ProgressDisplay, stack: contextlib.ExitStack
+) -> tuple[Trainer, Backend]:
+    """Everything that a run needs, opened; ``stack`` closes it."""
+    data = owned_data(config)  # a data set that cannot be used is refused before a server is started or queried
+    at = with_server(config, display.say, stack)
+    backend = open_backend(at, display.say, stack)
+    ledger = _ledger(config, backend, folder.path, stack)
+    trainer = Trainer(config, backend.info, data, ledger, folder, _scorer(at, ledger, data, stack))
+    if config.remote.store is not None:
+        ledger.store = Store(Path(config.remote.store), f"{config.remote.url} {backend.info.name}")
+        stack.callback(ledger.store.close)
+    if config.init is not None:
+        display.say(f"starting from the fuse {'and the head ' if trainer.heads.warm_started else ''}of {config.init}")
+    if (note := trainer.smaller_report()) is not None:
+        display.say(note)
+    return trainer, backend
+
+
+def _summary(config: RunConfig, folder: RunFolder, trainer: Trainer, accuracy: dict[str, Any]) -> dict[str, Any]:
+    ledger, recorded = trainer.ledger, folder.versions()
+    return {
+        "schema": SCHEMA,
+        "config": to_dict(config),
+        "accuracy": accuracy,
+        "recovered_points": 100 * (accuracy["perturbed_fused"]["mean"] - accuracy["perturbed"]["mean"]),
+        "lost_points": 100 * (accuracy["clean"] - accuracy["perturbed"]["mean"]),
+        "queries": {
+            "images": ledger.images,
+            "requests": ledger.requests,
+            "budget": config.budget,
+            "cost": price(config, ledger.requests),
+            "kept": ledger.kept,
+        },
+        "answers": ledger.kind,
+        "target": trainer.watch.found(ledger.kind),
+        "trust": trainer.stages.method.trust,
+        "grown_at_step": trainer.stages.grown_at_step,
+        "report": {"images": len(trainer.data.test), "chips": trainer.report.chips},
+        "energy": None,
+        "seconds": None,
+        "stopped": "budget",
+        "versions": recorded[-1],
+        "earlier_versions": recorded[:-1],
+    }
+
+
+def _ledger(config: RunConfig, backend: Backend, folder: Path, stack: contextlib.ExitStack) -> Ledger:
+    """Responses over a network are paid: they are kept in a journal, and several requests are in flight at once."""
+    if not BACKENDS[config.backend].over_network:
+        return Ledger(backend, config.budget)
+    journal = Journal(folder / "answers.jsonl")
+    stack.callback(journal.close)
+    return Ledger(backend, config.budget, journal, in_flight=config.remote.in_flight)
+
+
+def _scorer(config: RunConfig, ledger: Ledger, data: Dataset, stack: contextlib.ExitStack) -> Scorer | None:
+    """The workers, if there are some; Ray is not imported otherwise."""
+    if not config.workers:
+        return None
+    from bbfuse.distributed.cluster import Cluster
+
+    cluster = Cluster(config, ledger, data.train.images)
+    stack.callback(cluster.close)
+    return cluster
+
+
+def _how_to_resume(folder: RunFolder) -> str:
+    return f"the training so far is kept, continue with `resume={folder.path}`"
+
+
+def _new_path(config: RunConfig) -> Path:
+    chip = "population" if config.chip_seed is None else f"chip{config.chip_seed}"
+    parts = [part.replace("/", "-").replace(":", "-") for part in (config.data, config.backend, config.optimizer)]
+    name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *parts, chip])
+    paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())

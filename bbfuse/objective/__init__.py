@@ -1,0 +1,1 @@
+"""The training objective: EOPM, and one step's view of it."""
