@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from backends.http.backend import OwnServer
 from backends.kinds.remote import RemoteConfig
+from backends.server.subprocess_server import OwnServer
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig
 from bbfuse.execution import execute

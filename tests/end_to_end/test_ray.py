@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from backends.base import InputError, TargetError
-from backends.http.backend import OwnServer
 from backends.kinds.remote import RemoteConfig
+from backends.server.subprocess_server import OwnServer
 from bbfuse.config.checks import validate
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import RayConfig, ReportConfig, ValidationConfig

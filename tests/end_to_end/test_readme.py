@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from backends.base import Access
-from backends.http.backend import OwnServer
+from backends.server.subprocess_server import OwnServer
 from bbfuse.optimizers.base import OPTIMIZERS
 from tests.helpers.pages import ROOT
 
