@@ -41,25 +41,29 @@ def main_page() -> list[str]:
     hard = one("bit_error_robustness", data="digits", hardening="randbet, 10 %", rate=0.05, chips_are="unseen")
     (clean,) = {row["clean"] for row in job}
     lost = [row["lost_points"] for row in job]
-    bytes_sent = {row["bytes_per_probe"] for row in rows("scaling")}
-    added = [row["added_ms"] for row in rows("proxy")]
     return [
         f"The classifier has {100 * clean:.1f} % at nominal voltage and loses {min(lost):.0f} to {max(lost):.0f} points on",
-        f"(`rge`) recovers {share('chip', 'rge', 100_000):.0f} % of the white-box recovery at the same query budget "
-        f"(100,000 images) on one chip, and {share('population', 'rge', 300_000):.0f} % for the population with 300,000; methods "
-        f"that probe the parameters "
-        f"recover {probing('chip', 100_000):.0f} % at best, and {probing('population', 30_000):.0f} % (with 30,000).",
+        f"`rge`, which probes the inputs, recovers {share('chip', 'rge', 100_000):.0f} % of the white-box recovery with 100,000 "
+        f"images on one chip, and {share('population', 'rge', 300_000):.0f} % for the population with 300,000; methods that "
+        f"probe the parameters recover {probing('chip', 100_000):.0f} % at most, and {probing('population', 30_000):.0f} % for "
+        "the population with 30,000.",
         f"(`follow`) 95 % takes {needed('chip', 0.95)} images on one chip, and 90 % takes "
         f"{needed('population', 0.9)} for the pop",
         f"`follow` recovers {large('follow', 30_000):.0f} % of the white-box recovery with 30,000 images and "
-        f"{large('follow', 100_000):.0f} % "
-        f"with 100,000; without a surrogate it is {large('rge, parameters', 30_000):.0f} % (a head alone: "
-        f"{large('head', 1000):.0f} %).",
-        f"`follow` and `affine` reach {fused('follow, affine (one chip)')} % with strict access, more than its "
-        f"fuse for all chips in "
-        f"front of the same kind of target ({best[0]} and {best[1]} %); its fuse through the target reaches "
+        f"{large('follow', 100_000):.0f} % with 100,000; without a surrogate it is {large('rge, parameters', 30_000):.0f} %, "
+        f"for a head alone {large('head', 1000):.0f} %.",
+        f"`follow` and `affine` reach {fused('follow, affine (one chip)')} % with strict access, more than its fuse for all "
+        f"chips in front of the same kind of target ({best[0]} and {best[1]} %); its fuse trained through the target reaches "
         f"{fused('backprop', study='relaxed', generator='UNetL', trained_rate=0.05)} % here.",
-        f"a digits target has {100 - hard['robust_error_mean']:.0f} % at 5 % bit errors, on unseen chips.",
-        f"which [costs](experiments/results/proxy.json) {min(added):.0f} to {max(added):.0f} ms a request",
-        f"[{bytes_sent.pop():.0f} bytes](experiments/results/scaling.json) a probe",
+        f"has {100 - hard['robust_error_mean']:.0f} % at 5 % bit errors on unseen chips",
     ]
+
+
+def guides() -> dict[str, list[str]]:
+    """What pages of docs say in numbers."""
+    added = [row["added_ms"] for row in rows("proxy")]
+    bytes_sent = {row["bytes_per_probe"] for row in rows("scaling")}
+    return {
+        "guides/deployment.md": [f"[{min(added):.0f} to {max(added):.0f} ms](../../../experiments/results/proxy.json)"],
+        "guides/workers.md": [f"[{bytes_sent.pop():.0f} bytes](../../../experiments/results/scaling.json)"],
+    }

@@ -8,9 +8,9 @@ import pytest
 
 from experiments import tables
 from tests.helpers import claims
-from tests.helpers.pages import PAGES, prose
+from tests.helpers.pages import PAGES, ROOT, prose
 
-SETTINGS = {"README.md": ["a memory with 5 % wrong bits"], "experiments/README.md": []}
+SETTINGS = {"README.md": ["on a chip with 5 % bit errors"], "experiments/README.md": []}
 """Rates of errors and the like, no results."""
 NUMBER = re.compile(r"\d[\d,.]*(?: ± [\d.]+)? (?:%|points?\b|times\b|percent\b)")
 
@@ -19,6 +19,11 @@ def test_readme_says_what_was_measured() -> None:
     text = prose("README.md")
     for words in claims.main_page():
         assert words in text
+
+
+def test_guides_say_what_was_measured() -> None:
+    for page, said in claims.guides().items():
+        assert all(words in (ROOT / "docs" / "pages" / page).read_text() for words in said)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,0 +1,140 @@
+"""The documentation builds without warnings, and every command and code block in it works."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from backends.datasets.base import DATASETS
+from backends.kinds.base import BACKENDS
+from backends.server.subprocess_server import OwnServer
+from backends.targets.base import TARGETS
+from bbfuse.cli.run import parse
+from bbfuse.fuse.generators.base import GENERATORS
+from bbfuse.heads.base import HEADS
+from bbfuse.optimizers.base import OPTIMIZERS
+from tests.helpers.blocks import Reader, blocks, check_text
+from tests.helpers.pages import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = {page.relative_to(DOCS / "pages").as_posix(): page for page in sorted((DOCS / "pages").rglob("*.md"))}
+COMMANDS = [(name, command) for name, page in PAGES.items() for block in blocks(page) for command in block.commands]
+NOT_HERE = (
+    "python -m pip install",  # and then the tests, which are these
+    "ray job submit",  # tests/end_to_end/test_ray_jobs.py submits one
+    "bbfuse run --population --backend whitebox --optimizer backprop --device cuda",  # needs a GPU
+)
+NEED_RUNS = ("index.md", "guides/deployment.md", "guides/run-folder.md")
+"""Pages whose Python reads what their commands have written."""
+
+
+@pytest.fixture
+def names(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What the Python of a page takes as given."""
+    small = {"network": nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), "images": torch.zeros(2, 1, 2, 2)}
+    digits: dict[str, Any] = {"images": torch.zeros(2, 1, 8, 8), "target": lambda images: images.flatten(1)[:, :10]}
+    page = request.getfixturevalue("page")
+    if page in ("guides/own-api.md", "guides/server.md"):
+        server: OwnServer = request.getfixturevalue("server")
+        return {**digits, "url": server.url}
+    return small if page in ("guides/memory.md", "guides/protection.md") else digits
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_before() -> Iterator[None]:
+    """Files of a page register components; other tests must not see them."""
+    registries = [OPTIMIZERS, HEADS, GENERATORS, BACKENDS, TARGETS, DATASETS]
+    before = [(len(registry), dict(registry._found), dict(registry._names)) for registry in registries]
+    yield
+    for registry, (_, found, named) in zip(registries, before, strict=True):
+        registry._found.clear()
+        registry._found.update(found)
+        registry._names.clear()
+        registry._names.update(named)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(DOCS / "mkdocs.yml"), "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    methods, contributing = ((tmp_path / name).read_text() for name in ("guides/methods.html", "contributing.html"))
+    for registry in (OPTIMIZERS, HEADS, GENERATORS, BACKENDS):
+        assert all(f"<code>{name}</code>" in methods for name in registry)
+    targets = (tmp_path / "guides/targets.html").read_text()
+    assert all(f"<code>{name}</code>" in targets for name in [*TARGETS, *DATASETS])
+    assert "TwoSided" in contributing
+    assert "--spsa.c" in (tmp_path / "reference/flags.html").read_text()
+    for page in tmp_path.rglob("*.html"):
+        assert "<!-- table" not in page.read_text()
+        assert "https://fonts." not in page.read_text()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in NEED_RUNS])
+def test_every_block_of_data_and_python_of_a_page_works(
+    page: str, names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(PAGES[page]):
+        check_text(block)
+    with Reader(tmp_path, names, runs_commands=False) as reader:
+        reader.follow(PAGES[page])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("page", [page for page in PAGES if any(name == page for name, _ in COMMANDS)])
+def test_every_command_of_a_page_runs_as_written(
+    page: str, names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Reader(tmp_path, names, runs_commands=True) as reader:
+        reader.follow(PAGES[page], left_out=NOT_HERE)
+    assert len(reader.done) == len([command for name, command in COMMANDS if name == page and not command.startswith(NOT_HERE)])
+
+
+@pytest.mark.parametrize(("page", "command"), [(page, command) for page, command in COMMANDS if "bbfuse run" in command])
+def test_every_run_of_a_page_is_a_run(page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(PAGES[page]):
+        if block.title is not None:
+            (tmp_path / block.title).write_text(block.text)
+    assert parse(command.split()[2:]).budget > 0
+
+
+def test_every_flag_named_is_a_flag() -> None:
+    shown = "".join(_help_of(module) for module in ("bbfuse.serve", "bbfuse.export", "backends.server", "backends.targets.fit"))
+    shown += _help_of("bbfuse.run", "--help-all") + _help_of("bbfuse.run")
+    others = {
+        "--run", "--json", "--working-dir", "--strict", "--check", "--two-sided.lr", "--help", "--help-all", "--ray-address",
+    }  # fmt: skip
+    for name, page in PAGES.items():
+        for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", page.read_text())) - others:
+            assert flag in shown, f"{name}: {flag}"
+
+
+def test_every_module_named_is_there() -> None:
+    for page in PAGES.values():
+        for module in re.findall(r"python -m (experiments[\w.]*|bbfuse[\w.]*|backends[\w.]*|tests[\w.]*)", page.read_text()):
+            place = ROOT / module.replace(".", "/")
+            found = place.with_suffix(".py").exists() or (place / "__main__.py").exists()
+            assert found or module == "experiments.NAME", module
+
+
+def test_each_kind_of_component_has_an_example() -> None:
+    titles = {block.title for block in blocks(PAGES["contributing.md"])}
+    kinds = ("optimizer", "head", "generator", "backend", "target", "data")
+    assert {f"my_{kind}.py" for kind in kinds} <= titles
+
+
+def _help_of(module: str, flag: str = "--help") -> str:
+    return subprocess.run([sys.executable, "-m", module, flag], cwd=ROOT, capture_output=True, text=True).stdout
