@@ -57,10 +57,13 @@ class ServerConfig:
     memory: Memory = field(default_factory=Memory)
 
 
-def main() -> None:
-    """Serve until SIGTERM or SIGINT; the first line on standard output is the URL."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; the first line on standard output is the URL.
+
+    Without ``arguments`` those of the process are taken.
+    """
     try:
-        config = parse(ServerConfig, "python -m backends.server", sys.argv[1:])
+        config = parse(ServerConfig, "python -m backends.server", sys.argv[1:] if arguments is None else arguments)
         key = _key(config.api_key_env)
     except InputError as problem:
         sys.exit(refused(problem))

@@ -17,7 +17,7 @@ COMMANDS = {
     "export": ("bbfuse.deploy.onnx:main", "write a trained fuse and head as ONNX files with a model card"),
     "serve": ("bbfuse.deploy.proxy:main", "put a trained fuse and head in front of a server, as a proxy"),
     "fit-target": ("backends.targets.fit:main", "fit a target, also one that tolerates bit errors, and write it to a file"),
-    "server": ("backends.server.command:run", "serve targets on simulated low-voltage memory over HTTP"),
+    "server": ("backends.server.command:main", "serve targets on simulated low-voltage memory over HTTP"),
 }
 """Name, function that takes the arguments and gives the exit code, description."""
 
