@@ -1,4 +1,4 @@
-"""Makes classifiers right again when nobody may touch them: a small network in front, trained from answers alone."""
+"""Recover the accuracy of a frozen classifier: a small network in front of its input, trained from its responses to queries."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __version__ = "0.1.0"
 
 
 def load(folder: str | Path) -> Trained:
-    """What the run in ``folder`` was trained to: a module with the parts ``fuse`` (images to images) and ``head`` (logits to
-    logits).
+    """The trained fuse and head of the run in ``folder``: a module with the parts ``fuse`` (images to images) and ``head``
+    (logits to logits).
 
     Raises:
-        InputError: ``folder`` holds no run that has ended, or it cannot be read.
+        InputError: ``folder`` holds no finished run, or it cannot be read.
     """
     from bbfuse.deploy.trained import Trained  # torch is imported by those who load
 

@@ -22,9 +22,11 @@ class Head(nn.Module):
     """
 
     Config: ClassVar[type] = NoSettings
-    """Its settings: a frozen dataclass. Those with ``images`` say how many raw responses the head is fitted to."""
+    """Its settings: a frozen dataclass."""
     section: ClassVar[str | None] = None
     """Name of the section of its settings; the head's own name if not given."""
+    default_images: ClassVar[int] = 50
+    """Raw responses that it is fitted to, unless its settings have ``images``."""
 
     def forward(self, logits: Tensor) -> Tensor:
         """Corrected logits."""

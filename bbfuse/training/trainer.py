@@ -17,6 +17,7 @@ from backends.training.augmentation import moved
 from backends.training.recipe import recipe_for
 from bbfuse import seeds
 from bbfuse.config.schema import RunConfig
+from bbfuse.heads.base import HEADS
 from bbfuse.heads.per_chip import ChipHeads
 from bbfuse.objective.step import Scorer, Step
 from bbfuse.optimizers.base import Problem, linear_decay
@@ -72,7 +73,7 @@ class Trainer:
         self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
         data = data.on(config.device)
         settings = config.settings_of("head")
-        raw = data.train.images[: getattr(settings, "images", 0)]
+        raw = data.train.images[: getattr(settings, "images", HEADS[config.head_name].default_images)]
         self.heads = ChipHeads(config.head_name, settings, self.chip, raw, info.classes, ledger.ask)
         self.report = report_size(config, len(data.test), self.heads.images_per_chip)
         self.held_out = len(data.test)
