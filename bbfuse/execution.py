@@ -21,7 +21,7 @@ from bbfuse.objective.step import Scorer
 from bbfuse.opening import described, open_backend, owned_data, with_server
 from bbfuse.progress import ProgressDisplay
 from bbfuse.querying.budget import BudgetSpentError
-from bbfuse.querying.cache import Store
+from bbfuse.querying.cache import ResponseCache
 from bbfuse.querying.journal import Journal
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder
@@ -156,8 +156,8 @@ def _prepared(
     ledger = _ledger(config, backend, folder.path, stack)
     trainer = Trainer(config, backend.info, data, ledger, folder, _scorer(at, ledger, data, stack))
     if config.remote.store is not None:
-        ledger.store = Store(Path(config.remote.store), f"{config.remote.url} {backend.info.name}")
-        stack.callback(ledger.store.close)
+        ledger.cache = ResponseCache(Path(config.remote.store), f"{config.remote.url} {backend.info.name}")
+        stack.callback(ledger.cache.close)
     if config.init is not None:
         display.say(f"starting from the fuse {'and the head ' if trainer.heads.warm_started else ''}of {config.init}")
     if (note := trainer.smaller_report()) is not None:
@@ -181,8 +181,8 @@ def _summary(config: RunConfig, folder: RunFolder, trainer: Trainer, accuracy: d
             "kept": ledger.kept,
         },
         "answers": ledger.kind,
-        "target": trainer.watch.found(ledger.kind),
-        "trust": trainer.stages.method.trust,
+        "target": trainer.drift.summary(ledger.kind),
+        "trust": trainer.stages.optimizer.trust,
         "grown_at_step": trainer.stages.grown_at_step,
         "report": {"images": len(trainer.data.test), "chips": trainer.report.chips},
         "energy": None,

@@ -136,7 +136,8 @@ def _step(fuse: Fuse, number: int, **changed: Any) -> Step:
     given: dict[str, Any] = {
         "number": number, "seed": 0, "fuse": fuse, "index": torch.arange(_IMAGES), "images": images,
         "labels": torch.randint(0, _CLASSES, (_IMAGES,), generator=rng), "weights": torch.rand(_IMAGES, generator=rng) + 0.5,
-        "terms": [Term(_CHIP, Head(), 1.0), Term(NOMINAL, Head(), 0.5)], "ask": ledger.ask, "ask_with_tape": ledger.ask_with_tape,
+        "terms": [Term(_CHIP, Head(), 1.0), Term(NOMINAL, Head(), 0.5)], "query": ledger.query,
+        "query_with_gradient": ledger.query_with_gradient,
     }  # fmt: skip
     return Step(**{**given, **changed})
 
@@ -145,16 +146,16 @@ def _sends_what_it_declares(kind: type[Optimizer], settings: Any) -> None:
     fuse, sent = _fuse(), 0
     optimizer, before, ledger = _made(kind, settings, fuse), fuse.vector().clone(), Ledger(_target(), 10**9)
 
-    def ask(images: Tensor, chip: Chip) -> Tensor:
+    def query(images: Tensor, chip: Chip) -> Tensor:
         nonlocal sent
         sent += len(images)
         assert images.abs().max() <= 1.0, "images stay within [-1, 1]"
         assert kind.access >= Access.GRADIENTS or not images.requires_grad, "a strict optimizer takes no gradient of the target"
-        return (ledger.ask_with_tape if images.requires_grad else ledger.ask)(images, chip)
+        return (ledger.query_with_gradient if images.requires_grad else ledger.query)(images, chip)
 
     for number in range(3):
         sent, terms = 0, 2 if optimizer.simulated_target is None else 1
-        optimizer.update(_step(fuse, number, ask=ask, ask_with_tape=ask), 10)
+        optimizer.update(_step(fuse, number, query=query, query_with_gradient=query), 10)
         if number % optimizer.query_interval == 0:
             declared = terms * _IMAGES * optimizer.queries_per_image
             assert sent == declared, f"it sent {sent} images and declared {declared}"
@@ -183,11 +184,11 @@ def _continues_identically(kind: type[Optimizer], settings: Any) -> None:
 
 def _in_another_process(step: Step, probes: Sequence[Probe]) -> list[Score | None]:
     """Every probe alone, in another order, from a pickled step: as workers score them."""
-    plain = {name: value for name, value in vars(step).items() if not name.startswith(("_", "ask", "seen", "scorer"))}
+    plain = {name: value for name, value in vars(step).items() if not name.startswith(("_", "query", "as_received", "scorer"))}
     found: list[Score | None] = [None] * len(probes)
     for place in reversed(range(len(probes))):
         sent, probe = pickle.loads(pickle.dumps((plain, probes[place])))
-        found[place] = Step(**sent, ask=step.ask, ask_with_tape=step.ask_with_tape).scored_here([probe])[0]
+        found[place] = Step(**sent, query=step.query, query_with_gradient=step.query_with_gradient).scored_here([probe])[0]
     return found
 
 

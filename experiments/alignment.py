@@ -81,7 +81,7 @@ def _of_case(name: str, data: Dataset, ledger: Ledger) -> Iterator[dict[str, Any
         index, weights = sampler.draw(stream(0, "batch", number))
         step = Step(
             number=number, seed=0, fuse=fuse, index=index, images=data.train.images[index], labels=data.train.labels[index],
-            weights=weights, terms=[Term(CHIP, Head(), 1.0)], ask=ledger.ask, ask_with_tape=ledger.ask_with_tape,
+            weights=weights, terms=[Term(CHIP, Head(), 1.0)], query=ledger.query, query_with_gradient=ledger.query_with_gradient,
         )  # fmt: skip
         assert isinstance(estimator, GradientEstimator)
         estimate, truth = _gradient(estimator, step), _gradient(guide, step)

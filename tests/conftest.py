@@ -98,7 +98,7 @@ def step_of(smooth: SimulatedBackend) -> StepMaker:
         terms = [Term(chip, head or Head(), 1.0 + place) for place, chip in enumerate(chips)]
         return Step(
             number=number, seed=0, fuse=fuse, index=torch.arange(8), images=images, labels=labels, weights=weights, terms=terms,
-            ask=ledger.ask, ask_with_tape=ledger.ask_with_tape,
+            query=ledger.query, query_with_gradient=ledger.query_with_gradient,
         )  # fmt: skip
 
     return make

@@ -13,7 +13,7 @@ from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import HEADS, CalibratedHead, Head, OfProbabilities
 from bbfuse.heads.per_chip import ChipHeads
 from bbfuse.querying.responses import logits_of
-from bbfuse.runs.folder import learned, settings
+from bbfuse.runs.folder import settings, trained_parts
 
 __all__ = ["Trained", "Uncalibrated"]
 
@@ -63,7 +63,7 @@ class Trained(nn.Module):
         Raises:
             InputError: it has not ended, or its files cannot be read.
         """
-        saved, config = learned(folder, flag), settings(folder, flag)
+        saved, config = trained_parts(folder, flag), settings(folder, flag)
         chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
         try:
             reference: Tensor = saved["heads"]["reference"]

@@ -30,7 +30,7 @@ from torch import Tensor
 from backends.base import InputError, TargetError
 from backends.kinds.base import BACKENDS
 from bbfuse.config.schema import RunConfig
-from bbfuse.distributed.worker import Opened, Reply, Scene, Worker, opened, state_of, unpacked
+from bbfuse.distributed.worker import OpenTarget, Reply, StepMessage, Worker, open_target, state_of, unpacked
 from bbfuse.objective.step import Probe, Score, Step
 from bbfuse.querying.budget import BudgetSpentError
 from bbfuse.querying.ledger import Ledger
@@ -48,14 +48,14 @@ _WAITING = 0.05  # processors of a worker that waits for a server most of the ti
 
 
 @dataclass(eq=False)
-class _Hand:
+class _WorkerHandle:
     """A worker as the driver knows it."""
 
     actor: Any
     hello: ray.ObjectRef[int]
     pid: int | None = None
     """Once it is ready."""
-    scene: ray.ObjectRef[Scene] | None = None
+    message: ray.ObjectRef[StepMessage] | None = None
     calls: dict[ray.ObjectRef[list[Any]], int] = field(default_factory=dict)
     """Numbers of the probes that it has."""
     last: int | None = None
@@ -65,17 +65,17 @@ class _Hand:
 
 
 @dataclass(eq=False)
-class _Round:
+class _StepInFlight:
     """The probes of one step, on their way."""
 
     step: Step
     probes: Sequence[Probe]
     grants: list[Reservation]
-    scene: ray.ObjectRef[Scene]
+    message: ray.ObjectRef[StepMessage]
     scores: dict[int, Score] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
     """Numbers of the probes that nobody has, in order."""
-    ahead: list[int] = field(default_factory=list)
+    unprepared: list[int] = field(default_factory=list)
     """Numbers of the probes that the driver has made nothing of yet, the first one last."""
     refused: dict[int, int] = field(default_factory=dict)
     """How often the target gave no answer to a probe."""
@@ -88,8 +88,8 @@ class _Round:
 class Cluster:
     """``config.workers`` workers; the `bbfuse.objective.step.Scorer` of a run."""
 
-    def __init__(self, config: RunConfig, ledger: Ledger, owned: Tensor, opened: Opened = opened) -> None:
-        """Find or start Ray and hire the workers, which get ready while the run begins, by what ``opened`` gives them.
+    def __init__(self, config: RunConfig, ledger: Ledger, owned: Tensor, open_target: OpenTarget = open_target) -> None:
+        """Find or start Ray and hire the workers, which get ready while the run begins, by what ``open_target`` gives them.
 
         ``owned`` images are those that they have, too.
 
@@ -103,14 +103,14 @@ class Cluster:
         self._ledger = ledger
         self._queries = WorkerQueries(ledger)
         self._owned = owned
-        self._opened = opened
+        self._open_target = open_target
         self._joined = not ray.is_initialized()
         if self._joined:
             _join(config)
         cpus = config.ray.cpus or (_WAITING if BACKENDS[config.backend].over_network else config.threads)
         self._claim = {"num_cpus": cpus, "num_gpus": config.ray.gpus or 0}
-        self._hire = ray.remote(Worker).options(**self._claim, max_restarts=0).remote
-        self._hands = [self._hired() for _ in range(config.workers)]
+        self._start = ray.remote(Worker).options(**self._claim, max_restarts=0).remote
+        self._workers = [self._started() for _ in range(config.workers)]
         self._deaths = 0
 
     def __call__(self, step: Step, probes: Sequence[Probe]) -> list[Score | None]:
@@ -123,21 +123,21 @@ class Cluster:
             return step.scored_here(probes)
         sizes = [len(part) for _ in step.terms for part in step.images.split(IMAGES_PER_REQUEST)]
         grants = [self._queries.numbered(sizes) for _ in probes]
-        scene = ray.put(self._scene(step, probes))
-        on_way = _Round(step, probes, grants, scene, ahead=[*reversed(range(len(probes)))])
+        message = ray.put(self._message(step, probes))
+        in_flight = _StepInFlight(step, probes, grants, message, unprepared=[*reversed(range(len(probes)))])
         for number, grant in enumerate(grants):
             known = self._queries.recalled(grant)
             if known is None:
-                on_way.waiting.append(number)
+                in_flight.waiting.append(number)
             else:
-                on_way.scores[number] = step.scored(_by_term(known, step))
-        while len(on_way.scores) < len(probes) and not (on_way.failures and not self._under_way()):
-            if not on_way.failures:
-                self._hand_out(on_way)
-            self._collect(on_way)
-        if on_way.failures:
-            raise on_way.failures[min(on_way.failures)]
-        return [on_way.scores[number] for number in range(len(probes))]
+                in_flight.scores[number] = step.scored(_by_term(known, step))
+        while len(in_flight.scores) < len(probes) and not (in_flight.failures and not self._under_way()):
+            if not in_flight.failures:
+                self._hand_out(in_flight)
+            self._collect(in_flight)
+        if in_flight.failures:
+            raise in_flight.failures[min(in_flight.failures)]
+        return [in_flight.scores[number] for number in range(len(probes))]
 
     def wait(self) -> None:
         """Until all workers are ready; a run need not, which begins with the first that is.
@@ -145,129 +145,129 @@ class Cluster:
         Raises:
             TargetError: one is not within ``ray.timeout`` seconds.
         """
-        for hand in self._hands:
+        for worker in self._workers:
             try:
-                hand.pid = ray.get(hand.hello, timeout=self._config.ray.timeout)
+                worker.pid = ray.get(worker.hello, timeout=self._config.ray.timeout)
             except (RayActorError, GetTimeoutError) as error:
                 raise TargetError(f"a worker does not get ready: {_reason(error)}") from error
 
     def close(self) -> None:
         """Let the workers go, and Ray if it was joined here; may be called twice."""
-        for hand in self._hands:
-            _let_go(hand)
-        self._hands = []
+        for worker in self._workers:
+            _let_go(worker)
+        self._workers = []
         if self._joined:
             self._joined = False
             ray.shutdown()
 
-    def _hired(self) -> _Hand:
-        actor: Any = self._hire(self._config, self._opened)
-        return _Hand(actor, actor.hello.remote())
+    def _started(self) -> _WorkerHandle:
+        actor: Any = self._start(self._config, self._open_target)
+        return _WorkerHandle(actor, actor.hello.remote())
 
-    def _scene(self, step: Step, probes: Sequence[Probe]) -> Scene:
+    def _message(self, step: Step, probes: Sequence[Probe]) -> StepMessage:
         owned = torch.equal(step.images, self._owned[step.index])
-        return Scene(
+        return StepMessage(
             step.number, step.seed, step.fuse.name, state_of(step.fuse), step.index, None if owned else step.images, step.labels,
             step.weights, step.terms, step.hard, probes, self._ledger.kind, self._queries.keeps_responses,
         )  # fmt: skip
 
     def _under_way(self) -> int:
-        return sum(len(hand.calls) for hand in self._hands)
+        return sum(len(worker.calls) for worker in self._workers)
 
-    def _hand_out(self, on_way: _Round) -> None:
+    def _hand_out(self, in_flight: _StepInFlight) -> None:
         """Give every worker that is ready a probe, and the next one to have at hand."""
-        ready = [hand for hand in self._hands if hand.pid is not None]
-        while on_way.waiting and ready:
-            hand = min(ready, key=lambda one: len(one.calls))
-            number = _next(on_way.waiting, hand.last if hand.scene is on_way.scene else None)
-            grant = on_way.grants[number]
+        ready = [worker for worker in self._workers if worker.pid is not None]
+        while in_flight.waiting and ready:
+            worker = min(ready, key=lambda one: len(one.calls))
+            number = _next(in_flight.waiting, worker.last if worker.message is in_flight.message else None)
+            grant = in_flight.grants[number]
             at_risk = self._ledger.scheduler.at_risk or math.inf
-            if hand.calls and (len(hand.calls) == _AT_HAND or (self._under_way() + 1) * grant.images > at_risk):
+            if worker.calls and (len(worker.calls) == _AT_HAND or (self._under_way() + 1) * grant.images > at_risk):
                 break
             try:
                 self._queries.reserve(grant)
             except BudgetSpentError as error:
-                on_way.failures[number] = error
+                in_flight.failures[number] = error
                 break
-            if not hand.calls:
-                hand.heard = time.monotonic()
-            if hand.scene is on_way.scene:
-                call = hand.actor.score.remote(number, grant.images)
+            if not worker.calls:
+                worker.heard = time.monotonic()
+            if worker.message is in_flight.message:
+                call = worker.actor.score.remote(number, grant.images)
             else:
-                call = hand.actor.begin.remote([on_way.scene], number, grant.images)
-                hand.scene = on_way.scene
-            hand.calls[call] = hand.last = number
-            on_way.waiting.remove(number)
+                call = worker.actor.begin.remote([in_flight.message], number, grant.images)
+                worker.message = in_flight.message
+            worker.calls[call] = worker.last = number
+            in_flight.waiting.remove(number)
 
-    def _collect(self, on_way: _Round) -> None:
+    def _collect(self, in_flight: _StepInFlight) -> None:
         """Take what has come, once something has; replace workers that died or fell silent."""
-        whose = {ref: hand for hand in self._hands for ref in (*hand.calls, *([] if hand.pid else [hand.hello]))}
+        whose = {ref: worker for worker in self._workers for ref in (*worker.calls, *([] if worker.pid else [worker.hello]))}
         patience = self._config.ray.timeout
-        for ref in _come(list(whose), min(patience, _LOOK), on_way):
-            hand = whose[ref]
-            if ref not in hand.calls and ref != hand.hello:
+        for ref in _come(list(whose), min(patience, _LOOK), in_flight):
+            worker = whose[ref]
+            if ref not in worker.calls and ref != worker.hello:
                 continue  # lost with a worker that has just been replaced
             try:
                 came: list[Any] | int = ray.get(ref)
             except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
-                self._replace(hand, _reason(error), on_way)
+                self._replace(worker, _reason(error), in_flight)
                 continue
-            hand.heard, self._deaths = time.monotonic(), 0
+            worker.heard, self._deaths = time.monotonic(), 0
             if isinstance(came, int):
-                hand.pid = came
+                worker.pid = came
             else:
-                self._take(hand, hand.calls.pop(ref), Reply(*came), on_way)
+                self._take(worker, worker.calls.pop(ref), Reply(*came), in_flight)
         now = time.monotonic()
-        for hand in list(self._hands):
-            if hand.calls and now - hand.heard > patience:
-                self._replace(hand, f"it said nothing for {patience:g} s", on_way)
-        if not any(hand.pid for hand in self._hands) and all(now - hand.heard > patience for hand in self._hands):
+        for worker in list(self._workers):
+            if worker.calls and now - worker.heard > patience:
+                self._replace(worker, f"it said nothing for {patience:g} s", in_flight)
+        if not any(worker.pid for worker in self._workers) and all(now - worker.heard > patience for worker in self._workers):
             raise TargetError(
                 f"no worker was ready within {patience:g} s: has Ray {self._claim['num_cpus']:g} processors and "
-                f"{self._claim['num_gpus']:g} GPUs for each of `workers` {len(self._hands)}?"
+                f"{self._claim['num_gpus']:g} GPUs for each of `workers` {len(self._workers)}?"
             )
 
-    def _take(self, hand: _Hand, number: int, reply: Reply, on_way: _Round) -> None:
+    def _take(self, worker: _WorkerHandle, number: int, reply: Reply, in_flight: _StepInFlight) -> None:
         """What came of probe ``number``."""
-        step, probe, grant = on_way.step, on_way.probes[number], on_way.grants[number]
+        step, probe, grant = in_flight.step, in_flight.probes[number], in_flight.grants[number]
         answers = None
-        if reply.numbers is not None and (self._queries.keeps_responses or probe.by_image):
+        if reply.numbers is not None and (self._queries.keeps_responses or probe.per_image):
             shape = (len(step.images), self._ledger.info.classes)
             answers = unpacked(reply.numbers, [shape] * len(step.terms))
         self._queries.settle(grant, reply.images, reply.requests, answers)
         if reply.failure is not None and not reply.again:
-            on_way.failures[number] = TargetError(reply.failure)
+            in_flight.failures[number] = TargetError(reply.failure)
         elif answers is not None:
-            on_way.scores[number] = step.scored(answers)
+            in_flight.scores[number] = step.scored(answers)
         elif reply.numbers is not None:
             shapes = [(len(step.images) if step.hard else 0,), *(p.shape for p in step.head_parameters())]
             difficulty, *gradients = unpacked(reply.numbers, shapes)
-            on_way.scores[number] = Score(reply.loss, difficulty, gradients)
+            in_flight.scores[number] = Score(reply.loss, difficulty, gradients)
         elif not reply.again:
-            hand.scene = None  # it had not got the step
-            bisect.insort(on_way.waiting, number)
+            worker.message = None  # it had not got the step
+            bisect.insort(in_flight.waiting, number)
         else:
-            on_way.refused[number] = on_way.refused.get(number, 0) + 1
-            if on_way.refused[number] < self._config.remote.attempts:
-                bisect.insort(on_way.waiting, number)
+            in_flight.refused[number] = in_flight.refused.get(number, 0) + 1
+            if in_flight.refused[number] < self._config.remote.attempts:
+                bisect.insort(in_flight.waiting, number)
             else:
                 told = f": {reply.failure}" if reply.failure else ""
-                on_way.failures[number] = TargetError(f"workers got no answer in {on_way.refused[number]} attempts{told}")
+                in_flight.failures[number] = TargetError(f"workers got no answer in {in_flight.refused[number]} attempts{told}")
 
-    def _replace(self, hand: _Hand, why: str, on_way: _Round) -> None:
-        """Hire another in place of ``hand``, whose probes wait again."""
-        for number in hand.calls.values():
-            self._queries.charge_lost(on_way.grants[number])
-            on_way.lost[number] = on_way.lost.get(number, 0) + 1
-            if on_way.lost[number] < _DEATHS:
-                bisect.insort(on_way.waiting, number)
+    def _replace(self, worker: _WorkerHandle, why: str, in_flight: _StepInFlight) -> None:
+        """Hire another in place of ``worker``, whose probes wait again."""
+        for number in worker.calls.values():
+            self._queries.charge_lost(in_flight.grants[number])
+            in_flight.lost[number] = in_flight.lost.get(number, 0) + 1
+            if in_flight.lost[number] < _DEATHS:
+                bisect.insort(in_flight.waiting, number)
             else:
-                on_way.failures[number] = TargetError(f"a probe was lost {_DEATHS} times with its worker, last since {why}")
-        hand.calls = {}
-        _let_go(hand)
-        self._hands[self._hands.index(hand)] = self._hired()
+                in_flight.failures[number] = TargetError(f"a probe was lost {_DEATHS} times with its worker, last since {why}")
+        worker.calls = {}
+        _let_go(worker)
+        self._workers[self._workers.index(worker)] = self._started()
         self._deaths += 1
-        if self._deaths > _DEATHS * len(self._hands):
+        if self._deaths > _DEATHS * len(self._workers):
             raise TargetError(f"{self._deaths} workers were lost one after the other, the last one since {why}")
 
 
@@ -284,12 +284,12 @@ def _has(waiting: Sequence[int], number: int) -> bool:
     return place < len(waiting) and waiting[place] == number
 
 
-def _come(refs: list[Any], patience: float, on_way: _Round) -> list[Any]:
+def _come(refs: list[Any], patience: float, in_flight: _StepInFlight) -> list[Any]:
     """Those that are there, once some are or ``patience`` seconds are over; until then the driver makes what it will want."""
     if not refs:
         return []
-    while not (done := ray.wait(refs, num_returns=len(refs), timeout=0)[0]) and on_way.ahead:
-        on_way.probes[on_way.ahead.pop()].ahead(on_way.step)
+    while not (done := ray.wait(refs, num_returns=len(refs), timeout=0)[0]) and in_flight.unprepared:
+        in_flight.probes[in_flight.unprepared.pop()].prepare(in_flight.step)
     return done or ray.wait(refs, timeout=patience)[0]
 
 
@@ -298,9 +298,9 @@ def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
 
 
-def _let_go(hand: _Hand) -> None:
+def _let_go(worker: _WorkerHandle) -> None:
     with contextlib.suppress(Exception):  # it may be gone already, or Ray with it
-        ray.kill(hand.actor)
+        ray.kill(worker.actor)
 
 
 def _by_term(answers: Sequence[Tensor], step: Step) -> list[Tensor]:

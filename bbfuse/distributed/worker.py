@@ -27,11 +27,11 @@ from bbfuse.opening import open_backend, owned_data
 from bbfuse.querying.budget import BudgetSpentError
 from bbfuse.querying.ledger import Ledger
 
-__all__ = ["Opened", "Reply", "Scene", "Worker", "opened", "packed", "unpacked"]
+__all__ = ["OpenTarget", "Reply", "StepMessage", "Worker", "open_target", "packed", "unpacked"]
 
 
 @dataclass(frozen=True)
-class Scene:
+class StepMessage:
     """A step as it travels: all that its probes are functions of."""
 
     number: int
@@ -57,9 +57,9 @@ class Scene:
         return _received, tuple(value.numpy() if isinstance(value, Tensor) else value for value in vars(self).values())
 
 
-def _received(*values: Any) -> Scene:
+def _received(*values: Any) -> StepMessage:
     there: list[Any] = [torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value for value in values]
-    return Scene(*there)
+    return StepMessage(*there)
 
 
 def state_of(fuse: Fuse) -> Tensor:
@@ -91,11 +91,11 @@ class Reply:
         return list(vars(self).values())
 
 
-Opened = Callable[[RunConfig, ExitStack], tuple[Backend, Tensor]]
+OpenTarget = Callable[[RunConfig, ExitStack], tuple[Backend, Tensor]]
 """What a worker holds: who answers, and the owned images (owned, channels, height, width)."""
 
 
-def opened(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
+def open_target(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
     """What a run with ``config`` has; ``stack`` closes it."""
     return open_backend(config, lambda _: None, stack), owned_data(config).train.images
 
@@ -103,54 +103,55 @@ def opened(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
 class Worker:
     """A step's probes, one at a time."""
 
-    def __init__(self, config: RunConfig, opened: Opened) -> None:
+    def __init__(self, config: RunConfig, open_target: OpenTarget) -> None:
         torch.set_num_threads(config.threads)
         self._stack = ExitStack()
-        backend, self._owned = opened(config, self._stack)
+        backend, self._owned = open_target(config, self._stack)
         self._ledger = Ledger(backend, limit=0)
-        self._scene: Scene | None = None
+        self._message: StepMessage | None = None
         self._fuse: Fuse | None = None
 
     def hello(self) -> int:
         """It is ready; its process."""
         return os.getpid()
 
-    def begin(self, held: list[ray.ObjectRef[Scene]], number: int, granted: int) -> list[Any]:
+    def begin(self, held: list[ray.ObjectRef[StepMessage]], number: int, granted: int) -> list[Any]:
         """The step that this number and the next are about; then as `score`."""
-        self._scene = None
+        self._message = None
         try:
-            scene = ray.get(held[0])
+            message = ray.get(held[0])
         except RayError:
             return Reply(0, 0).plain()
-        self._scene, self._ledger.kind = scene, scene.kind
+        self._message, self._ledger.kind = message, message.kind
         self._step = Step(
-            number=scene.number, seed=scene.seed, fuse=self._fuse_of(scene), index=scene.index,
-            images=self._owned[scene.index] if scene.images is None else scene.images, labels=scene.labels, weights=scene.weights,
-            terms=scene.terms, ask=self._ledger.ask, ask_with_tape=self._ledger.ask_with_tape, seen=self._ledger.seen,
-            hard=scene.hard,
+            number=message.number, seed=message.seed, fuse=self._fuse_of(message), index=message.index,
+            images=self._owned[message.index] if message.images is None else message.images, labels=message.labels,
+            weights=message.weights, terms=message.terms, query=self._ledger.query,
+            query_with_gradient=self._ledger.query_with_gradient,
+            as_received=self._ledger.as_received, hard=message.hard,
         )  # fmt: skip
         return self.score(number, granted)
 
-    def _fuse_of(self, scene: Scene) -> Fuse:
-        if self._fuse is None or self._fuse.name != scene.fuse:
+    def _fuse_of(self, message: StepMessage) -> Fuse:
+        if self._fuse is None or self._fuse.name != message.fuse:
             _, channels, height, width = self._owned.shape
-            self._fuse = Fuse(scene.fuse, (channels, height, width), torch.Generator())
+            self._fuse = Fuse(message.fuse, (channels, height, width), torch.Generator())
         tensors = _tensors(self._fuse)
         with torch.no_grad():
-            for tensor, part in zip(tensors, scene.state.split([tensor.numel() for tensor in tensors]), strict=True):
+            for tensor, part in zip(tensors, message.state.split([tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(part.view_as(tensor))
         return self._fuse
 
     def score(self, number: int, granted: int) -> list[Any]:
         """Probe ``number`` of the step, for which at most ``granted`` images may be sent; a `Reply` as it travels."""
-        if self._scene is None:
+        if self._message is None:
             return Reply(0, 0).plain()
-        ledger, probe = self._ledger, self._scene.probes[number]
+        ledger, probe = self._ledger, self._message.probes[number]
         images, requests = ledger.images, ledger.requests
         ledger.limit = images + granted
         loss, numbers, failure, again = 0.0, None, None, False
         try:
-            if self._scene.whole or probe.by_image:
+            if self._message.whole or probe.per_image:
                 numbers = packed(self._step.answers([probe])[0])
             else:
                 (score,) = self._step.scored_here([probe])

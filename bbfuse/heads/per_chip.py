@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backends.base import NOMINAL, Chip
 from bbfuse.heads.base import HEADS, CalibratedHead, Head, TrainedHead
-from bbfuse.querying.responses import Ask
+from bbfuse.querying.responses import QueryFn
 
 __all__ = ["ChipHeads"]
 
@@ -18,7 +18,7 @@ __all__ = ["ChipHeads"]
 class ChipHeads:
     """The head called ``name`` for every chip of a run."""
 
-    def __init__(self, name: str, settings: Any, chip: Chip | None, raw: Tensor, classes: int, ask: Ask) -> None:
+    def __init__(self, name: str, settings: Any, chip: Chip | None, raw: Tensor, classes: int, query: QueryFn) -> None:
         """``chip`` is the one chip of the run, ``None`` for the population; ``raw`` the owned images that calibrate a head.
 
         ``settings`` are those of the head, an instance of its ``Config``.
@@ -27,7 +27,7 @@ class ChipHeads:
         self._settings = settings
         self._chip = chip
         self._raw = raw
-        self._ask = ask
+        self._query = query
         self._reference = torch.zeros(0, classes)
         trained = issubclass(self._kind, TrainedHead)
         self.trained: TrainedHead | None = self._kind.create(settings, classes) if trained else None  # type: ignore[attr-defined]
@@ -62,18 +62,18 @@ class ChipHeads:
         Returns the chip's raw logits (n, classes) to the first owned images, if a trained head needed them.
         """
         if self._is_calibrated:
-            self._reference = self._ask(self._raw, NOMINAL)
+            self._reference = self._query(self._raw, NOMINAL)
             if self._chip is not None:
-                self._kept = self._calibrated(self._ask(self._raw, self._chip), self._reference)
+                self._kept = self._calibrated(self._query(self._raw, self._chip), self._reference)
         if self.trained is None or self.warm_started:
             return None
         assert self._chip is not None
-        responses = self._ask(self._raw, self._chip)
+        responses = self._query(self._raw, self._chip)
         self.trained.fit(responses, labels[: len(responses)])
         self._fitted = copy.deepcopy(self.trained)
         return responses
 
-    def head_for(self, chip: Chip, simulated_target: Ask | None = None) -> Head:
+    def head_for(self, chip: Chip, simulated_target: QueryFn | None = None) -> Head:
         """The head for ``chip``; a calibrated head that the chip has not yet is calibrated by querying it.
 
         With a ``simulated_target`` the head is calibrated on that; trained heads, which need real responses, are left out.
@@ -85,7 +85,7 @@ class ChipHeads:
                 return Head()
             with torch.no_grad():
                 return self._calibrated(simulated_target(self._raw, chip), simulated_target(self._raw, NOMINAL))
-        return self._kept or self._calibrated(self._ask(self._raw, chip), self._reference)
+        return self._kept or self._calibrated(self._query(self._raw, chip), self._reference)
 
     def before_training(self, head: Head) -> Head:
         """``head`` as it was before a fuse was trained with it: the baseline that a fuse has to beat."""

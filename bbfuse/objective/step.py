@@ -18,16 +18,16 @@ from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
 from bbfuse.objective import eopm
 from bbfuse.objective.eopm import Term
-from bbfuse.querying.responses import Ask, AskAll
+from bbfuse.querying.responses import QueryAllFn, QueryFn
 
-__all__ = ["Given", "Probe", "Score", "Scorer", "Step"]
+__all__ = ["FixedImages", "Probe", "Score", "Scorer", "Step"]
 
 
 class Probe(Protocol):
     """One batch of images in place of the step's own."""
 
     @property
-    def by_image(self) -> bool:
+    def per_image(self) -> bool:
         """Whether it is asked for what every image earned; if not, for the loss alone."""
         ...
 
@@ -35,23 +35,23 @@ class Probe(Protocol):
         """The images (n, channels, height, width) that are sent, without tape; the same wherever they are made."""
         ...
 
-    def ahead(self, step: Step) -> None:
+    def prepare(self, step: Step) -> None:
         """Make what the method will take of it beside its score: a driver has time while others score it. May be left out."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class FixedImages:
     """Images as they are."""
 
     pixels: Tensor
-    by_image = True
+    per_image = True
 
     def images(self, step: Step) -> Tensor:
         """See `Probe`."""
         return self.pixels
 
-    def ahead(self, step: Step) -> None:
+    def prepare(self, step: Step) -> None:
         """See `Probe`; nothing."""
 
 
@@ -67,7 +67,7 @@ class Score:
     """Of the loss by each parameter of the step's heads."""
     losses: Tensor = field(default_factory=lambda: torch.empty(0))
     """(n,): each image's share of the loss."""
-    answers: Tensor = field(default_factory=lambda: torch.empty(0))
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
     """(t, n, classes): the raw logits."""
     sensitivity: Tensor = field(default_factory=lambda: torch.empty(0))
     """(t, n, classes): derivative of the loss by each logit, exact, through the heads."""
@@ -91,12 +91,12 @@ class Step:
     weights: Tensor
     """(n,): weight of each image in the step's loss."""
     terms: list[Term]
-    ask: Ask
-    ask_with_tape: Ask
-    seen: Callable[[Tensor], Tensor] = lambda images: images
+    query: QueryFn
+    query_with_gradient: QueryFn
+    as_received: Callable[[Tensor], Tensor] = lambda images: images
     """Images as the target sees them: rounded where it takes 256 levels only."""
-    ask_all: AskAll | None = None
-    """Several questions at once; one after the other by `ask` if not given."""
+    query_all: QueryAllFn | None = None
+    """Several questions at once; one after the other by `query` if not given."""
     scorer: Scorer | None = None
     """Who scores the probes; this process if not given."""
     hard: bool = True
@@ -108,7 +108,7 @@ class Step:
 
     def score(self, images: Tensor) -> Score | None:
         """Ask the target about ``images`` (n, channels, height, width) in place of the step's own; the heads learn from it."""
-        return self.scores([Given(images)])[0]
+        return self.scores([FixedImages(images)])[0]
 
     def scores(self, probes: Sequence[Probe]) -> list[Score | None]:
         """The score of each of ``probes``, in order; none depends on another's, so that all may be asked at once.
@@ -131,7 +131,7 @@ class Step:
         with torch.no_grad():
             asked = [probe.images(self) for probe in probes]
         questions = [(images, term.chip) for images in asked for term in self.terms]
-        answers = iter(self.ask_all(questions) if self.ask_all else [self.ask(*question) for question in questions])
+        answers = iter(self.query_all(questions) if self.query_all else [self.query(*question) for question in questions])
         return [[next(answers) for _ in self.terms] for _ in probes]
 
     def scored(self, answers: Sequence[Tensor]) -> Score:
@@ -167,11 +167,11 @@ class Step:
     def backward(self) -> None:
         """The true gradient, to the fuse and the heads alike; needs a target that grants it."""
         fused = self.fuse.on_tape(self.images)
-        losses = self._noted([self.ask_with_tape(fused, term.chip) for term in self.terms])
+        losses = self._noted([self.query_with_gradient(fused, term.chip) for term in self.terms])
         losses.sum().backward()
         self._scores += 1
 
-    def backward_through(self, model: Ask) -> None:
+    def backward_through(self, model: QueryFn) -> None:
         """The gradient with ``model``'s answers, which are on the tape, in place of the target's; to the fuse alone."""
         fused = self.fuse.on_tape(self.images)
         loss = self._noted([model(fused, term.chip) for term in self.terms]).sum()

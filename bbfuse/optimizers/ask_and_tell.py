@@ -19,7 +19,7 @@ from bbfuse.optimizers.base import Optimizer
 from bbfuse.optimizers.probes import losses_of
 from bbfuse.seeds import stream
 
-__all__ = ["AskAndTell", "Found", "Space", "Subspace"]
+__all__ = ["AskAndTell", "PointProbe", "Space", "Subspace"]
 
 Point = NDArray[np.float64]
 
@@ -66,18 +66,18 @@ class Space:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class PointProbe:
     """The step's images as the fuse makes them at point ``number``."""
 
     space: Space
     number: int
-    by_image = False
+    per_image = False
 
     def images(self, step: Step) -> Tensor:
         """See `bbfuse.objective.step.Probe`."""
         return step.fuse.at(self.space.point(self.number, step), step.images)
 
-    def ahead(self, step: Step) -> None:
+    def prepare(self, step: Step) -> None:
         """See `bbfuse.objective.step.Probe`; nothing."""
 
 
@@ -118,7 +118,7 @@ class AskAndTell(Optimizer):
         """See `Optimizer`; a point whose score failed counts as the worst of its step."""
         points = self.ask()
         space = self._space(points)
-        losses = losses_of(step, [Found(space, number) for number in range(len(points))])
+        losses = losses_of(step, [PointProbe(space, number) for number in range(len(points))])
         known = [loss for loss in losses if loss is not None]
         # where all failed none was better than another, but the library waits for an answer
         told = [max(known, default=0.0) if loss is None else loss for loss in losses]

@@ -15,7 +15,7 @@ from backends.registry import Registry
 from backends.settings import NoSettings
 from bbfuse.fuse.module import Fuse
 from bbfuse.objective.step import Step
-from bbfuse.querying.responses import Answered, Ask
+from bbfuse.querying.responses import QueryFn, Responses
 
 __all__ = ["OPTIMIZERS", "GradientEstimator", "Optimizer", "Problem", "adam", "linear_decay"]
 
@@ -60,7 +60,7 @@ class Optimizer:
     """Number of steps if it sends no queries."""
     images_before_training: int = 0
     """Images that `prepare` sends."""
-    simulated_target: Ask | None = None
+    simulated_target: QueryFn | None = None
     """A differentiable model of the target that replaces it in the objective; its queries then go to nominal voltage."""
     trust: float | None = None
     """Share of the variance of new responses that its surrogate predicted, in [0, 1]; ``None`` without a surrogate."""
@@ -79,7 +79,7 @@ class Optimizer:
         """Whether it stores what it learns of an image with that image, so that images must not be augmented."""
         return False
 
-    def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
+    def prepare(self, owned: Split, answered: Sequence[Responses], query: QueryFn) -> None:
         """Called once before the first step with the owned images, the labels in force, and all responses received so far."""
 
     def update(self, step: Step, steps: int) -> None:

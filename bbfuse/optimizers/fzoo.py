@@ -14,7 +14,7 @@ from backends.settings import Count, Positive
 from bbfuse.fuse.module import Fuse
 from bbfuse.objective.step import Step
 from bbfuse.optimizers.base import OPTIMIZERS, GradientEstimator, Problem
-from bbfuse.optimizers.probes import Moved, drawn, losses_of, signs
+from bbfuse.optimizers.probes import ParameterProbe, drawn, losses_of, signs
 
 __all__ = ["Fzoo", "FzooConfig"]
 
@@ -48,7 +48,9 @@ class Fzoo(GradientEstimator):
     def estimate(self, step: Step) -> None:
         """See `GradientEstimator`; the direction of the gradient up to ``O(c)``, scaled by the inverse of the losses' sd."""
         numbers, size = range(self._config.directions), self._config.smoothing
-        base, *losses = losses_of(step, [Moved(signs, 0, 0.0), *(Moved(signs, number, size) for number in numbers)])
+        base, *losses = losses_of(
+            step, [ParameterProbe(signs, 0, 0.0), *(ParameterProbe(signs, number, size) for number in numbers)]
+        )
         found = [(loss, drawn(step, signs, number)) for number, loss in enumerate(losses) if loss is not None]
         spread = statistics.pstdev(loss for loss, _ in found) if found else 0.0
         if base is not None and spread > 0.0:

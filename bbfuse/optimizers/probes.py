@@ -12,7 +12,7 @@ from bbfuse.objective.step import Probe, Step
 from bbfuse.optimizers.ranks import centred_ranks
 from bbfuse.seeds import fair_signs, stream
 
-__all__ = ["Direction", "Moved", "drawn", "losses_of", "normal", "ranked_pairs", "signs", "simultaneous_perturbation"]
+__all__ = ["Direction", "ParameterProbe", "drawn", "losses_of", "normal", "ranked_pairs", "signs", "simultaneous_perturbation"]
 
 Direction = Callable[[Step, int], Tensor]
 """A direction (d,) by the step and its number in it; a function of some module, so that a worker has it too."""
@@ -41,7 +41,7 @@ def drawn(step: Step, direction: Direction, number: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Moved:
+class ParameterProbe:
     """The step's images as the fuse makes them at ``theta + size * scale * u``, ``u`` a direction by its number.
 
     All probes of a step see the same images, chips and heads (common random numbers).
@@ -52,7 +52,7 @@ class Moved:
     size: float
     scale: Tensor | None = None
     """(d,); one if not given"""
-    by_image = False
+    per_image = False
 
     def images(self, step: Step) -> Tensor:
         """See `Probe`."""
@@ -60,7 +60,7 @@ class Moved:
         move = self.size * (u if self.scale is None else self.scale * u)
         return step.fuse.at(_centre(step) + move, step.images)
 
-    def ahead(self, step: Step) -> None:
+    def prepare(self, step: Step) -> None:
         """See `Probe`; its direction."""
         drawn(step, self.direction, self.number)
 
@@ -77,7 +77,9 @@ def losses_of_pairs(
 
     ``None`` if a side failed.
     """
-    losses = losses_of(step, [Moved(direction, pair, sign * size, scale) for pair in range(pairs) for sign in (1.0, -1.0)])
+    losses = losses_of(
+        step, [ParameterProbe(direction, pair, sign * size, scale) for pair in range(pairs) for sign in (1.0, -1.0)]
+    )
     sides = zip(losses[::2], losses[1::2], strict=True)
     return [None if above is None or below is None else (above, below) for above, below in sides]
 

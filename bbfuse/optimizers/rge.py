@@ -27,7 +27,7 @@ from bbfuse.optimizers.jacobian_memory import JacobianMemory
 from bbfuse.optimizers.probes import signs, simultaneous_perturbation
 from bbfuse.seeds import stream
 
-__all__ = ["InputRge", "ParameterRge", "Rge", "RgeConfig", "Shifted"]
+__all__ = ["InputProbe", "InputRge", "ParameterRge", "Rge", "RgeConfig"]
 
 
 @dataclass(frozen=True)
@@ -100,20 +100,20 @@ _INPUTS = "inputs of the target"
 
 
 @dataclass(frozen=True, eq=False)
-class Shifted:
+class InputProbe:
     """The target's inputs ``z + size * u``, clipped; ``u`` is drawn for every image on its own, by the number in the step."""
 
     directions: Directions
     number: int
     size: float
-    by_image = True
+    per_image = True
 
     def images(self, step: Step) -> Tensor:
         """See `bbfuse.objective.step.Probe`; as the target sees them."""
         made: Tensor = step.once(self, lambda: self._made(step))
         return made
 
-    def ahead(self, step: Step) -> None:
+    def prepare(self, step: Step) -> None:
         """See `bbfuse.objective.step.Probe`; its images."""
         self.images(step)
 
@@ -121,7 +121,7 @@ class Shifted:
         z = step.once(_INPUTS, lambda: _fused(step).detach())
         rng = stream(step.seed, "probe", step.number, self.number)
         u = step.once((_INPUTS, self.number), lambda: self.directions.draw(len(z), rng))
-        return step.seen((z + self.size * u).clamp(-1.0, 1.0))
+        return step.as_received((z + self.size * u).clamp(-1.0, 1.0))
 
 
 def _fused(step: Step) -> Tensor:
@@ -152,7 +152,7 @@ class InputRge(Rge):
         """
         fused = _fused(step)
         z = step.once(_INPUTS, fused.detach)
-        probes = [Shifted(self._directions, pair, sign * self._size) for pair in range(self._pairs) for sign in (1.0, -1.0)]
+        probes = [InputProbe(self._directions, pair, sign * self._size) for pair in range(self._pairs) for sign in (1.0, -1.0)]
         scores = step.scores(probes)
         found = []
         for up, down, plus, minus in zip(probes[::2], probes[1::2], scores[::2], scores[1::2], strict=True):
@@ -169,8 +169,8 @@ class InputRge(Rge):
                     length = d.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
                     found.append(self._directions.dimensions * change * d / length)
             else:
-                change = plus.answers - minus.answers
-                unexplained = change - self._explained(above, below, plus.answers, minus.answers)
+                change = plus.logits - minus.logits
+                unexplained = change - self._explained(above, below, plus.logits, minus.logits)
                 self._memory.correct(step.index, self._directions.analyse(d), unexplained)
                 sensitivity = (plus.sensitivity + minus.sensitivity) / 2.0
                 remembered = self._directions.synthesise(self._memory.pull_back(step.index, sensitivity))

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from backends.base import Chip, InputError, TargetError
 
-__all__ = ["Store"]
+__all__ = ["ResponseCache"]
 
 _PATIENCE = 60.0  # seconds to wait for another process that writes
 
 
-class Store:
+class ResponseCache:
     """Answers of one endpoint in a folder."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:

@@ -14,14 +14,14 @@ from torch import Tensor
 from backends.base import NOMINAL, Chip
 from bbfuse.querying.ledger import Ledger
 
-__all__ = ["Watch"]
+__all__ = ["DriftCheck"]
 
 _IMAGES = 8
 _ROUNDING = 1e-5  # of the spread: what the order of a sum in float32 may change
 _SURELY = 3.0  # times the change between two askings that meant the same
 
 
-class Watch:
+class DriftCheck:
     """Asks ``images`` (n, channels, height, width), the first few of them, ``times`` times after the opening; 0: never at all."""
 
     def __init__(self, images: Tensor, chip: Chip, times: int) -> None:
@@ -36,26 +36,26 @@ class Watch:
         self._drift: float | None = None
 
     @property
-    def asked_once(self) -> tuple[int, ...]:
+    def queries_per_check(self) -> tuple[int, ...]:
         """Images of each question of one asking; the opening takes two."""
         return tuple(len(images) for images, _ in self._questions) if self.times else ()
 
-    def open(self, ledger: Ledger) -> list[str]:
+    def first_check(self, ledger: Ledger) -> list[str]:
         """Ask twice, and let the ledger's store be used if the target repeats itself and what it kept before.
 
         Returns what the user should know, in one line each.
         """
         if not self.times:
             return []
-        first, second = (torch.stack(ledger.ask_all(self._questions, fresh=True)) for _ in range(2))
+        first, second = (torch.stack(ledger.query_all(self._questions, fresh=True)) for _ in range(2))
         self._reference = first
         self._noise = self._changed(second)
         told = []
         if self._noise > _ROUNDING:
-            ledger.reuses = False
-            kept = "; no answer is taken from `remote.store`" if ledger.store is not None else ""
+            ledger.uses_cache = False
+            kept = "; no answer is taken from `remote.store`" if ledger.cache is not None else ""
             told.append(f"the target does not repeat itself: asked twice, it {_by(self._noise)}{kept}")
-        elif ledger.store is not None:
+        elif ledger.cache is not None:
             told += self._compared(ledger)
         if len(first) > 1:
             self._honours_chip = self._largest(first[1] - first[0]) > self._threshold
@@ -66,15 +66,15 @@ class Watch:
                 )
         return told
 
-    def again(self, ledger: Ledger) -> float:
+    def check(self, ledger: Ledger) -> float:
         """Ask once more; the change since the opening. Answers are no longer reused where the target has drifted."""
-        change = self._changed(torch.stack(ledger.ask_all(self._questions, fresh=True)))
+        change = self._changed(torch.stack(ledger.query_all(self._questions, fresh=True)))
         self._drift = max(self._drift or 0.0, change)
         if change > self._threshold:
-            ledger.reuses = False
+            ledger.uses_cache = False
         return change
 
-    def found(self, kind: str | None) -> dict[str, Any]:
+    def summary(self, kind: str | None) -> dict[str, Any]:
         """The part ``target`` of the summary; ``None`` for what was not asked."""
         return {
             "answers": kind,
@@ -100,16 +100,16 @@ class Watch:
 
     def _compared(self, ledger: Ledger) -> list[str]:
         """Look whether the store holds what the target says now, and put it there if it holds nothing."""
-        assert ledger.store is not None
+        assert ledger.cache is not None
         assert self._reference is not None
         for (images, chip), answers in zip(self._questions, self._reference, strict=True):
-            keys = ledger.store.keys(ledger.seen(images), chip)
-            kept = ledger.store.find(keys)
+            keys = ledger.cache.keys(ledger.as_received(images), chip)
+            kept = ledger.cache.find(keys)
             if any(row is not None and self._largest(row - now) > _ROUNDING for row, now in zip(kept, answers, strict=True)):
-                ledger.reuses = False
-                return [f"{ledger.store.path} holds other answers than the target gives now, so it is not used: choose another "
+                ledger.uses_cache = False
+                return [f"{ledger.cache.path} holds other answers than the target gives now, so it is not used: choose another "
                         "`remote.store`, or delete it"]  # fmt: skip
-            ledger.store.keep(keys, answers)
+            ledger.cache.keep(keys, answers)
         return []
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from backends.base import Access, Backend, BackendInfo, Chip
 from bbfuse.querying.budget import Budget
-from bbfuse.querying.cache import Store
+from bbfuse.querying.cache import ResponseCache
 from bbfuse.querying.journal import Journal
-from bbfuse.querying.responses import Question, ResponseCheck
+from bbfuse.querying.responses import Query, ResponseCheck
 from bbfuse.querying.scheduling import IMAGES_PER_REQUEST, Request, Scheduler
 
 __all__ = ["Ledger"]
@@ -30,13 +30,13 @@ class Ledger:
     """Counts what is sent to ``backend``; ``images`` and ``requests`` never pass ``limit`` images, retries included."""
 
     def __init__(
-        self, backend: Backend, limit: int, journal: Journal | None = None, store: Store | None = None, in_flight: int = 1
+        self, backend: Backend, limit: int, journal: Journal | None = None, cache: ResponseCache | None = None, in_flight: int = 1
     ) -> None:
         """With ``in_flight`` above 1 the backend is queried from so many threads at once."""
         self._backend = backend
         self.journal = journal
-        self.store = store
-        self.reuses = True
+        self.cache = cache
+        self.uses_cache = True
         """Whether the cache is used, if there is one."""
         self.budget = Budget(limit)
         self.scheduler = Scheduler(in_flight)
@@ -83,45 +83,45 @@ class Ledger:
     def kind(self, kind: str | None) -> None:
         self.responses.kind = kind
 
-    def seen(self, images: Tensor) -> Tensor:
+    def as_received(self, images: Tensor) -> Tensor:
         """``images`` as the target receives them, which may be rounded to 256 levels."""
         return self._backend.info.seen(images)
 
-    def ask(self, images: Tensor, chip: Chip) -> Tensor:
+    def query(self, images: Tensor, chip: Chip) -> Tensor:
         """Logits (n, classes) of ``images`` on ``chip``, without gradient whatever access the backend grants.
 
         Raises:
             BudgetSpentError: the limit would be passed; nothing beyond it was sent.
             TargetError: no response, or an invalid one.
         """
-        return self.ask_all([(images, chip)])[0]
+        return self.query_all([(images, chip)])[0]
 
-    def ask_all(self, questions: Sequence[Question], fresh: bool = False) -> list[Tensor]:
-        """The logits (n, classes) of every query, as `ask` has them, with several requests in flight.
+    def query_all(self, questions: Sequence[Query], fresh: bool = False) -> list[Tensor]:
+        """The logits (n, classes) of every query, as `query` has them, with several requests in flight.
 
         With ``fresh`` the cache is not read.
 
         Raises:
-            BudgetSpentError, TargetError: as `ask`, that of the first request which failed, once all others in flight have ended;
+            BudgetSpentError, TargetError: as `query`, of the first request that failed, once all others in flight have ended;
                 their responses are in the journal.
         """
         with torch.no_grad():
-            return self._ask_all([(images.detach(), chip) for images, chip in questions], fresh)
+            return self._query_all([(images.detach(), chip) for images, chip in questions], fresh)
 
-    def ask_with_tape(self, images: Tensor, chip: Chip) -> Tensor:
-        """As `ask`, differentiable with respect to ``images``; only for backends that grant gradients."""
+    def query_with_gradient(self, images: Tensor, chip: Chip) -> Tensor:
+        """As `query`, differentiable with respect to ``images``; only for backends that grant gradients."""
         assert self._backend.info.access >= Access.GRADIENTS
-        return self._ask_all([(images, chip)])[0]
+        return self._query_all([(images, chip)])[0]
 
-    def _ask_all(self, questions: Iterable[Question], fresh: bool = False) -> list[Tensor]:
+    def _query_all(self, questions: Iterable[Query], fresh: bool = False) -> list[Tensor]:
         asked = [[self._numbered(part, chip) for part in images.split(IMAGES_PER_REQUEST)] for images, chip in questions]
         requests = [request for parts in asked for request in parts]
         # what is known first: it counts before the limit is checked for the others
         for request in requests:
             self.recall(request)
-        if self.store is not None and self.reuses and not fresh:
+        if self.cache is not None and self.uses_cache and not fresh:
             for request in requests:
-                self._look_up(request, self.store)
+                self._look_up(request, self.cache)
         waiting = [request for request in requests if request.answer is None]
         # the first response tells how to read all others
         self.scheduler.send_all(waiting, self._reserve, self._send, one_at_a_time=lambda: self.kind is None)
@@ -153,10 +153,10 @@ class Ledger:
             budget.lost += known.images
             self.journal.lost(request.number, request.digest, known.images)
 
-    def _look_up(self, request: Request, store: Store) -> None:
+    def _look_up(self, request: Request, cache: ResponseCache) -> None:
         if request.answer is None:
-            request.keys = store.keys(self.seen(request.images), request.chip)
-            request.kept = store.find(request.keys)
+            request.keys = cache.keys(self.as_received(request.images), request.chip)
+            request.kept = cache.find(request.keys)
             if not request.missing:
                 self._answered(request, torch.empty(0, self.info.classes))
 
@@ -194,8 +194,8 @@ class Ledger:
                 self.journal.answered(request.number, request.digest, answer, self.kind, kept)
             self.kept += kept
             request.answer = answer
-        if self.store is not None and request.keys and missing:
-            self.store.keep([request.keys[row] for row in missing], answer[missing])
+        if self.cache is not None and request.keys and missing:
+            self.cache.keep([request.keys[row] for row in missing], answer[missing])
 
     def checkpointed(self) -> None:
         """The state was saved; the journal may begin anew."""
@@ -206,7 +206,7 @@ class Ledger:
         """Counts so far, what the target responds with, and whether the cache is used."""
         return {
             "images": self.images, "requests": self.requests, "kept": self.kept, "lost": self.lost, "number": self._number,
-            "kind": self.kind, "reuses": self.reuses,
+            "kind": self.kind, "reuses": self.uses_cache,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -214,6 +214,6 @@ class Ledger:
         budget = self.budget
         budget.images, budget.requests, budget.lost = state["images"], state["requests"], state["lost"]
         self.kept, self._number = state["kept"], state["number"]
-        self.kind, self.reuses = state["kind"], state["reuses"]
+        self.kind, self.uses_cache = state["kind"], state["reuses"]
         if self.journal is not None:
             self.journal.skip_before(self._number)

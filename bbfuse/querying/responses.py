@@ -10,28 +10,28 @@ from torch import Tensor
 
 from backends.base import BackendInfo, Chip, TargetError
 
-__all__ = ["Answered", "Ask", "AskAll", "Question", "ResponseCheck", "logits_of"]
+__all__ = ["Query", "QueryAllFn", "QueryFn", "ResponseCheck", "Responses", "logits_of"]
 
 _SMALLEST_PROBABILITY = 1e-8
 """Lower bound of a probability that was rounded to 0."""
 
-Question = tuple[Tensor, Chip]
+Query = tuple[Tensor, Chip]
 """A query: images (n, channels, height, width), and the chip that they go to."""
 
-Ask = Callable[[Tensor, Chip], Tensor]
+QueryFn = Callable[[Tensor, Chip], Tensor]
 """Images (n, channels, height, width) and a chip in, logits (n, classes) out."""
 
-AskAll = Callable[[Sequence[Question]], list[Tensor]]
+QueryAllFn = Callable[[Sequence[Query]], list[Tensor]]
 """Several queries in, the logits (n, classes) of each out, in order."""
 
 
 @dataclass(frozen=True)
-class Answered:
+class Responses:
     """Logits (n, classes) of ``chip`` for ``images`` (n, channels, height, width), received and paid once."""
 
     images: Tensor
     chip: Chip
-    answers: Tensor
+    logits: Tensor
 
 
 class ResponseCheck:

@@ -22,7 +22,7 @@ from backends.files import write_text, write_torch
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.serialization import from_dict, to_dict
 
-__all__ = ["RunFolder", "events", "learned", "settings"]
+__all__ = ["RunFolder", "events", "settings", "trained_parts"]
 
 
 class RunFolder:
@@ -145,7 +145,7 @@ def settings(path: Path, flag: str) -> RunConfig:
         raise InputError(f"{flag} {path} holds no run that can be read: {error}") from error
 
 
-def learned(path: Path, flag: str) -> dict[str, Any]:
+def trained_parts(path: Path, flag: str) -> dict[str, Any]:
     """What the run in ``path``, which the user gave as ``flag``, was trained to: its ``fuse.pt``, as `Trainer.trained` has it.
 
     Raises:

@@ -8,7 +8,7 @@ from backends.base import InputError
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.generators.base import Shape
 from bbfuse.heads.base import HEADS, TrainedHead
-from bbfuse.runs.folder import RunFolder, learned, settings
+from bbfuse.runs.folder import RunFolder, settings, trained_parts
 
 __all__ = ["warm_start"]
 
@@ -27,7 +27,7 @@ def warm_start(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dic
     kept = folder.start() if folder is not None else None
     if kept is not None:
         return kept
-    saved, other = learned(config.init, "`init`"), settings(config.init, "`init`")
+    saved, other = trained_parts(config.init, "`init`"), settings(config.init, "`init`")
     generator, its_shape, fuse, heads = saved["generator"], tuple(saved["image_shape"]), saved["fuse"], saved["heads"]
     if (generator, its_shape) != (config.generator, shape):
         raise InputError(

@@ -13,7 +13,7 @@ from backends.base import NOMINAL, Chip
 from backends.datasets.base import Split
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.per_chip import ChipHeads
-from bbfuse.querying.responses import Ask
+from bbfuse.querying.responses import QueryFn
 
 __all__ = ["Spread", "accuracies", "accuracy", "report_images"]
 
@@ -43,7 +43,7 @@ def report_images(images: int, chips: int, images_per_chip: int = 0) -> int:
     return 2 * images * (1 + chips) + chips * images_per_chip
 
 
-def accuracies(ask: Ask, fuse: Fuse, heads: ChipHeads, test: Split, chips: Sequence[Chip]) -> dict[str, Any]:
+def accuracies(query: QueryFn, fuse: Fuse, heads: ChipHeads, test: Split, chips: Sequence[Chip]) -> dict[str, Any]:
     """The part ``accuracy`` of the summary.
 
     ``perturbed`` is the bare target, ``perturbed_head`` with the head alone, ``perturbed_fuse`` with the trained fuse and the
@@ -53,11 +53,11 @@ def accuracies(ask: Ask, fuse: Fuse, heads: ChipHeads, test: Split, chips: Seque
         fused = fuse(test.images)
         rows: dict[str, list[float]] = {name: [] for name in ("perturbed", "perturbed_head", "perturbed_fuse", "perturbed_fused")}
         nominal = heads.head_for(NOMINAL)
-        clean = accuracy(ask(test.images, NOMINAL), test.labels)
-        clean_fused = accuracy(nominal(ask(fused, NOMINAL)), test.labels)
+        clean = accuracy(query(test.images, NOMINAL), test.labels)
+        clean_fused = accuracy(nominal(query(fused, NOMINAL)), test.labels)
         for chip in chips:
             head = heads.head_for(chip)
-            raw, repaired = ask(test.images, chip), ask(fused, chip)
+            raw, repaired = query(test.images, chip), query(fused, chip)
             rows["perturbed"].append(accuracy(raw, test.labels))
             rows["perturbed_head"].append(accuracy(heads.before_training(head)(raw), test.labels))
             rows["perturbed_fuse"].append(accuracy(repaired, test.labels))

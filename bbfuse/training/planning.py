@@ -14,7 +14,7 @@ from bbfuse.config.schema import RunConfig
 from bbfuse.heads.per_chip import ChipHeads
 from bbfuse.objective.eopm import Eopm
 from bbfuse.optimizers.base import Optimizer
-from bbfuse.querying.drift import Watch
+from bbfuse.querying.drift import DriftCheck
 from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 from bbfuse.training.evaluation import report_images
 
@@ -149,7 +149,7 @@ class Plan:
 
 
 def plan(
-    config: RunConfig, data: Dataset, objective: Eopm, heads: ChipHeads, optimizers: Sequence[Optimizer], drift: Watch,
+    config: RunConfig, data: Dataset, objective: Eopm, heads: ChipHeads, optimizers: Sequence[Optimizer], drift: DriftCheck,
     size: ReportSize, limit: int | None = None,
 ) -> Plan:  # fmt: skip
     """Divide the budget among the ``optimizers`` of all stages, in order, for a server that takes ``limit`` images per request.
@@ -174,7 +174,7 @@ def plan(
     validation = checked + calibration
     report = query(size.images) * (2 * (1 + size.chips)) + calibration * size.chips
     reported = report_images(size.images, size.chips, heads.images_per_chip)
-    check = sum((query(images) for images in drift.asked_once), Queries())
+    check = sum((query(images) for images in drift.queries_per_check), Queries())
     before = before_training.images + warm_up_steps * first.whole.images + (2 + drift.times) * check.images
     other = before + config.validation.times * validation.images
     free = _free(config, other, reported, step.whole.images)

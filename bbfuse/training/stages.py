@@ -28,7 +28,7 @@ from bbfuse.optimizers.base import OPTIMIZERS, Optimizer, Problem
 from bbfuse.optimizers.cma import CmaConfig
 from bbfuse.seeds import stream
 
-__all__ = ["Stage", "Stages", "stages", "stopped_paying"]
+__all__ = ["Stage", "Stages", "no_longer_improves", "stages"]
 
 _SMALLEST_GAIN = 0.02
 _WARM_UP = CmaConfig(subspace=100, sigma=0.05)  # a mix has at most 12 parameters where images have three channels
@@ -59,7 +59,7 @@ def stages(config: RunConfig) -> list[Stage]:
     return warm_up + [Stage(name, config.optimizer, settings) for name in grown]
 
 
-def stopped_paying(losses: Sequence[float], window: int) -> bool:
+def no_longer_improves(losses: Sequence[float], window: int) -> bool:
     """Whether the mean of the last ``window`` losses is not 2 % below that of as many before; asked at whole windows only."""
     if window == 0 or len(losses) % window or len(losses) < 2 * window:
         return False
@@ -92,15 +92,15 @@ class Stages:
             self.fuse.calibrate(images)
         else:
             self.fuse.load_state_dict(start)
-        self.method = self._made(self._stages[0], self.fuse)
+        self.optimizer = self._made(self._stages[0], self.fuse)
 
-    def methods(self) -> list[Optimizer]:
+    def optimizers(self) -> list[Optimizer]:
         """The method of every stage in order, to plan with: those to come are made for a copy of the fuse as it will be then.
 
         Raises:
             InputError: a generator does not exist, does not fit the images, or is not larger than the one before it.
         """
-        made, trial = [self.method], copy.deepcopy(self.fuse)
+        made, trial = [self.optimizer], copy.deepcopy(self.fuse)
         for stage in self._stages[1:]:
             trial.grow(stage.generator, torch.Generator())
             made.append(self._made(stage, trial))
@@ -139,7 +139,7 @@ class Stages:
         if self._warm_up and self._number == 0:
             due = done == warm_up
         else:
-            due = 2 * done >= left or stopped_paying(self._losses, left // 10)
+            due = 2 * done >= left or no_longer_improves(self._losses, left // 10)
         if due:
             self._grow()
             self.begun, self._losses = step, []
@@ -150,7 +150,7 @@ class Stages:
         stage = self._stages[self._number]
         self.fuse.grow(stage.generator, stream(self.seed, "fuse"))
         self.fuse.to(self._images.device).calibrate(self._images)
-        self.method = self._made(stage, self.fuse)
+        self.optimizer = self._made(stage, self.fuse)
 
     def _made(self, stage: Stage, fuse: Fuse) -> Optimizer:
         problem = dataclasses.replace(self._root, seed=self.seed)
@@ -160,7 +160,7 @@ class Stages:
         """Where the order stands, and what fuse and method hold."""
         return {
             "number": self._number, "begun": self.begun, "losses": list(self._losses),
-            "fuse": self.fuse.state_dict(), "method": self.method.state_dict(),
+            "fuse": self.fuse.state_dict(), "method": self.optimizer.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -169,4 +169,4 @@ class Stages:
             self._grow()
         self.begun, self._losses = state["begun"], list(state["losses"])
         self.fuse.load_state_dict(state["fuse"])
-        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["method"])

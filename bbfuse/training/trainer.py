@@ -1,4 +1,4 @@
-"""The loop: draw batch and chips, let the method ask and move the fuse, record. The same for every method and backend."""
+"""The loop: draw batch and chips, let the method query and move the fuse, record. The same for every method and backend."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from bbfuse.heads.per_chip import ChipHeads
 from bbfuse.objective.step import Scorer, Step
 from bbfuse.optimizers.base import Problem, linear_decay
 from bbfuse.querying.budget import BudgetSpentError
-from bbfuse.querying.drift import Watch
+from bbfuse.querying.drift import DriftCheck
 from bbfuse.querying.ledger import Ledger
-from bbfuse.querying.responses import Answered
+from bbfuse.querying.responses import Responses
 from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 from bbfuse.runs.folder import RunFolder
 from bbfuse.runs.warm_start import warm_start
@@ -74,7 +74,7 @@ class Trainer:
         data = data.on(config.device)
         settings = config.settings_of("head")
         raw = data.train.images[: getattr(settings, "images", HEADS[config.head_name].default_images)]
-        self.heads = ChipHeads(config.head_name, settings, self.chip, raw, info.classes, ledger.ask)
+        self.heads = ChipHeads(config.head_name, settings, self.chip, raw, info.classes, ledger.query)
         self.report = report_size(config, len(data.test), self.heads.images_per_chip)
         self.held_out = len(data.test)
         self.data = data = dataclasses.replace(data, test=data.test[: self.report.images])
@@ -88,9 +88,9 @@ class Trainer:
         self.stages = Stages(config, problem, shape, data.train.images, start["fuse"] if start is not None else None)
         self.fuse = self.stages.fuse
         chip = self.chip or Chip(config.bit_error_rate, seeds.training_chips(config.seed, 0, 1)[0])
-        self.watch = Watch(data.train.images, chip, config.remote.checks)
+        self.drift = DriftCheck(data.train.images, chip, config.remote.checks)
         self.plan = plan(
-            config, data, self.objective, self.heads, self.stages.methods(), self.watch, self.report, info.limit
+            config, data, self.objective, self.heads, self.stages.optimizers(), self.drift, self.report, info.limit
         )  # fmt: skip
         ledger.scheduler.at_risk = IMAGES_PER_REQUEST  # what the plan keeps for a run that is killed
         self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
@@ -126,7 +126,7 @@ class Trainer:
             self._load(state)
         try:
             if state is None:
-                for line in self.watch.open(self.ledger):
+                for line in self.drift.first_check(self.ledger):
                     say(line)
                 self._before_training()
                 self.save()
@@ -138,7 +138,7 @@ class Trainer:
                 self.loss = self._train_step()
                 self.stages.observe(self.loss)
                 self.step += 1
-                event, trust = {"step": self.step, "images": self.ledger.images, "loss": self.loss}, self.stages.method.trust
+                event, trust = {"step": self.step, "images": self.ledger.images, "loss": self.loss}, self.stages.optimizer.trust
                 self.folder.event(event if trust is None else {**event, "trust": trust})
                 show(self.status())
                 if time.monotonic() - saved > checkpoint_seconds:
@@ -149,7 +149,7 @@ class Trainer:
         except BudgetSpentError:
             pass  # retries have used up the rest; what was learned is reported
         self.ledger.limit = self.config.budget
-        return accuracies(self.ledger.ask, self.fuse, self.heads, self.data.test, self._reported())
+        return accuracies(self.ledger.query, self.fuse, self.heads, self.data.test, self._reported())
 
     def smaller_report(self) -> str | None:
         """What the closing report leaves out to stay within its share of the budget; ``None`` if nothing."""
@@ -185,7 +185,7 @@ class Trainer:
             "stages": self.stages.state_dict(), "heads": self.heads.state_dict(),
             "head_optimizer": self.head_optimizer.state_dict() if self.head_optimizer else None,
             "difficulty": self.sampler.difficulty, "labels": (self.labels, self.validation_labels),
-            "ledger": self.ledger.state_dict(), "watch": self.watch.state_dict(),
+            "ledger": self.ledger.state_dict(), "watch": self.drift.state_dict(),
         })  # fmt: skip
         self.ledger.checkpointed()
 
@@ -198,22 +198,22 @@ class Trainer:
         self.sampler.difficulty = state["difficulty"]
         self.labels, self.validation_labels = state["labels"]
         self.ledger.load_state_dict(state["ledger"])
-        self.watch.load_state_dict(state["watch"])
+        self.drift.load_state_dict(state["watch"])
 
     def _before_training(self) -> None:
         owned, answered = self.data.train.images, []
         if self.config.labels == "target":
             checked = self.data.validation.images[: self.config.validation.images]
-            answered.append(Answered(owned, NOMINAL, self.ledger.ask(owned, NOMINAL)))
-            self.labels = answered[0].answers.argmax(1)
-            self.validation_labels = self.ledger.ask(checked, NOMINAL).argmax(1)
+            answered.append(Responses(owned, NOMINAL, self.ledger.query(owned, NOMINAL)))
+            self.labels = answered[0].logits.argmax(1)
+            self.validation_labels = self.ledger.query(checked, NOMINAL).argmax(1)
         answers = self.heads.fit(self.labels)
         if answers is not None:
             assert self.chip is not None
-            answered.append(Answered(owned[: len(answers)], self.chip, answers))
+            answered.append(Responses(owned[: len(answers)], self.chip, answers))
             sure = self.heads.head_for(self.chip)(answers).detach().softmax(1).gather(1, self.labels[: len(answers), None])[:, 0]
             self.sampler.observe(torch.arange(len(sure)), 1.0 - sure)
-        self.stages.method.prepare(Split(owned, self.labels), answered, self.ledger.ask)
+        self.stages.optimizer.prepare(Split(owned, self.labels), answered, self.ledger.query)
 
     def _train_step(self) -> float | None:
         index, weights = self.sampler.draw(seeds.stream(self.config.seed, "batch", self.step))
@@ -224,18 +224,18 @@ class Trainer:
             images = moved(images, moves, seeds.stream(self.config.seed, "augment", self.step))
         if self.config.precision == "bfloat16":
             images = images.contiguous(memory_format=torch.channels_last)  # the order in which it is fast
-        model = self.stages.method.simulated_target
+        model = self.stages.optimizer.simulated_target
         terms = self.objective.terms(self.step, lambda chip: self.heads.head_for(chip, model), model is not None)
         step = Step(
             number=self.step - begun, seed=self.stages.seed, fuse=self.fuse, index=index, images=images,
-            labels=self.labels[index], weights=weights, terms=terms, ask=self.ledger.ask,
-            ask_with_tape=self.ledger.ask_with_tape, seen=self.ledger.seen, ask_all=self.ledger.ask_all, scorer=self._scorer,
-            hard=self.config.sampling == "hard",
+            labels=self.labels[index], weights=weights, terms=terms, query=self.ledger.query,
+            query_with_gradient=self.ledger.query_with_gradient, as_received=self.ledger.as_received,
+            query_all=self.ledger.query_all, scorer=self._scorer, hard=self.config.sampling == "hard",
         )  # fmt: skip
         if self.head_optimizer:
             self.head_optimizer.zero_grad()
         with self._multiplying():
-            self.stages.method.update(step, self.plan.steps - begun)
+            self.stages.optimizer.update(step, self.plan.steps - begun)
         finished = step.finish()
         if finished is None:
             return None
@@ -256,7 +256,7 @@ class Trainer:
     def _look(self) -> None:
         """What is due before the present step: is the target still the same, and what has been learned?"""
         if self.plan.checks_drift(self.step):
-            drift = self.watch.again(self.ledger)
+            drift = self.drift.check(self.ledger)
             self.folder.event({"step": self.step, "images": self.ledger.images, "drift": drift})
         if self.plan.validates(self.step):
             self._validate()
@@ -265,7 +265,7 @@ class Trainer:
         chip = self.chip or Chip(self.config.bit_error_rate, seeds.validation_chip(self.step))
         images = self.data.validation.images[: self.config.validation.images]
         with torch.no_grad():
-            logits: Tensor = self.heads.head_for(chip)(self.ledger.ask(self.fused(images), chip))
+            logits: Tensor = self.heads.head_for(chip)(self.ledger.query(self.fused(images), chip))
         self.validation = accuracy(logits, self.validation_labels[: len(images)])
         self.folder.event({"step": self.step, "images": self.ledger.images, "validation": self.validation})
 

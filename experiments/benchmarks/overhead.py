@@ -81,7 +81,7 @@ def _ours(name: str, settings: dict[str, Any], parameters: int) -> Callable[[int
         made = _Free(
             number=next(numbers), seed=0, fuse=fuse, index=torch.zeros(1, dtype=torch.long), images=one,
             labels=torch.zeros(1, dtype=torch.long), weights=torch.ones(1), terms=[Term(NOMINAL, Head(), 1.0)],
-            ask=lambda images, chip: images, ask_with_tape=lambda images, chip: images,
+            query=lambda images, chip: images, query_with_gradient=lambda images, chip: images,
         )  # fmt: skip
         made.numbers = losses
         method.update(made, 10**6)

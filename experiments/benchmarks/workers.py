@@ -79,7 +79,7 @@ class Work:
         stack.callback(backend.close)
         self._data, self._batch = owned(case["shape"]), case["batch"]
         self._ledger = Ledger(backend, 10**12)
-        self._ledger.ask(self._data.images[:1], NOMINAL)
+        self._ledger.query(self._data.images[:1], NOMINAL)
         self._fuse = Fuse(case["generator"], case["shape"], stream(0, "fuse"))
         self._fuse.calibrate(self._data.images)
         self.parameters = len(self._fuse.vector())
@@ -102,14 +102,14 @@ class Work:
         class Metered(Cluster):
             """Counts the bytes that are sent and received."""
 
-            def _scene(self, step: Any, probes: Any) -> Any:
-                scene = super()._scene(step, probes)
-                work.put += len(pickle.dumps(scene))
-                return scene
+            def _message(self, step: Any, probes: Any) -> Any:
+                message = super()._message(step, probes)
+                work.put += len(pickle.dumps(message))
+                return message
 
-            def _take(self, hand: Any, number: int, reply: Any, on_way: Any) -> None:
-                work.sent += len(pickle.dumps((number, on_way.grants[number].images))) + len(pickle.dumps(reply.plain()))
-                super()._take(hand, number, reply, on_way)
+            def _take(self, hand: Any, number: int, reply: Any, in_flight: Any) -> None:
+                work.sent += len(pickle.dumps((number, in_flight.grants[number].images))) + len(pickle.dumps(reply.plain()))
+                super()._take(hand, number, reply, in_flight)
 
         return Metered(config, self._ledger, self._data.images, opened_by)
 
@@ -120,7 +120,7 @@ class Work:
             Step(
                 number=number, seed=0, fuse=self._fuse, index=index, images=self._data.images[index],
                 labels=self._data.labels[index], weights=torch.ones(self._batch), terms=[Term(NOMINAL, Head(), 1.0)],
-                ask=self._ledger.ask, ask_with_tape=self._ledger.ask_with_tape, scorer=self.cluster, hard=False,
+                query=self._ledger.query, query_with_gradient=self._ledger.query_with_gradient, scorer=self.cluster, hard=False,
             ),
             10**6,
         )  # fmt: skip

@@ -75,16 +75,16 @@ def test_sends_as_often_as_it_says_and_leaves_its_probes_no_trace(name: str, ste
     step, asked = step_of(), 0
     method = make(name, step.fuse)
     before = step.fuse.vector().clone()
-    ask, ask_with_tape = step.ask, step.ask_with_tape
+    query, query_with_gradient = step.query, step.query_with_gradient
 
     def counting(images: Tensor, chip: object) -> Tensor:
         nonlocal asked
         asked += len(images)
         assert images.abs().max() <= 1.0  # probes stay inside the pixel range
         assert torch.equal(step.fuse.vector(), before)
-        return (ask_with_tape if images.requires_grad else ask)(images, CHIP)
+        return (query_with_gradient if images.requires_grad else query)(images, CHIP)
 
-    step.ask = step.ask_with_tape = counting
+    step.query = step.query_with_gradient = counting
     method.update(step, 10)
     assert asked == 8 * method.queries_per_image
 
@@ -96,14 +96,14 @@ def test_heads_get_their_exact_gradient(name: str, step_of: StepMaker) -> None:
     with torch.no_grad():
         head.matrix += torch.tensor([[0.3, -0.2, 0.1], [0.05, -0.4, 0.2], [-0.1, 0.15, 0.25]])
     step, sent = step_of(head=head), []
-    ask, ask_with_tape = step.ask, step.ask_with_tape
+    query, query_with_gradient = step.query, step.query_with_gradient
 
     def noting(images: Tensor, chip: Any) -> Tensor:
-        answers = (ask_with_tape if images.requires_grad else ask)(images, chip)
+        answers = (query_with_gradient if images.requires_grad else query)(images, chip)
         sent.append(answers.detach().clone())
         return answers
 
-    step.ask = step.ask_with_tape = noting
+    step.query = step.query_with_gradient = noting
     make(name, step.fuse).update(step, 10)
     step.finish()
     losses = [nn.functional.cross_entropy(head(answers), step.labels, reduction="none") * step.weights for answers in sent]
@@ -122,18 +122,18 @@ def test_strict_methods_never_touch_the_tape(name: str, step_of: StepMaker) -> N
     def forbidden(*_: object) -> Tensor:
         raise AssertionError("a strict method asked for gradients")
 
-    step.ask_with_tape = forbidden
+    step.query_with_gradient = forbidden
     make(name, step.fuse).update(step, 10)
 
 
 def shuffled(step: Step, probes: Sequence[Probe]) -> list[Score | None]:
     """Every probe on its own, in any order, by somebody who has the step from a pickle and no memory of other probes."""
     order = torch.randperm(len(probes), generator=torch.Generator().manual_seed(step.number)).tolist()
-    plain = {name: value for name, value in vars(step).items() if not name.startswith(("_", "ask", "seen", "scorer"))}
+    plain = {name: value for name, value in vars(step).items() if not name.startswith(("_", "query", "as_received", "scorer"))}
     found: dict[int, Score | None] = {}
     for place in order:
         travelled, probe = pickle.loads(pickle.dumps((plain, probes[place])))
-        (found[place],) = Step(**travelled, ask=step.ask, ask_with_tape=step.ask_with_tape).scored_here([probe])
+        (found[place],) = Step(**travelled, query=step.query, query_with_gradient=step.query_with_gradient).scored_here([probe])
     return [found[place] for place in range(len(probes))]
 
 
@@ -232,19 +232,19 @@ def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, 
     images = torch.rand((64, *SMALL), generator=rng) * 0.6 - 0.3
     ledger = Ledger(linear, 10**9)
     with torch.no_grad():
-        labels = ledger.ask(images * -1.5 + 0.4, CHIP).argmax(1)  # what the target would say of other images
+        labels = ledger.query(images * -1.5 + 0.4, CHIP).argmax(1)  # what the target would say of other images
     fuse = Fuse("Mix", SMALL, rng)
 
     def loss(which: Fuse) -> float:
         with torch.no_grad():
-            return nn.functional.cross_entropy(ledger.ask(which(images), CHIP), labels).item()
+            return nn.functional.cross_entropy(ledger.query(which(images), CHIP), labels).item()
 
     best = copy.deepcopy(fuse)
     newton = torch.optim.LBFGS(best.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> float:
         newton.zero_grad()
-        value = nn.functional.cross_entropy(ledger.ask_with_tape(best(images), CHIP), labels)
+        value = nn.functional.cross_entropy(ledger.query_with_gradient(best(images), CHIP), labels)
         value.backward()
         return value.item()
 
@@ -257,13 +257,14 @@ def test_on_a_linear_target_nine_tenths_of_the_best_gain_are_reached(name: str, 
     for number in range(steps):
         stream = torch.Generator().manual_seed(number)
 
-        def ask(asked: Tensor, chip: Any, stream: torch.Generator = stream) -> Tensor:
-            answers = ledger.ask_with_tape(asked, chip)
+        def query(asked: Tensor, chip: Any, stream: torch.Generator = stream) -> Tensor:
+            answers = ledger.query_with_gradient(asked, chip)
             return answers + noise * torch.randn(answers.shape, generator=stream)
 
         step = Step(
             number=number, seed=0, fuse=fuse, index=torch.arange(64), images=images, labels=labels, weights=torch.ones(64),
-            terms=[Term(CHIP, Head(), 1.0)], ask=lambda asked, chip: ask(asked.detach(), chip).detach(), ask_with_tape=ask,
+            terms=[Term(CHIP, Head(), 1.0)], query=lambda asked, chip: query(asked.detach(), chip).detach(),
+            query_with_gradient=query,
         )  # fmt: skip
         method.update(step, steps)
     assert start - loss(fuse) > 0.9 * (start - least), (start, loss(fuse), least)

@@ -99,9 +99,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     seen: list[tuple[int, int]] = []
     take, call = Cluster._take, Cluster.__call__
 
-    def taking(self: Cluster, hand: Any, number: int, reply: Any, on_way: Any) -> None:
-        seen.append((hand.pid, len(pickle.dumps((number, reply.plain())))))
-        take(self, hand, number, reply, on_way)
+    def taking(self: Cluster, worker: Any, number: int, reply: Any, in_flight: Any) -> None:
+        seen.append((worker.pid, len(pickle.dumps((number, reply.plain())))))
+        take(self, worker, number, reply, in_flight)
 
     def calling(self: Cluster, step: Any, probes: Any) -> Any:
         if not seen:
@@ -154,11 +154,11 @@ def at_reply(count: int, act: Callable[[Any], None], monkeypatch: pytest.MonkeyP
         left[0] -= 1
         take(self, *args)
 
-    def collecting(self: Cluster, on_way: Any) -> None:
-        if left[0] <= 0 and all(hand.calls for hand in self._hands):
+    def collecting(self: Cluster, in_flight: Any) -> None:
+        if left[0] <= 0 and all(worker.calls for worker in self._workers):
             left[0] = 10**9
             act(self)
-        collect(self, on_way)
+        collect(self, in_flight)
 
     monkeypatch.setattr(Cluster, "_take", taking)
     monkeypatch.setattr(Cluster, "_collect", collecting)
@@ -175,9 +175,9 @@ def test_a_worker_that_dies_or_falls_silent_in_mid_step_changes_nothing(
     hit: list[Any] = []
 
     def strike(cluster: Any) -> None:
-        hand = cluster._hands[0]
-        hit.append((cluster, hand.pid))
-        os.kill(hand.pid, sign)
+        worker = cluster._workers[0]
+        hit.append((cluster, worker.pid))
+        os.kill(worker.pid, sign)
         if sign == signal.SIGSTOP:  # not before: to get ready takes longer
             cluster._config = dataclasses.replace(cluster._config, ray=RayConfig(timeout=5.0))
 
@@ -275,7 +275,7 @@ def test_a_claim_of_gpus_decides_how_many_workers_there_are_and_one_that_cannot_
     alone = summary_of(RUNS["nes"], tmp_path / "alone")
     ray.init("local", num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     try:
-        monkeypatch.setattr(Cluster, "wait", lambda self: ray.wait([hand.hello for hand in self._hands], num_returns=2))
+        monkeypatch.setattr(Cluster, "wait", lambda self: ray.wait([worker.hello for worker in self._workers], num_returns=2))
         assert summary_of(RUNS["nes"], tmp_path / "many", **halves) == alone
         assert len({pid for pid, _ in taken}) == 2
     finally:
@@ -312,7 +312,7 @@ def test_on_three_nodes_of_which_one_is_lost_in_mid_run_it_is_the_same_run(
             lost.append(cluster)
             nodes.remove_node(second, allow_graceful=False)
             deadline = time.monotonic() + 30.0
-            while all(alive(hand.pid) for hand in cluster._hands):  # its worker finds out by itself
+            while all(alive(worker.pid) for worker in cluster._workers):  # its worker finds out by itself
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
 

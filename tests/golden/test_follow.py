@@ -18,7 +18,7 @@ from bbfuse.optimizers.base import Problem
 from bbfuse.optimizers.surrogate.follow import Follow, FollowConfig
 from bbfuse.optimizers.surrogate.network import ARCHITECTURES, SurrogateConfig
 from bbfuse.optimizers.surrogate.transfer import Transfer, TransferConfig
-from bbfuse.querying.responses import Answered
+from bbfuse.querying.responses import Responses
 from tests.helpers.imitator import Adam, Imitator, loss_of
 from tests.helpers.points import answers, images_of, named, small_fuse, step_for
 from tests.helpers.targets import CHIP
@@ -87,8 +87,8 @@ def test_follow_learns_what_it_buys_and_steps_the_fuse_by_its_trust(
     method = Follow(FollowConfig(LR, every, raw / 7, 0.3), problem(population), fuse)
     chips = Chips()
     before = OWNED.images[:first]
-    other = Answered(OWNED.images[-20:], CHIP if population else NOMINAL, torch.full((20, 3), 7.0))  # of no use here
-    method.prepare(OWNED, [Answered(before, CHIP, both(before)), other] if first else [other], answers)
+    other = Responses(OWNED.images[-20:], CHIP if population else NOMINAL, torch.full((20, 3), 7.0))  # of no use here
+    method.prepare(OWNED, [Responses(before, CHIP, both(before)), other] if first else [other], answers)
     if first:
         own.prepare(before, both(before), SETTINGS.rounds)
     if population:
@@ -97,7 +97,9 @@ def test_follow_learns_what_it_buys_and_steps_the_fuse_by_its_trust(
     for number in range(7):
         step = step_for(number, fuse, SEED)
         asked: list[tuple[Tensor, Chip]] = []
-        monkeypatch.setattr(step, "ask", lambda images, chip, asked=asked: asked.append((images, chip)) or answers(images, chip))
+        monkeypatch.setattr(
+            step, "query", lambda images, chip, asked=asked: asked.append((images, chip)) or answers(images, chip)
+        )
         if number % every == 0:
             sent = wanted_images(step, fused, raw, 0.3)
             if population:
@@ -157,7 +159,7 @@ def test_what_is_learned_is_what_the_target_saw() -> None:
     for population in (False, True):
         method = Follow(FollowConfig(LR, 1), problem(population), fuse)
         step = step_for(0, fuse, SEED)
-        step.seen = lambda images: (images * 4.0).round() / 4.0
+        step.as_received = lambda images: (images * 4.0).round() / 4.0
         method.update(step, STEPS)
         ((images, _),) = method.surrogate.state_dict()["bought"]
         assert torch.equal(images * 4.0, (images * 4.0).round())
@@ -167,8 +169,8 @@ def test_transfer_steps_the_fuse_through_chips_simulated_on_the_surrogate() -> N
     fuse, fused, own = small_fuse(), Fused(), imitator()
     method = Transfer(TransferConfig(LR, steps=31, images=140), problem(False), fuse)
     chips = Chips()
-    earlier = Answered(images_of(41, 30), NOMINAL, answers(images_of(41, 30), NOMINAL))
-    of_a_chip = Answered(images_of(42, 20), CHIP, torch.full((20, 3), 7.0))
+    earlier = Responses(images_of(41, 30), NOMINAL, answers(images_of(41, 30), NOMINAL))
+    of_a_chip = Responses(images_of(42, 20), CHIP, torch.full((20, 3), 7.0))
     asked: list[tuple[Tensor, Chip]] = []
     method.prepare(OWNED, [of_a_chip, earlier], lambda images, chip: asked.append((images, chip)) or answers(images, chip))
     ((sent, chip),) = asked

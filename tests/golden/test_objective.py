@@ -14,8 +14,8 @@ from torch import Tensor
 from backends.base import Chip
 from bbfuse.heads.standardize import Standardize
 from bbfuse.objective.eopm import Term
-from bbfuse.objective.step import Given, Probe, Score, Step
-from bbfuse.querying.responses import Question
+from bbfuse.objective.step import FixedImages, Probe, Score, Step
+from bbfuse.querying.responses import Query
 from tests.helpers.eopm import CHIPS, CLASSES, FIRST, IMAGE_WEIGHTS, IMAGES, LABELS, Array, Case, drawn, eopm, of, target
 
 
@@ -31,13 +31,13 @@ def test_a_score_is_that_of_the_formula_in_all_its_parts() -> None:
     assert score.loss == pytest.approx(expected["losses"].sum(), rel=1e-6)
     for name in ("losses", "difficulty", "sensitivity"):
         close(getattr(score, name), expected[name])
-    close(score.answers, [target(case.images, chip).detach() for chip in CHIPS])
+    close(score.logits, [target(case.images, chip).detach() for chip in CHIPS])
     names = [f"affine.{name}" for name, _ in case.affine.named_parameters()]
     names += [f"net.{name}" for name, _ in case.net.named_parameters()]
     assert len(score.gradients) == len(names) == 7
     for name, gradient in zip(names, score.gradients, strict=True):
         close(gradient, expected[name])
-    assert not any(part.requires_grad for part in (score.losses, score.difficulty, score.answers, score.sensitivity))
+    assert not any(part.requires_grad for part in (score.losses, score.difficulty, score.logits, score.sensitivity))
 
 
 def test_the_sensitivity_is_the_slope_of_the_loss_in_every_logit() -> None:
@@ -142,17 +142,17 @@ def test_a_score_and_a_model_in_one_step_count_alike_in_the_loss_and_the_heads_l
 def test_every_term_is_asked_about_every_probe_in_order_and_a_failed_probe_teaches_nothing() -> None:
     case = Case()
     others = case.images * 0.25
-    found = case.step.scores([Given(case.images), Given(others)])
+    found = case.step.scores([FixedImages(case.images), FixedImages(others)])
     assert [chip for _, chip in case.asked] == [*CHIPS, *CHIPS]
     assert [images is case.images for images, _ in case.asked] == [True] * 4 + [False] * 4
     several: list[list[Chip]] = []
 
-    def ask_all(questions: Sequence[Question]) -> list[Tensor]:
+    def query_all(questions: Sequence[Query]) -> list[Tensor]:
         several.append([chip for _, chip in questions])
         return [target(images, chip) for images, chip in questions]
 
-    together = Case(ask_all=ask_all)
-    for one, other in zip(found, together.step.scores([Given(together.images), Given(others)]), strict=True):
+    together = Case(query_all=query_all)
+    for one, other in zip(found, together.step.scores([FixedImages(together.images), FixedImages(others)]), strict=True):
         assert one is not None
         assert other is not None
         assert one.loss == other.loss
@@ -163,7 +163,7 @@ def test_every_term_is_asked_about_every_probe_in_order_and_a_failed_probe_teach
         return [None, *Step.scored_here(step, probes)[1:]]
 
     lossy = Case(scorer=scorer)
-    failed, kept = lossy.step.scores([Given(lossy.images), Given(others)])
+    failed, kept = lossy.step.scores([FixedImages(lossy.images), FixedImages(others)])
     assert failed is None
     assert kept is not None
     finished = lossy.step.finish()
@@ -210,16 +210,16 @@ def test_what_several_probes_share_is_made_once_in_a_step() -> None:
     assert case.step.once("other", lambda: 5) == 5
     assert made == [3]
     images = torch.full((1, 1, 1, 1), 0.3)
-    assert case.step.seen(images) is images
-    assert Given(images).by_image is True
-    assert Given(images) != Given(images)  # two probes are two, whatever they send
-    assert Given(images).images(case.step) is images
+    assert case.step.as_received(images) is images
+    assert FixedImages(images).per_image is True
+    assert FixedImages(images) != FixedImages(images)  # two probes are two, whatever they send
+    assert FixedImages(images).images(case.step) is images
     assert case.step.heads() == [case.step.terms[0].head, case.affine, case.net]
 
 
 def test_a_score_of_the_loss_alone_has_no_parts_by_image() -> None:
     bare = Score(0.3, torch.empty(0), ())
-    assert [len(part) for part in (bare.losses, bare.answers, bare.sensitivity)] == [0, 0, 0]
+    assert [len(part) for part in (bare.losses, bare.logits, bare.sensitivity)] == [0, 0, 0]
 
 
 def test_a_score_of_another_number_of_heads_or_answers_of_another_number_of_terms_is_refused() -> None:
@@ -234,6 +234,10 @@ def test_a_score_of_another_number_of_heads_or_answers_of_another_number_of_term
 
 def test_terms_probes_and_scores_cannot_be_changed() -> None:
     case = Case()
-    for made, name in ((case.step.terms[0], "weight"), (Given(case.images), "pixels"), (Score(0.3, torch.empty(0), ()), "loss")):
+    for made, name in (
+        (case.step.terms[0], "weight"),
+        (FixedImages(case.images), "pixels"),
+        (Score(0.3, torch.empty(0), ()), "loss"),
+    ):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 0.5)

@@ -97,7 +97,7 @@ def test_a_head_is_calibrated_on_the_first_images_that_are_owned_as_many_as_it_w
 
 def test_a_method_knows_whether_the_run_has_one_chip() -> None:
     for config, rate in ((STRICT, 5e-3), (POPULATION, 3e-3)):  # what rge takes by default
-        made = Trainer(dataclasses.replace(config, optimizer="rge"), Open().info, DATA, Ledger(Open(), 9), None).stages.method
+        made = Trainer(dataclasses.replace(config, optimizer="rge"), Open().info, DATA, Ledger(Open(), 9), None).stages.optimizer
         assert isinstance(made, GradientEstimator)
         assert made.learning_rate(0, 9) == rate
 
@@ -119,7 +119,7 @@ def test_the_trust_in_a_surrogate_is_on_record_where_there_is_one(tmp_path: Path
     for trust in (None, 0.25):
         with contextlib.closing(RunFolder.create(tmp_path / str(trust), CONFIG)) as records:
             trainer = Trainer(CONFIG, Open().info, DATA, Ledger(Open(), 500), records)
-            trainer.stages.method.trust = trust
+            trainer.stages.optimizer.trust = trust
             trainer.run(lambda _: None)
         steps = [line for line in events(tmp_path / str(trust)) if "loss" in line]
         assert [line.get("trust", "none") for line in steps] == [trust or "none"] * 25

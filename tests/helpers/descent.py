@@ -100,8 +100,8 @@ def step_for(
     return Step(
         number=number, seed=SEED, fuse=fuse, index=torch.from_numpy(index), images=torch.from_numpy(IMAGES[index]).to(dtype),
         labels=torch.from_numpy(LABELS[index]), weights=weights,
-        terms=[Term(chip, Head(), weight) for chip, weight in TERMS], ask=target, ask_with_tape=target, scorer=scorer,
-        seen=rounded if coarse else torch.clone,
+        terms=[Term(chip, Head(), weight) for chip, weight in TERMS], query=target, query_with_gradient=target, scorer=scorer,
+        as_received=rounded if coarse else torch.clone,
     )  # fmt: skip
 
 

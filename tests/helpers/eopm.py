@@ -15,7 +15,7 @@ from bbfuse.heads.affine import Affine, Net
 from bbfuse.heads.base import Head
 from bbfuse.objective.eopm import Term
 from bbfuse.objective.step import Step
-from bbfuse.querying.responses import Question
+from bbfuse.querying.responses import Query
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -54,7 +54,7 @@ class Case:
 
     def __init__(self, **changed: Any) -> None:
         none, self.affine, self.net = heads()
-        self.asked: list[Question] = []
+        self.asked: list[Query] = []
         self.fuse = Fuse("MLP", SHAPE, torch.Generator().manual_seed(3)).double()
         with torch.no_grad():
             for seed, p in enumerate(self.fuse.parameters()):
@@ -63,11 +63,11 @@ class Case:
         of_terms = zip(CHIPS, (none, self.affine, self.net, self.affine), TERM_WEIGHTS, strict=True)
         self.step = Step(
             number=0, seed=0, fuse=self.fuse, index=torch.arange(IMAGES), images=self.images, labels=torch.from_numpy(LABELS),
-            weights=torch.from_numpy(IMAGE_WEIGHTS), terms=[Term(*parts) for parts in of_terms], ask=self.ask,
-            ask_with_tape=target, **changed,
+            weights=torch.from_numpy(IMAGE_WEIGHTS), terms=[Term(*parts) for parts in of_terms], query=self.query,
+            query_with_gradient=target, **changed,
         )  # fmt: skip
 
-    def ask(self, images: Tensor, chip: Chip) -> Tensor:
+    def query(self, images: Tensor, chip: Chip) -> Tensor:
         self.asked.append((images, chip))
         return target(images, chip)
 

@@ -65,7 +65,7 @@ def step_for(number: int, fuse: Fuse, seed: int = 0, lost: Collection[int] = ())
     terms = [Term(chip, Head(), weight) for chip, weight in TERMS]
     return Step(
         number=number, seed=seed, fuse=fuse, index=torch.arange(7), images=images_of(number), labels=labels_of(number),
-        weights=weights_of(number), terms=terms, ask=answers, ask_with_tape=answers, scorer=scorer,
+        weights=weights_of(number), terms=terms, query=answers, query_with_gradient=answers, scorer=scorer,
     )  # fmt: skip
 
 

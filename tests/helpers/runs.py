@@ -24,7 +24,7 @@ from bbfuse.optimizers.rge import RgeConfig
 from bbfuse.optimizers.surrogate.follow import FollowConfig
 from bbfuse.optimizers.surrogate.network import SurrogateConfig
 from bbfuse.optimizers.surrogate.transfer import TransferConfig
-from bbfuse.querying.cache import Store
+from bbfuse.querying.cache import ResponseCache
 from bbfuse.querying.journal import Journal
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder
@@ -88,7 +88,7 @@ def run(
     validate(config)
     records = RunFolder.open(folder)[0] if (folder / "config.json").exists() else RunFolder.create(folder, config)
     journal = Journal(folder / "answers.jsonl") if paid else None
-    kept = Store(store, "somebody") if store else None
+    kept = ResponseCache(store, "somebody") if store else None
     ledger = Ledger(backend, config.budget, journal, kept, in_flight)
     try:
         trainer = Trainer(config, backend.info, data.owned(config.images), ledger, records)
@@ -108,7 +108,7 @@ def run(
         "state": state,
         "lost": ledger.lost,
         "kept": ledger.kept,
-        "target": trainer.watch.found(ledger.kind),
+        "target": trainer.drift.summary(ledger.kind),
         "planned": sum(trainer.plan.sent(trainer.objective).values(), Queries()),
         "exact": trainer.plan.exact,
     }

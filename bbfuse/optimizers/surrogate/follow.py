@@ -23,7 +23,7 @@ from bbfuse.fuse.module import Fuse
 from bbfuse.objective.step import Step
 from bbfuse.optimizers.base import OPTIMIZERS, Problem, adam
 from bbfuse.optimizers.surrogate.base import Imitation
-from bbfuse.querying.responses import Answered, Ask
+from bbfuse.querying.responses import QueryFn, Responses
 from bbfuse.seeds import stream
 
 __all__ = ["Follow", "FollowConfig"]
@@ -66,7 +66,7 @@ class Follow(Imitation):
         """That in the surrogate."""
         return self.surrogate.trust
 
-    def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
+    def prepare(self, owned: Split, answered: Sequence[Responses], query: QueryFn) -> None:
         """See `Optimizer`."""
         self.surrogate.prepare(owned, [a for a in answered if (a.chip == NOMINAL) == self.simulates])
         self.renew()
@@ -76,10 +76,10 @@ class Follow(Imitation):
         if step.number % self.query_interval == 0:
             images = self._chosen(step)
             if self.simulates:
-                self.surrogate.learn(step.seen(images), step.ask(images, NOMINAL))
+                self.surrogate.learn(step.as_received(images), step.query(images, NOMINAL))
                 self.renew()
             elif (score := step.score(images)) is not None:
-                self.surrogate.learn(step.seen(images), score.answers.mean(0))
+                self.surrogate.learn(step.as_received(images), score.logits.mean(0))
         if self.trust > 0.0:
             step.backward_through(self.answers)
 

@@ -22,7 +22,7 @@ from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.base import OPTIMIZERS, Problem
 from bbfuse.optimizers.rge import InputRge
 from bbfuse.optimizers.surrogate.network import Surrogate, SurrogateConfig
-from bbfuse.querying.responses import Answered, Ask
+from bbfuse.querying.responses import QueryFn, Responses
 
 __all__ = ["Guided", "GuidedConfig"]
 
@@ -81,7 +81,7 @@ class Guided(InputRge):
         real_foretold, foretold, _ = self._products.tolist()
         return min(max(real_foretold / foretold, 0.0), 1.0) if foretold > 0.0 else 0.0
 
-    def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
+    def prepare(self, owned: Split, answered: Sequence[Responses], query: QueryFn) -> None:
         """See `Optimizer`."""
         self._surrogate.prepare(owned, answered)
 

@@ -25,7 +25,7 @@ from backends.memory.simulator import Simulator
 from backends.settings import Count, NonNegativeInt, Positive
 from backends.training.cache import kept
 from backends.training.recipe import recipe_for
-from bbfuse.querying.responses import Answered
+from bbfuse.querying.responses import Responses
 from bbfuse.seeds import stream
 
 __all__ = ["ARCHITECTURES", "Surrogate", "SurrogateConfig"]
@@ -161,7 +161,7 @@ class Surrogate:
         self._optimizer = torch.optim.Adam(self._network.parameters(), settings.lr)
         self._network.eval()
 
-    def prepare(self, owned: Split, answered: Sequence[Answered]) -> None:
+    def prepare(self, owned: Split, answered: Sequence[Responses]) -> None:
         """Fit it to the labels, then to what was ``answered`` already."""
         steps = self._settings.steps if self._settings.steps is not None else 3000 if self._large else 600
         if steps and self._settings.weights is None:
@@ -170,7 +170,7 @@ class Surrogate:
             kept(self._network, owned, recipe, f"surrogate-{self._settings.arch}", str(self._device)).to(self._device)
         self._network.eval()
         if answered:
-            images, answers = torch.cat([a.images for a in answered]), torch.cat([a.answers for a in answered])
+            images, answers = torch.cat([a.images for a in answered]), torch.cat([a.logits for a in answered])
             self._rematch(images, answers)
             order = torch.randperm(len(images), generator=stream(self._seed, "surrogate", "order"))
             self._bought.extend((images[part], answers[part]) for part in order.split(_BATCH))

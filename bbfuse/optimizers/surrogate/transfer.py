@@ -16,7 +16,7 @@ from bbfuse.fuse.module import Fuse
 from bbfuse.objective.step import Step
 from bbfuse.optimizers.base import OPTIMIZERS, Problem, adam
 from bbfuse.optimizers.surrogate.base import Imitation
-from bbfuse.querying.responses import Answered, Ask
+from bbfuse.querying.responses import QueryFn, Responses
 
 __all__ = ["Transfer", "TransferConfig"]
 
@@ -50,12 +50,12 @@ class Transfer(Imitation):
         self.steps = config.steps
         self.images_before_training = min(config.images, problem.owned)
 
-    def prepare(self, owned: Split, answered: Sequence[Answered], ask: Ask) -> None:
+    def prepare(self, owned: Split, answered: Sequence[Responses], query: QueryFn) -> None:
         """See `Optimizer`."""
         bought = [a for a in answered if a.chip == NOMINAL]
         if self.images_before_training:
             images = owned.images[: self.images_before_training]
-            bought.append(Answered(images, NOMINAL, ask(images, NOMINAL)))
+            bought.append(Responses(images, NOMINAL, query(images, NOMINAL)))
         self.surrogate.prepare(owned, bought)
         self.renew()
 

@@ -107,17 +107,17 @@ def test_a_request_is_sent_in_json_or_in_binary_and_a_refusal_is_told(binary: bo
 
 
 class Hand:
-    """Stands for the workers: a scene for each step, and a reply to each probe."""
+    """Stands for the workers: a message for each step, and a reply to each probe."""
 
     def __init__(self, config: Any, ledger: Any, images: torch.Tensor, opened_by: Any) -> None:
         self.config, self.images, self.opened_by = config, images, opened_by
         self.taken: list[int] = []
         self.state = "made"
 
-    def _scene(self, step: Any, probes: Any) -> Any:
+    def _message(self, step: Any, probes: Any) -> Any:
         return {"step": step.number, "probes": len(probes)}
 
-    def _take(self, hand: Any, number: int, reply: Any, on_way: Any) -> None:
+    def _take(self, hand: Any, number: int, reply: Any, in_flight: Any) -> None:
         self.taken.append(number)
 
     def wait(self) -> None:
@@ -145,7 +145,7 @@ def test_what_travels_is_added_up_by_its_pickles(monkeypatch: pytest.MonkeyPatch
         assert (hand.config.data, hand.config.workers, hand.config.ray.cpus, hand.state) == ("toy", 3, 1.0, "ready")
         assert hand.opened_by is workers.opened_by
         assert torch.equal(hand.images, workers.owned((3, 32, 32)).images)
-        hand._scene(SimpleNamespace(number=4), [1, 2])
+        hand._message(SimpleNamespace(number=4), [1, 2])
         assert work.put == len(pickle.dumps({"step": 4, "probes": 2}))
         reply = SimpleNamespace(plain=lambda: ("loss", 0.25))
         way = SimpleNamespace(grants={7: SimpleNamespace(images=21)})

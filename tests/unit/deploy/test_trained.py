@@ -142,5 +142,5 @@ def test_behind_a_target_that_answers_with_probabilities_the_head_gets_what_it_w
         loaded.calibrate(target.query(raw, chip, lambda _: None))
     images = digits.test.images[:50]
     with torch.no_grad():
-        expected = trainer.heads.head_for(chip)(ledger.ask(trainer.fused(images), chip))
+        expected = trainer.heads.head_for(chip)(ledger.query(trainer.fused(images), chip))
     assert torch.equal(loaded(images, lambda fused: target.query(fused, chip, lambda _: None)), expected)

@@ -15,7 +15,7 @@ from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.base import OPTIMIZERS, Problem
 from bbfuse.optimizers.cma import Cma, CmaConfig
 from bbfuse.optimizers.spsa import Spsa, SpsaConfig
-from bbfuse.training.stages import Stage, Stages, stages, stopped_paying
+from bbfuse.training.stages import Stage, Stages, no_longer_improves, stages
 from tests.helpers.points import drawn, named
 
 SHAPE = (3, 8, 8)
@@ -68,7 +68,7 @@ def test_which_stages_there_are() -> None:
     ],
 )
 def test_it_stops_paying_where_the_mean_is_not_two_percent_lower(losses: list[float], window: int, stopped: bool) -> None:
-    assert stopped_paying(losses, window) == stopped
+    assert no_longer_improves(losses, window) == stopped
 
 
 def grown(config: RunConfig, losses: Sequence[float | None], warm_up: int = 0) -> list[tuple[int, str]]:
@@ -139,14 +139,14 @@ def test_each_stage_draws_from_streams_of_its_own() -> None:
     order = begun(dataclasses.replace(GROWING, warm_up=900))
     mix = Fuse("Mix", SHAPE, named(PROBLEM.seed, "fuse"))
     assert order.seed == PROBLEM.seed
-    assert isinstance(order.method, Cma)
-    assert order.method.queries_per_image == 11  # 4 + 3 ln 12
+    assert isinstance(order.optimizer, Cma)
+    assert order.optimizer.queries_per_image == 11  # 4 + 3 ln 12
     assert torch.equal(order.fuse.vector(), mix.vector())
     assert order.advance(13, 73, 13)
     assert order.seed == seed_of(1)
     mix.grow("Filter", named(seed_of(1), "fuse"))
     assert torch.equal(order.fuse.vector(), mix.vector())
-    assert isinstance(order.method, Spsa)
+    assert isinstance(order.optimizer, Spsa)
     assert order.advance(43, 73, 13)
     assert order.seed == seed_of(2)
     mix.grow("Filters", named(seed_of(2), "fuse"))
@@ -169,7 +169,7 @@ def test_the_method_of_a_stage_is_given_its_settings_its_seed_and_the_rest_of_th
     order = begun(GROWING)
     assert order.advance(30, 60, 0)
     assert made == [(SETTINGS, PROBLEM, 228), (SETTINGS, dataclasses.replace(PROBLEM, seed=seed_of(1)), 228 + 883)]
-    optimized = sum(p.numel() for group in order.method.optimizer.param_groups for p in group["params"])  # type: ignore[attr-defined]
+    optimized = sum(p.numel() for group in order.optimizer.optimizer.param_groups for p in group["params"])  # type: ignore[attr-defined]
     assert optimized == 228 + 883
 
 
@@ -196,13 +196,13 @@ def test_it_begins_with_a_fuse_that_was_trained_before() -> None:
 def test_to_plan_with_there_is_a_method_for_each_stage_and_nothing_has_grown() -> None:
     order = begun(dataclasses.replace(GROWING, warm_up=900))
     before = order.fuse.vector().clone()
-    methods = order.methods()
+    methods = order.optimizers()
     assert [type(method) for method in methods] == [Cma, Spsa, Spsa]
-    assert methods[0] is order.method
+    assert methods[0] is order.optimizer
     assert [sum(p.numel() for p in m.optimizer.param_groups[0]["params"]) for m in methods[1:]] == [240, 1123]  # type: ignore[attr-defined]
     assert order.fuse.name == "Mix"
     assert torch.equal(order.fuse.vector(), before)
-    assert len(begun(CONFIG).methods()) == 1
+    assert len(begun(CONFIG).optimizers()) == 1
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_to_plan_with_there_is_a_method_for_each_stage_and_nothing_has_grown() -
 )
 def test_a_fuse_grows_from_small_to_large(changed: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
-        begun(dataclasses.replace(GROWING, **changed)).methods()  # type: ignore[arg-type]
+        begun(dataclasses.replace(GROWING, **changed)).optimizers()  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
 
 
@@ -240,4 +240,4 @@ def test_restored_it_stands_where_it_stood(steps: int) -> None:
     assert [first.advance(step, 73, 13) for step in range(steps, 73)] == [
         second.advance(step, 73, 13) for step in range(steps, 73)
     ]
-    assert type(second.method) is type(first.method)
+    assert type(second.optimizer) is type(first.optimizer)

@@ -20,7 +20,7 @@ from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.base import Problem
 from bbfuse.runs.folder import events
 from bbfuse.seeds import stream
-from bbfuse.training.stages import Stages, stages, stopped_paying
+from bbfuse.training.stages import Stages, no_longer_improves, stages
 from tests.helpers.runs import BASE, run
 from tests.helpers.targets import LinearBackend
 
@@ -80,10 +80,10 @@ def test_it_stops_paying_where_the_mean_falls_by_less_than_two_percent(early: li
     before = early * repeats
     losses = [7.0] * len(before) + before + [factor * loss for loss in before]
     if abs(factor - 0.98) > 1e-6:
-        assert stopped_paying(losses, len(before)) == (factor > 0.98)
-    assert not stopped_paying(losses[:-1], len(before))  # in mid window
-    assert not stopped_paying(before, len(before))  # nothing to compare with
-    assert not stopped_paying(losses, 0)
+        assert no_longer_improves(losses, len(before)) == (factor > 0.98)
+    assert not no_longer_improves(losses[:-1], len(before))  # in mid window
+    assert not no_longer_improves(before, len(before))  # nothing to compare with
+    assert not no_longer_improves(losses, 0)
 
 
 def grown(config: RunConfig, losses: Sequence[float | None], warm_up: int = 0) -> list[tuple[int, str]]:

@@ -18,10 +18,10 @@ CLASSES = 3
 ONE, OTHER = Chip(0.05, 7), Chip(0.05, 11)
 
 
-def heads_of(name: str, chip: Chip | None, raw: Tensor, classes: int, ask: Any) -> ChipHeads:
+def heads_of(name: str, chip: Chip | None, raw: Tensor, classes: int, query: Any) -> ChipHeads:
     kind = HEADS[name]
     settings = kind.Config(decay=0.02) if name in ("affine", "net") else kind.Config()
-    return ChipHeads(name, settings, chip, raw, classes, ask)
+    return ChipHeads(name, settings, chip, raw, classes, query)
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -70,13 +70,13 @@ LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 2, 1, 0, 0, 1, 2, 2, 2, 0])
 def test_a_head_asks_its_calibration_images_on_these_chips_and_no_others(
     name: str, chip: Chip | None, first: list[tuple[int, Chip]], later: list[tuple[int, Chip]]
 ) -> None:
-    ask = Asked()
-    heads = heads_of(name, chip, RAW, CLASSES, ask)
+    query = Asked()
+    heads = heads_of(name, chip, RAW, CLASSES, query)
     assert heads.queries_before_training == tuple(images for images, _ in first)
     assert heads.images_per_chip == (12 if name == "standardize" else 0)
     assert heads.state_dict()["reference"].shape == (0, CLASSES)  # no nominal answers yet
     told = heads.fit(LABELS)
-    assert ask.questions == first
+    assert query.questions == first
     assert heads.queries_before_training == tuple(images for images, _ in first)
     if name in ("affine", "net"):
         assert told is not None
@@ -84,12 +84,12 @@ def test_a_head_asks_its_calibration_images_on_these_chips_and_no_others(
     else:
         assert told is None
     for _ in range(2):
-        ask.questions.clear()
+        query.questions.clear()
         heads.head_for(OTHER if chip is None else chip)
-        assert ask.questions == later
-    ask.questions.clear()
+        assert query.questions == later
+    query.questions.clear()
     heads.head_for(NOMINAL)
-    assert ask.questions == []
+    assert query.questions == []
 
 
 def test_standardize_brings_a_chip_to_nominal_voltage_and_leaves_nominal_answers_alone() -> None:
@@ -121,13 +121,13 @@ def test_a_learnt_head_is_fitted_to_the_labels_of_its_own_images_and_the_fitted_
 def test_a_head_that_was_taken_over_is_not_fitted_again() -> None:
     first = heads_of("affine", ONE, RAW, CLASSES, Asked())
     first.fit(LABELS)
-    ask = Asked()
-    heads = heads_of("affine", ONE, RAW, CLASSES, ask)
+    query = Asked()
+    heads = heads_of("affine", ONE, RAW, CLASSES, query)
     assert heads.warm_started is False
     heads.warm_start(first.state_dict())
     assert heads.queries_before_training == ()
     assert heads.fit(LABELS.flip(0)) is None
-    assert ask.questions == []
+    assert query.questions == []
     assert heads.warm_started is True
     z = drawn(4, 5, CLASSES)
     assert torch.equal(heads.head_for(ONE)(z), first.head_for(ONE)(z))
@@ -138,17 +138,17 @@ def test_before_a_model_of_the_target_a_head_is_calibrated_on_the_model_or_left_
     def model(images: Tensor, chip: Chip) -> Tensor:
         return (images.flatten(1) @ drawn(80 + chip.seed, 4, CLASSES)).requires_grad_()
 
-    z, ask = drawn(4, 5, CLASSES), Asked()
-    heads = heads_of("standardize", None, RAW, CLASSES, ask)
+    z, query = drawn(4, 5, CLASSES), Asked()
+    heads = heads_of("standardize", None, RAW, CLASSES, query)
     raw, clean = of(model(RAW, OTHER)), of(model(RAW, NOMINAL))
     made = heads.head_for(OTHER, model)
     close(made(z), (of(z) - raw.mean(0)) / raw.std(0) * clean.std(0) + clean.mean(0))
     assert not made(z).requires_grad
     assert heads.head_for(NOMINAL, model)(z) is z
-    learnt = heads_of("affine", ONE, RAW, CLASSES, ask)
+    learnt = heads_of("affine", ONE, RAW, CLASSES, query)
     learnt.fit(LABELS)
     assert learnt.head_for(ONE, model)(z) is z
-    assert ask.questions == [(12, ONE)]
+    assert query.questions == [(12, ONE)]
 
 
 @pytest.mark.parametrize(

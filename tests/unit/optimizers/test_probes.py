@@ -14,7 +14,7 @@ from torch import Tensor
 from bbfuse.objective.step import Probe, Score, Step
 from bbfuse.optimizers.directions import Directions
 from bbfuse.optimizers.probes import (
-    Moved,
+    ParameterProbe,
     drawn,
     losses_of,
     losses_of_pairs,
@@ -23,7 +23,7 @@ from bbfuse.optimizers.probes import (
     signs,
     simultaneous_perturbation,
 )
-from bbfuse.optimizers.rge import Shifted
+from bbfuse.optimizers.rge import InputProbe
 from tests.helpers.descent import (
     BATCH,
     IMAGES,
@@ -45,7 +45,7 @@ def step_of(number: int = 4, **extra: Any) -> Step:
 
 
 def never() -> Tensor:
-    raise AssertionError("it was to be made ahead")
+    raise AssertionError("it was to be prepared earlier")
 
 
 def told(losses: Sequence[float | None]) -> Step:
@@ -79,7 +79,7 @@ def test_a_moved_probe_sends_what_the_fuse_makes_elsewhere() -> None:
     step = step_of()
     u, scale = normal(step, 3).double().numpy(), np.array([0.4, 1.3, 0.7, 2.1, 0.9, 1.6])
     for size, given in ((0.3, None), (-0.2, scale)):
-        found = Moved(normal, 3, size, None if given is None else torch.from_numpy(given)).images(step)
+        found = ParameterProbe(normal, 3, size, None if given is None else torch.from_numpy(given)).images(step)
         theta = START + size * u * (1.0 if given is None else given)
         expected = np.clip(mixed(theta, IMAGES[owned_in(4)]), -1.0, 1.0)
         np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-6)
@@ -91,7 +91,7 @@ def test_a_shifted_probe_sends_what_the_fuse_makes_moved_clipped_and_as_the_targ
     u = fair_signs(named("probe", 4, 5), BATCH, 192).reshape(BATCH, *SHAPE)
     for coarse in (False, True):
         step = step_of(coarse=coarse)
-        found = Shifted(directions, 5, -0.37).images(step)
+        found = InputProbe(directions, 5, -0.37).images(step)
         moved = np.clip(inputs(START, 4) - 0.37 * u, -1.0, 1.0)
         assert not found.requires_grad
         np.testing.assert_allclose(found, np.round(moved * 3) / 3 if coarse else moved, atol=1e-6)
@@ -99,18 +99,21 @@ def test_a_shifted_probe_sends_what_the_fuse_makes_moved_clipped_and_as_the_targ
 
 def test_ahead_makes_what_will_be_needed_beside_the_score() -> None:
     step = step_of()
-    Moved(signs, 3, 0.1).ahead(step)
+    ParameterProbe(signs, 3, 0.1).prepare(step)
     assert torch.equal(step.once((signs, 3), never), signs(step, 3))
-    probe = Shifted(Directions("pixels", SHAPE), 0, 0.1)
-    probe.ahead(step)
+    probe = InputProbe(Directions("pixels", SHAPE), 0, 0.1)
+    probe.prepare(step)
     assert torch.equal(step.once(probe, never), probe.images(step))
 
 
 def test_what_a_probe_tells_of_itself() -> None:
     """Only one in the inputs needs what every image earned. Two of the same numbers are two."""
-    moved, shifted = (Moved(signs, 3, 0.1), Moved(signs, 3, 0.1)), [Shifted(Directions("pixels", SHAPE), 0, 0.1)] * 1
-    assert moved[0].by_image is False
-    assert shifted[0].by_image is True
+    moved, shifted = (
+        (ParameterProbe(signs, 3, 0.1), ParameterProbe(signs, 3, 0.1)),
+        [InputProbe(Directions("pixels", SHAPE), 0, 0.1)] * 1,
+    )
+    assert moved[0].per_image is False
+    assert shifted[0].per_image is True
     assert moved[0] != moved[1]
     assert shifted[0] != dataclasses.replace(shifted[0])
     for probe in (moved[0], shifted[0]):
@@ -120,7 +123,7 @@ def test_what_a_probe_tells_of_itself() -> None:
 
 def test_lost_probes_have_no_loss_and_their_pairs_none() -> None:
     losses = [0.5, None, 0.7, 0.9, None, 0.4, None, None]
-    assert losses_of(told(losses), [Moved(signs, 0, 0.1)] * 8) == losses
+    assert losses_of(told(losses), [ParameterProbe(signs, 0, 0.1)] * 8) == losses
     assert losses_of_pairs(told(losses), signs, 4, 0.1) == [None, (0.7, 0.9), None, None]
 
 
@@ -144,7 +147,7 @@ def test_ranked_pairs_are_ranked_together_without_those_that_lost_a_side() -> No
 
 
 def test_pairs_are_probed_on_both_sides_with_their_scale() -> None:
-    asked: list[Moved] = []
+    asked: list[ParameterProbe] = []
 
     def scorer(step: Step, probes: Sequence[Any]) -> list[Score | None]:
         asked.extend(probes)

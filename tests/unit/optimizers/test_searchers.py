@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bbfuse.fuse.module import Fuse
-from bbfuse.optimizers.ask_and_tell import AskAndTell, Found, Space, Subspace
+from bbfuse.optimizers.ask_and_tell import AskAndTell, PointProbe, Space, Subspace
 from tests.helpers.points import drawn, named, small_fuse, step_for
 
 
@@ -55,9 +55,9 @@ def test_the_points_of_a_step_are_computed_once(monkeypatch: pytest.MonkeyPatch)
     space, other = (Space(drawn(1, 26), drawn(number, 4, 3), Subspace(26, 3, 5)) for number in (2, 3))
     step = step_for(0, small_fuse())
     for number in range(4):
-        Found(space, number).images(step)
+        PointProbe(space, number).images(step)
     assert calls == [space]
-    Found(other, 1).images(step)
+    PointProbe(other, 1).images(step)
     assert calls == [space, other]
 
 
@@ -65,24 +65,24 @@ def test_what_a_point_makes_of_the_images_is_what_the_fuse_would_make_there() ->
     fuse = small_fuse()
     before, step = fuse.vector(), step_for(0, fuse)
     space = Space(before, 0.1 * drawn(4, 3, 26), None)
-    made = Found(space, 2).images(step)
+    made = PointProbe(space, 2).images(step)
     assert torch.equal(fuse.vector(), before)
     fuse.assign(before + 0.1 * drawn(4, 3, 26)[2])
     torch.testing.assert_close(made, fuse(step.images))
 
 
 def test_a_point_is_asked_for_its_loss_alone() -> None:
-    assert Found.by_image is False
+    assert PointProbe.per_image is False
 
 
 @pytest.mark.parametrize("subspace", [Subspace(7, 3, 5), None], ids=["subspace", "whole"])
 def test_what_describes_a_point_does_not_change_and_is_equal_to_itself_alone(subspace: Subspace | None) -> None:
     space = Space(drawn(1, 7), drawn(2, 4, 3), subspace)
-    found = Found(space, 1)
+    found = PointProbe(space, 1)
     for thing, name in ((space, "origin"), (found, "number"), (Subspace(7, 3, 5), "seed")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(thing, name, 2)
-    assert found != Found(space, 1)
+    assert found != PointProbe(space, 1)
     assert (space == Space(space.origin, space.coordinates, subspace)) is False
     assert Subspace(7, 3, 5) == Subspace(7, 3, 5)
 

@@ -16,7 +16,7 @@ from backends.memory.config import Memory
 from bbfuse.optimizers.base import Problem
 from bbfuse.optimizers.surrogate.guided import Guided, GuidedConfig
 from bbfuse.optimizers.surrogate.network import ARCHITECTURES, Surrogate, SurrogateConfig
-from bbfuse.querying.responses import Answered
+from bbfuse.querying.responses import Responses
 from bbfuse.training.evaluation import accuracy
 from tests.helpers.targets import StepMaker
 
@@ -87,7 +87,7 @@ def test_it_is_fitted_to_the_labels_before_it_sees_an_answer(digits: Dataset) ->
 def test_what_was_answered_before_is_learned_from() -> None:
     images = images_of(0, 512)
     surrogate = Surrogate(SurrogateConfig(steps=0, rounds=20), SMALL, 3, 0)
-    surrogate.prepare(Split(images, torch.zeros(512, dtype=torch.int64)), [Answered(images, NOMINAL, answers_to(images))])
+    surrogate.prepare(Split(images, torch.zeros(512, dtype=torch.int64)), [Responses(images, NOMINAL, answers_to(images))])
     unseen = images_of(1, 200)
     surrogate.learn(unseen, answers_to(unseen))
     assert surrogate.trust > 0.3
@@ -132,8 +132,8 @@ def test_guided_weighs_the_surrogate_by_what_real_probes_say(sign: float, step_o
     """Linear surrogates: one has the target's own slope, one the opposite."""
     step = step_of()
     guided = Guided(GuidedConfig(smoothing=1e-2), Problem(8, 3, False, 0, surrogate=SurrogateConfig(updates=0)), step.fuse)
-    ask = step.ask_with_tape
-    guided._surrogate.logits = lambda images: sign * ask(images, step.terms[0].chip)  # type: ignore[method-assign]
+    query = step.query_with_gradient
+    guided._surrogate.logits = lambda images: sign * query(images, step.terms[0].chip)  # type: ignore[method-assign]
     guided.update(step, 10)
     assert guided.weight == pytest.approx(1.0 if sign > 0 else 0.0, abs=1e-3)
     assert guided.trust == pytest.approx(1.0 if sign > 0 else 0.0, abs=1e-3)

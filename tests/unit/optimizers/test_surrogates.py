@@ -17,7 +17,7 @@ from backends.datasets.base import Split
 from backends.memory.config import Memory
 from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 from bbfuse.optimizers.surrogate.network import ARCHITECTURES, Surrogate, SurrogateConfig
-from bbfuse.querying.responses import Answered
+from bbfuse.querying.responses import Responses
 from tests.helpers.imitator import Imitator
 from tests.helpers.points import answers, drawn, images_of
 
@@ -77,7 +77,7 @@ def test_what_was_answered_before_is_fitted_in_batches_of_128() -> None:
     surrogate, own = Surrogate(SETTINGS, SMALL, 3, 5), Imitator(5, 2e-3, 3, 4)
     images = images_of(1, 300)
     owned = Split(images, torch.zeros(300, dtype=torch.int64))
-    parts = [Answered(part, NOMINAL, answers(part, NOMINAL)) for part in (images[:170], images[170:])]
+    parts = [Responses(part, NOMINAL, answers(part, NOMINAL)) for part in (images[:170], images[170:])]
     surrogate.prepare(owned, parts)
     own.prepare(images, answers(images, NOMINAL), 2)
     probe = images_of(2)

@@ -33,7 +33,7 @@ def test_counts_are_those_of_the_backend_and_the_limit_holds(sizes: list[int], l
     ledger = Ledger(backend, limit)
     for size in sizes:
         try:
-            assert ledger.ask(images(size), CHIP).shape == (size, 2)
+            assert ledger.query(images(size), CHIP).shape == (size, 2)
         except BudgetSpentError:
             assert ledger.images + 128 > limit or ledger.images + size > limit
     assert ledger.images == backend.received <= limit
@@ -54,7 +54,7 @@ def test_what_is_no_answer_is_refused(answer: Tensor, words: str) -> None:
     backend = Scripted()
     backend.answer = answer
     with pytest.raises(TargetError, match=words):
-        Ledger(backend, 100).ask(images(3), CHIP)
+        Ledger(backend, 100).query(images(3), CHIP)
 
 
 @given(st.data())
@@ -76,7 +76,7 @@ def test_after_a_kill_nothing_answered_is_asked_again(tmp_path_factory: pytest.T
                     if not kill[1]:
                         raise KilledError
                     backend.fail = KilledError()
-                answers.append(ledger.ask(images(size, float(size)), CHIP))
+                answers.append(ledger.query(images(size, float(size)), CHIP))
         except KilledError:
             pass
         journal.close()
@@ -89,12 +89,12 @@ def test_after_a_kill_nothing_answered_is_asked_again(tmp_path_factory: pytest.T
 def test_a_torn_last_line_never_happened(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     journal = Journal(path)
-    Ledger(Scripted(), 100, journal).ask(images(2), CHIP)
+    Ledger(Scripted(), 100, journal).query(images(2), CHIP)
     journal.close()
     path.write_bytes(path.read_bytes()[:-5])
     again, backend = Journal(path), Scripted()
     ledger = Ledger(backend, 100, again)
-    assert ledger.ask(images(2), CHIP).shape == (2, 2)
+    assert ledger.query(images(2), CHIP).shape == (2, 2)
     assert backend.received == 2
     assert ledger.lost == 2
     again.close()
@@ -103,11 +103,11 @@ def test_a_torn_last_line_never_happened(tmp_path: Path) -> None:
 def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     journal = Journal(path)
-    Ledger(Scripted(), 100, journal).ask(images(2), CHIP)
+    Ledger(Scripted(), 100, journal).query(images(2), CHIP)
     journal.close()
     again = Journal(path)
     with pytest.raises(TargetError, match="belongs to another run"):
-        Ledger(Scripted(), 100, again).ask(images(2, 1.0), CHIP)
+        Ledger(Scripted(), 100, again).query(images(2, 1.0), CHIP)
     again.close()
 
 
@@ -115,7 +115,7 @@ def test_the_top_few_classes_are_recognised() -> None:
     backend = Scripted(classes=10)
     backend.answer = torch.zeros(3, 5)
     with pytest.raises(TargetError, match=r"expected \(3, 10\): it seems to be the top 5 of 10 classes") as error:
-        Ledger(backend, 100).ask(images(3), CHIP)
+        Ledger(backend, 100).query(images(3), CHIP)
     assert "\n" not in str(error.value)
 
 
@@ -138,7 +138,7 @@ def test_in_whatever_order_answers_come_they_and_the_counts_are_those_of_one_at_
         backend = Crowd(attempts, seed)
         ledger = Ledger(backend, limit, in_flight=parallel)
         try:
-            answers: list[Tensor] | None = ledger.ask_all(questions_of(sizes))
+            answers: list[Tensor] | None = ledger.query_all(questions_of(sizes))
         except BudgetSpentError:
             answers = None
         assert ledger.images == backend.received <= limit
@@ -161,14 +161,14 @@ def test_requests_are_really_under_way_together() -> None:
 
     ledger = Ledger(Meeting(), 10_000, in_flight=3)
     ledger.kind = "logits"
-    assert ledger.ask(images(6 * 128), CHIP).shape == (768, 2)
+    assert ledger.query(images(6 * 128), CHIP).shape == (768, 2)
 
 
 def test_no_more_images_are_under_way_than_may_be_lost() -> None:
     backend = Crowd()
     ledger = Ledger(backend, 10_000, in_flight=5)
     ledger.scheduler.at_risk = 100
-    ledger.ask_all([(images(30), CHIP)] * 12 + [(images(120), CHIP)] * 2)  # one that is larger goes alone
+    ledger.query_all([(images(30), CHIP)] * 12 + [(images(120), CHIP)] * 2)  # one that is larger goes alone
     assert backend.most[1] == 120
     assert 2 <= backend.most[0] <= 3
 
@@ -183,15 +183,15 @@ def test_of_several_failures_the_first_is_raised_and_what_was_answered_is_not_lo
     backend, journal = Crowd(1, seed, tuple(float(value) for value in wrong)), Journal(path)
     asked = questions_of(sizes)
     with pytest.raises(KilledError) as error:
-        Ledger(backend, 10**6, journal, in_flight=in_flight).ask_all(asked)
+        Ledger(backend, 10**6, journal, in_flight=in_flight).query_all(asked)
     assert error.value.args[0] == min(wrong)
     assert not backend.now
     journal.close()
     answered = sum(json.loads(line)["shape"][0] for line in path.read_text().splitlines() if "answer" in line)
     again, calm = Journal(path), Crowd(1, seed)
     ledger = Ledger(calm, 10**6, again, in_flight=in_flight)
-    expected = Ledger(Crowd(), 10**6).ask_all(asked)
-    assert all(torch.equal(a, b) for a, b in zip(ledger.ask_all(asked), expected, strict=True))
+    expected = Ledger(Crowd(), 10**6).query_all(asked)
+    assert all(torch.equal(a, b) for a, b in zip(ledger.query_all(asked), expected, strict=True))
     again.close()
     assert calm.received == sum(sizes) - answered
     assert ledger.lost == backend.received - answered
@@ -206,7 +206,7 @@ def test_a_journal_of_interleaved_requests_may_end_anywhere(
     path = tmp_path_factory.mktemp("journal") / "answers.jsonl"
     asked = questions_of(sizes)
     journal = Journal(path)
-    expected = Ledger(Crowd(attempts=2), 10**6, journal).ask_all(asked)
+    expected = Ledger(Crowd(attempts=2), 10**6, journal).query_all(asked)
     journal.close()
     of_each: dict[int, list[bytes]] = {}
     for line in path.read_bytes().splitlines(keepends=True):
@@ -221,7 +221,7 @@ def test_a_journal_of_interleaved_requests_may_end_anywhere(
         in_flight = data.draw(st.integers(1, 4))
         again, backend = Journal(path), Crowd()
         ledger = Ledger(backend, 10**6, again, in_flight=in_flight)
-        answers = ledger.ask_all(asked)
+        answers = ledger.query_all(asked)
         again.close()
         assert all(torch.equal(a, b) for a, b in zip(answers, expected, strict=True))
         assert backend.received == sum(sizes) - answered
@@ -231,7 +231,7 @@ def test_a_journal_of_interleaved_requests_may_end_anywhere(
 def test_large_queries_are_cut_the_same_way_whoever_answers() -> None:
     backend = Scripted()
     ledger = Ledger(backend, 1000)
-    ledger.ask(images(300), CHIP)
+    ledger.query(images(300), CHIP)
     assert (ledger.images, ledger.requests) == (300, 3)
 
 

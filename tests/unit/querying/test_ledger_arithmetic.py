@@ -13,11 +13,11 @@ from torch import Tensor
 
 from backends.base import Access, BackendInfo, Chip, Sending, TargetError
 from bbfuse.querying.budget import BudgetSpentError
-from bbfuse.querying.cache import Store
+from bbfuse.querying.cache import ResponseCache
 from bbfuse.querying.journal import Journal
 from bbfuse.querying.ledger import Ledger
 from bbfuse.querying.reservation import Reservation, WorkerQueries
-from bbfuse.querying.responses import Answered, logits_of
+from bbfuse.querying.responses import Responses, logits_of
 from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 from tests.helpers.answering import Crowd, Scripted
 
@@ -50,7 +50,7 @@ def answering(answer: Tensor, classes: int) -> Ledger:
 def test_a_new_ledger_has_counted_nothing() -> None:
     ledger = Ledger(Scripted(), 9)
     assert (ledger.images, ledger.requests, ledger.kept, ledger.lost) == (0, 0, 0, 0)
-    assert ledger.reuses is True
+    assert ledger.uses_cache is True
     assert WorkerQueries(ledger).keeps_responses is False
     assert (ledger.kind, ledger.scheduler.at_risk, ledger.limit) == (None, None, 9)
     assert WorkerQueries(ledger).numbered([4]).first == 0
@@ -61,7 +61,7 @@ def test_a_new_ledger_has_counted_nothing() -> None:
 def test_a_question_is_cut_into_requests_of_128_images(count: int, sizes: list[int]) -> None:
     backend = Sized()
     ledger = Ledger(backend, 1000)
-    answer = ledger.ask(images(count), CHIP)
+    answer = ledger.query(images(count), CHIP)
     assert torch.equal(answer, images(count).flatten(1).sum(1, keepdim=True).repeat(1, 2))
     assert backend.sizes == sizes
     assert (ledger.images, ledger.requests) == (count, len(sizes))
@@ -72,27 +72,27 @@ def test_a_question_is_cut_into_requests_of_128_images(count: int, sizes: list[i
 def test_the_limit_may_be_reached_and_not_passed_and_what_would_pass_it_is_not_sent(in_flight: int) -> None:
     backend = Sized()
     ledger = Ledger(backend, 50, in_flight=in_flight)
-    ledger.ask(images(20), CHIP)
+    ledger.query(images(20), CHIP)
     with pytest.raises(BudgetSpentError, match="31 more images would pass the limit of 50, 20 are sent"):
-        ledger.ask(images(31), CHIP)
+        ledger.query(images(31), CHIP)
     assert (ledger.images, ledger.requests) == (20, 1)
-    ledger.ask(images(30), CHIP)
+    ledger.query(images(30), CHIP)
     assert (ledger.images, ledger.requests, backend.sizes) == (50, 2, [20, 30])
     with pytest.raises(BudgetSpentError, match="1 more images would pass the limit of 50, 50 are sent"):
-        ledger.ask(images(1), CHIP)
+        ledger.query(images(1), CHIP)
 
 
 def test_every_attempt_counts_and_one_that_would_pass_the_limit_is_not_made() -> None:
     ledger = Ledger(Scripted(attempts=3), 60)
-    ledger.ask(images(20), CHIP)
+    ledger.query(images(20), CHIP)
     assert (ledger.images, ledger.requests) == (60, 3)
     backend = Scripted(attempts=3)
     ledger = Ledger(backend, 59)
     with pytest.raises(BudgetSpentError, match="20 more images would pass the limit of 59, 40 are sent"):
-        ledger.ask(images(20), CHIP)
+        ledger.query(images(20), CHIP)
     assert (ledger.images, ledger.requests, backend.received) == (40, 2, 40)
     backend.attempts = 1
-    ledger.ask(images(19), CHIP)  # what was reserved for the failed one is free again
+    ledger.query(images(19), CHIP)  # what was reserved for the failed one is free again
     assert ledger.images == 59
 
 
@@ -104,7 +104,7 @@ def test_a_request_that_fails_before_it_is_sent_leaves_its_room_to_others() -> N
     ledger = Ledger(Refusing(), 30)
     for _ in range(3):
         with pytest.raises(TargetError, match="nobody there"):
-            ledger.ask(images(30), CHIP)
+            ledger.query(images(30), CHIP)
     assert (ledger.images, ledger.requests) == (0, 0)
     WorkerQueries(ledger).reserve(Reservation(0, [20, 10]))
 
@@ -116,7 +116,7 @@ def test_what_was_lost_counts_against_the_limit(tmp_path: Path) -> None:
     assert (grant.first, grant.images) == (0, 15)
     WorkerQueries(ledger).reserve(grant)
     with pytest.raises(BudgetSpentError, match="36 more images would pass the limit of 50, 15 are sent"):
-        ledger.ask(images(36), CHIP)
+        ledger.query(images(36), CHIP)
     WorkerQueries(ledger).charge_lost(grant)
     assert (ledger.images, ledger.lost) == (0, 15)
     journal.close()
@@ -124,14 +124,14 @@ def test_what_was_lost_counts_against_the_limit(tmp_path: Path) -> None:
     assert [journal.recall(number, "").lost for number in (0, 1, 2)] == [7, 8, 0]
     journal.close()
     ledger.journal = None
-    ledger.ask(images(35), CHIP)
+    ledger.query(images(35), CHIP)
     with pytest.raises(BudgetSpentError, match="1 more images would pass the limit of 50, 50 are sent"):
-        ledger.ask(images(1), CHIP)
+        ledger.query(images(1), CHIP)
 
 
 def test_grants_are_numbered_with_the_requests_and_settled_by_what_was_sent() -> None:
     ledger = Ledger(Scripted(), 100)
-    ledger.ask(images(3), CHIP)
+    ledger.query(images(3), CHIP)
     first, second = WorkerQueries(ledger).numbered([20, 10, 5]), WorkerQueries(ledger).numbered([6])
     assert (first.first, second.first, WorkerQueries(ledger).numbered([1]).first) == (1, 4, 5)
     WorkerQueries(ledger).reserve(first)
@@ -178,7 +178,7 @@ def test_answers_of_others_are_read_again_whole_or_not_at_all(tmp_path: Path) ->
 )
 def test_rows_of_shares_that_sum_to_one_up_to_rounding_are_probabilities(first: list[list[float]], kind: str) -> None:
     ledger = answering(torch.tensor(first), 3)
-    found = ledger.ask(images(2), CHIP)
+    found = ledger.query(images(2), CHIP)
     assert ledger.kind == kind
     expected = torch.tensor(first)
     torch.testing.assert_close(found, expected if kind == "logits" else expected.clamp_min(1e-8).log())
@@ -187,14 +187,14 @@ def test_rows_of_shares_that_sum_to_one_up_to_rounding_are_probabilities(first: 
 def test_the_first_answer_says_what_all_others_are() -> None:
     shares, others = torch.tensor([[0.2, 0.3, 0.5]]), torch.tensor([[2.0, -3.0, 0.5]])
     ledger = answering(shares, 3)
-    ledger.ask(images(1), CHIP)
+    ledger.query(images(1), CHIP)
     ledger._backend.answer = others  # type: ignore[attr-defined]
     with pytest.raises(TargetError, match="scripted responded with probabilities first and with something else now"):
-        ledger.ask(images(1), CHIP)
+        ledger.query(images(1), CHIP)
     ledger = answering(others, 3)
-    ledger.ask(images(1), CHIP)
+    ledger.query(images(1), CHIP)
     ledger._backend.answer = shares  # type: ignore[attr-defined]
-    assert torch.equal(ledger.ask(images(1), CHIP), shares)
+    assert torch.equal(ledger.query(images(1), CHIP), shares)
 
 
 def test_no_probability_is_below_1e_minus_8() -> None:
@@ -214,7 +214,7 @@ def test_an_answer_of_another_shape_is_refused_and_named_where_it_is_a_common_on
     shape: tuple[int, ...], found: str | None
 ) -> None:
     with pytest.raises(TargetError) as error:
-        answering(torch.zeros(shape), 4).ask(images(3), CHIP)
+        answering(torch.zeros(shape), 4).query(images(3), CHIP)
     way_out = f": it seems to be {found}; configure the server to return logits or probabilities of all classes" if found else ""
     assert str(error.value) == f"scripted responded with shape {shape}, expected (3, 4){way_out}"
 
@@ -224,25 +224,25 @@ def test_one_number_that_is_none_is_refused(value: float) -> None:
     answer = torch.zeros(3, 4)
     answer[1, 2] = value
     with pytest.raises(TargetError, match="not finite"):
-        answering(answer, 4).ask(images(3), CHIP)
+        answering(answer, 4).query(images(3), CHIP)
 
 
 def test_what_a_store_has_is_not_sent_and_counts_as_kept(tmp_path: Path) -> None:
-    store, backend = Store(tmp_path, "somebody"), Sized()
-    ledger = Ledger(backend, 1000, store=store)
+    store, backend = ResponseCache(tmp_path, "somebody"), Sized()
+    ledger = Ledger(backend, 1000, cache=store)
     expected = images(9).flatten(1).sum(1, keepdim=True).repeat(1, 2)
-    ledger.ask(images(9)[2:5], CHIP)
+    ledger.query(images(9)[2:5], CHIP)
     assert (ledger.images, ledger.kept) == (3, 0)
-    assert torch.equal(ledger.ask(images(9), CHIP), expected)
+    assert torch.equal(ledger.query(images(9), CHIP), expected)
     assert (ledger.images, ledger.requests, ledger.kept, backend.sizes) == (9, 2, 3, [3, 6])
-    assert torch.equal(ledger.ask(images(9), CHIP), expected)  # all of it is there: no request
+    assert torch.equal(ledger.query(images(9), CHIP), expected)  # all of it is there: no request
     assert (ledger.images, ledger.requests, ledger.kept) == (9, 2, 12)
-    ledger.ask(images(9), Chip(0.1, 2))
+    ledger.query(images(9), Chip(0.1, 2))
     assert backend.sizes == [3, 6, 9]
-    ledger.ask_all([(images(4), CHIP)], fresh=True)
+    ledger.query_all([(images(4), CHIP)], fresh=True)
     assert (ledger.kept, backend.sizes[-1]) == (12, 4)
-    ledger.reuses = False
-    ledger.ask(images(4), CHIP)
+    ledger.uses_cache = False
+    ledger.query(images(4), CHIP)
     assert (ledger.kept, backend.sizes[-1]) == (12, 4)
     store.close()
 
@@ -251,12 +251,12 @@ def test_a_process_that_takes_over_counts_what_was_sent_and_what_was_kept(tmp_pa
     path = tmp_path / "answers.jsonl"
     found = []
     for _ in range(2):
-        journal, store = Journal(path), Store(tmp_path, "somebody")
+        journal, store = Journal(path), ResponseCache(tmp_path, "somebody")
         store.keep(store.keys(images(9)[2:5], CHIP), torch.zeros(3, 2))
         ledger = Ledger(Scripted(attempts=2), 1000, journal, store)
         budget = ledger.budget
         ledger.kept, budget.images, budget.requests, budget.lost = 100, 200, 300, 400
-        answer = ledger.ask(images(9), CHIP)
+        answer = ledger.query(images(9), CHIP)
         found.append((ledger.images, ledger.requests, ledger.kept, ledger.lost, ledger.kind, answer.tolist()))
         journal.close()
         store.close()
@@ -290,17 +290,17 @@ def test_no_more_images_are_under_way_than_may_be_lost_and_that_many_may_be() ->
         backend = Patient(most)
         ledger = Ledger(backend, 10_000, in_flight=5)
         ledger.kind, ledger.scheduler.at_risk = "logits", at_risk
-        ledger.ask_all([(images(20), CHIP)] * 15)
+        ledger.query_all([(images(20), CHIP)] * 15)
         assert backend.most[1] == most
 
 
 def test_a_state_goes_on_where_it_was_taken() -> None:
     ledger = Ledger(Scripted(), 1000)
-    ledger.ask(images(200), CHIP)
+    ledger.query(images(200), CHIP)
     grant = WorkerQueries(ledger).numbered([5])
     WorkerQueries(ledger).reserve(grant)
     WorkerQueries(ledger).charge_lost(grant)
-    ledger.kept, ledger.reuses = 17, False
+    ledger.kept, ledger.uses_cache = 17, False
     other = Ledger(Scripted(), 1000)
     other.load_state_dict(ledger.state_dict())
     assert other.state_dict() == {
@@ -311,18 +311,18 @@ def test_a_state_goes_on_where_it_was_taken() -> None:
 def test_only_a_target_with_gradients_is_asked_with_tape_and_its_tape_reaches_the_images() -> None:
     backend = Scripted()
     with pytest.raises(AssertionError):
-        Ledger(backend, 100).ask_with_tape(images(3), CHIP)
+        Ledger(backend, 100).query_with_gradient(images(3), CHIP)
     backend.info = BackendInfo("open", Access.GRADIENTS, (1, 1, 2), 2)
     asked = images(3).requires_grad_()
     ledger = Ledger(backend, 100)
-    ledger.ask_with_tape(asked, CHIP)[:, 0].sum().backward()
+    ledger.query_with_gradient(asked, CHIP)[:, 0].sum().backward()
     assert asked.grad is not None
     assert asked.grad.tolist() == torch.ones(3, 1, 1, 2).tolist()
-    assert not ledger.ask(asked, CHIP).requires_grad
+    assert not ledger.query(asked, CHIP).requires_grad
 
 
 def test_answers_and_grants_cannot_be_changed() -> None:
-    for made, name in ((Answered(images(1), CHIP, torch.zeros(1, 2)), "chip"), (Reservation(0, [3]), "first")):
+    for made, name in ((Responses(images(1), CHIP, torch.zeros(1, 2)), "chip"), (Reservation(0, [3]), "first")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 5)
 
@@ -330,5 +330,5 @@ def test_answers_and_grants_cannot_be_changed() -> None:
 def test_a_ledger_asks_one_question_at_a_time_unless_told_otherwise() -> None:
     crowd = Crowd()
     ledger = Ledger(crowd, 100)
-    ledger.ask_all([(images(2), CHIP), (images(3), CHIP), (images(4), CHIP)])
+    ledger.query_all([(images(2), CHIP), (images(3), CHIP), (images(4), CHIP)])
     assert crowd.most == (1, 4)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from backends.base import NOMINAL, Chip, InputError, TargetError
-from bbfuse.querying.cache import Store
+from bbfuse.querying.cache import ResponseCache
 from bbfuse.querying.journal import Journal
 from bbfuse.querying.ledger import Ledger
 from tests.helpers.answering import Crowd, KilledError
@@ -28,8 +28,8 @@ def images(*values: float) -> Tensor:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store", "somebody")
+def store(tmp_path: Path) -> Iterator[ResponseCache]:
+    opened = ResponseCache(tmp_path / "store", "somebody")
     yield opened
     opened.close()
 
@@ -42,10 +42,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def test_no_image_is_sent_again_in_any_batch_and_answers_are_those_of_the_target(
     tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[list[int], int]], in_flight: int
 ) -> None:
-    kept, backend = Store(tmp_path_factory.mktemp("store"), "somebody"), Crowd()
-    ledger = Ledger(backend, 10**6, store=kept, in_flight=in_flight)
+    kept, backend = ResponseCache(tmp_path_factory.mktemp("store"), "somebody"), Crowd()
+    ledger = Ledger(backend, 10**6, cache=kept, in_flight=in_flight)
     for values, chip in asked:
-        answers = ledger.ask(images(*map(float, values)), Chip(0.1, chip))
+        answers = ledger.query(images(*map(float, values)), Chip(0.1, chip))
         assert answers.tolist() == [[2.0 * value + chip] * 2 for value in values]
     new, known = 0, set()
     for values, chip in asked:
@@ -56,9 +56,9 @@ def test_no_image_is_sent_again_in_any_batch_and_answers_are_those_of_the_target
     kept.close()
 
 
-def test_what_is_asked_of_others_or_otherwise_is_not_found(store: Store, tmp_path: Path) -> None:
+def test_what_is_asked_of_others_or_otherwise_is_not_found(store: ResponseCache, tmp_path: Path) -> None:
     store.keep(store.keys(images(1.0), CHIP), torch.ones(1, 3))
-    other = Store(tmp_path / "store", "somebody else")
+    other = ResponseCache(tmp_path / "store", "somebody else")
     for keys in (
         other.keys(images(1.0), CHIP), store.keys(images(1.0), NOMINAL), store.keys(images(1.0), Chip(0.1, 2)),
         store.keys(images(1.0000001), CHIP), store.keys(images(1.0).reshape(1, 2, 1, 1), CHIP),
@@ -71,38 +71,38 @@ def test_what_is_asked_of_others_or_otherwise_is_not_found(store: Store, tmp_pat
     assert torch.equal(store.find(store.keys(images(1.0), CHIP))[0], torch.ones(3))  # the first answer stays
 
 
-def test_fresh_answers_and_targets_that_are_not_repeatable_leave_the_store_alone(store: Store) -> None:
+def test_fresh_answers_and_targets_that_are_not_repeatable_leave_the_store_alone(store: ResponseCache) -> None:
     backend = Crowd()
-    ledger = Ledger(backend, 100, store=store)
-    ledger.ask(images(1.0, 2.0), CHIP)
-    ledger.ask_all([(images(1.0), CHIP)], fresh=True)
+    ledger = Ledger(backend, 100, cache=store)
+    ledger.query(images(1.0, 2.0), CHIP)
+    ledger.query_all([(images(1.0), CHIP)], fresh=True)
     assert (backend.received, ledger.kept) == (3, 0)
-    ledger.reuses = False
-    ledger.ask(images(1.0, 3.0), CHIP)
+    ledger.uses_cache = False
+    ledger.query(images(1.0, 3.0), CHIP)
     assert store.find(store.keys(images(3.0), CHIP)) == [None]
     assert (backend.received, ledger.kept) == (5, 0)
 
 
 def test_a_killed_run_counts_the_same_whatever_the_store_has_by_then(tmp_path: Path) -> None:
     """The answers that the first process paid for are in the store when it is resumed; they count as sent all the same."""
-    whole = Ledger(Crowd(), 100, store=Store(tmp_path / "other", "somebody"))
+    whole = Ledger(Crowd(), 100, cache=ResponseCache(tmp_path / "other", "somebody"))
     asked = [images(1.0, 2.0), images(2.0, 3.0), images(1.0, 3.0), images(4.0)]
-    expected = [whole.ask(one, CHIP) for one in asked]
-    assert whole.store is not None
-    whole.store.close()
+    expected = [whole.query(one, CHIP) for one in asked]
+    assert whole.cache is not None
+    whole.cache.close()
     for forgotten in (False, True):
-        path, store = tmp_path / f"answers{forgotten}.jsonl", Store(tmp_path / f"store{forgotten}", "somebody")
+        path, store = tmp_path / f"answers{forgotten}.jsonl", ResponseCache(tmp_path / f"store{forgotten}", "somebody")
         journal, backend = Journal(path), Crowd(wrong=(4.0,))
         first = Ledger(backend, 100, journal, store)
         with pytest.raises(KilledError):
-            [first.ask(one, CHIP) for one in asked]
+            [first.query(one, CHIP) for one in asked]
         journal.close()
         store.close()
         if forgotten:
             (tmp_path / "storeTrue" / "answers.db").unlink()
-        journal, store, calm = Journal(path), Store(tmp_path / f"store{forgotten}", "somebody"), Crowd()
+        journal, store, calm = Journal(path), ResponseCache(tmp_path / f"store{forgotten}", "somebody"), Crowd()
         ledger = Ledger(calm, 100, journal, store)
-        assert all(torch.equal(ledger.ask(one, CHIP), answer) for one, answer in zip(asked, expected, strict=True))
+        assert all(torch.equal(ledger.query(one, CHIP), answer) for one, answer in zip(asked, expected, strict=True))
         assert (ledger.images, ledger.kept, ledger.lost) == (whole.images, whole.kept, 1)
         assert calm.received == 1
         journal.close()
@@ -114,11 +114,11 @@ import sys
 from pathlib import Path
 import torch
 from backends.base import Chip
-from bbfuse.querying.cache import Store
+from bbfuse.querying.cache import ResponseCache
 
 print("ready", flush=True)
 sys.stdin.readline()
-store = Store(Path(sys.argv[1]), "somebody")
+store = ResponseCache(Path(sys.argv[1]), "somebody")
 for number in range(30):
     images = torch.full((4, 1, 1, 2), float(number)) + torch.arange(4.0)[:, None, None, None] / 8
     keys = store.keys(images, Chip(0.1, 1))
@@ -151,13 +151,13 @@ def test_a_file_that_is_no_store_or_a_torn_one_is_said_in_one_line(tmp_path: Pat
             folder.mkdir()
             (folder / "answers.db").write_bytes(b"garbage " * 1000)
         with pytest.raises(InputError, match=f"--remote.store .*{folder.name} cannot be used") as error:
-            Store(folder, "somebody")
+            ResponseCache(folder, "somebody")
         assert "\n" not in str(error.value)
-    store = Store(tmp_path / "torn", "somebody")
+    store = ResponseCache(tmp_path / "torn", "somebody")
     many = images(*torch.arange(2000.0).tolist())
     store.keep(store.keys(many, CHIP), many.flatten(1))
     store.close()
     database = tmp_path / "torn" / "answers.db"
     database.write_bytes(database.read_bytes()[: database.stat().st_size // 2])
     with pytest.raises((InputError, TargetError), match="cannot be used"):
-        Store(tmp_path / "torn", "somebody").find(store.keys(many, CHIP))
+        ResponseCache(tmp_path / "torn", "somebody").find(store.keys(many, CHIP))

@@ -13,7 +13,7 @@ import torch
 from backends.base import InputError
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.serialization import to_dict
-from bbfuse.runs.folder import RunFolder, events, learned, settings
+from bbfuse.runs.folder import RunFolder, events, settings, trained_parts
 
 CONFIG = RunConfig(chip_seed=3, budget=777)
 
@@ -110,18 +110,18 @@ def test_what_was_learned_is_read_by_name(tmp_path: Path) -> None:
     with contextlib.closing(RunFolder.create(tmp_path / "run", CONFIG)) as folder:
         folder.write_fuse(SAVED)
         expected = {name: value for name, value in SAVED.items() if name != "more"}
-        assert learned(folder.path, "--init") == {**expected, "answers": None}
+        assert trained_parts(folder.path, "--init") == {**expected, "answers": None}
         folder.write_fuse({**SAVED, "answers": "logits"})
-        assert learned(folder.path, "--init") == {**expected, "answers": "logits"}
+        assert trained_parts(folder.path, "--init") == {**expected, "answers": "logits"}
         folder.write_fuse({"generator": "MLP"})
         with pytest.raises(InputError, match=r"^--init .*fuse\.pt lacks 'image_shape'$"):
-            learned(folder.path, "--init")
+            trained_parts(folder.path, "--init")
         for spoilt in (b"spoilt", b"", b"\x80", b"X\xff", b"h\x07", b"PK\x03\x04", b"J\x01"):
             (folder.path / "fuse.pt").write_bytes(spoilt)
             with pytest.raises(InputError, match=r"^--run .*fuse\.pt cannot be read: "):
-                learned(folder.path, "--run")
+                trained_parts(folder.path, "--run")
     with pytest.raises(InputError, match=r"^--init .* holds no fuse\.pt: give the folder of a run that has ended$"):
-        learned(tmp_path, "--init")
+        trained_parts(tmp_path, "--init")
 
 
 def test_settings_that_are_no_text_are_refused(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def opened(linear: LinearBackend, monkeypatch: pytest.MonkeyPatch) -> LinearBack
     def trained(self: Trainer, show: Callable[[Status], None], say: Callable[[str], None]) -> dict[str, Any]:
         self.ledger.limit = self.config.budget
         for images in (140, 37):
-            self.ledger.ask(self.data.train.images[:images], NOMINAL)
+            self.ledger.query(self.data.train.images[:images], NOMINAL)
         return ACCURACY
 
     monkeypatch.setattr("bbfuse.execution.open_backend", lambda *_: linear)

@@ -75,7 +75,7 @@ def test_each_row_of_the_report_has_its_own_images_and_head() -> None:
     asked: list[tuple[float, Chip]] = []
     raw = [0, 1, 2, 3, 4, 6, 8]
 
-    def ask(images: Tensor, chip: Chip) -> Tensor:
+    def query(images: Tensor, chip: Chip) -> Tensor:
         assert not images.requires_grad
         asked.append((images.sum().item(), chip))
         classes = [said(round(value), chip) for value in images.flatten().tolist()]
@@ -88,7 +88,7 @@ def test_each_row_of_the_report_has_its_own_images_and_head() -> None:
 
     test = Split(torch.tensor(raw).float()[:, None, None, None], torch.tensor(LABELS))
     shift = torch.tensor(10.0, requires_grad=True)
-    found = accuracies(ask, lambda images: images + shift, Shifts(), test, CHIPS)  # type: ignore[arg-type]
+    found = accuracies(query, lambda images: images + shift, Shifts(), test, CHIPS)  # type: ignore[arg-type]
     bare, fused = shares(0, lambda chip: 0), shares(10, lambda chip: 0)
     head, both = shares(0, lambda chip: chip.seed + 3), shares(10, lambda chip: chip.seed + 1)
     assert found["clean"] == pytest.approx(bare[0])

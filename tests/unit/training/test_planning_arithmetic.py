@@ -16,7 +16,7 @@ from bbfuse import seeds
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig, ValidationConfig
 from bbfuse.objective.eopm import EopmConfig
-from bbfuse.querying.drift import Watch
+from bbfuse.querying.drift import DriftCheck
 from bbfuse.training import planning
 from bbfuse.training.planning import Plan, Price, Queries, ReportSize, objective_of
 
@@ -41,7 +41,7 @@ def method(queries_per_image: int, **changed: Any) -> Any:
     )
 
 
-def plan(config: RunConfig, data: Dataset, found: Any, methods: Any, checks: Watch, limit: int | None = None) -> Plan:
+def plan(config: RunConfig, data: Dataset, found: Any, methods: Any, checks: DriftCheck, limit: int | None = None) -> Plan:
     chips = config.report.chips if config.chip_seed is None else 1
     size = ReportSize(min(config.report.images or len(data.test), len(data.test)), chips)
     config = dataclasses.replace(config, report=dataclasses.replace(config.report, share=1.0))
@@ -52,8 +52,8 @@ def is_nominal(config: RunConfig, step: int) -> bool:
     return objective_of(config).is_nominal(step)
 
 
-def watch(times: int) -> Watch:
-    return Watch(DATA.train.images, Chip(0.05, 3), times)
+def watch(times: int) -> DriftCheck:
+    return DriftCheck(DATA.train.images, Chip(0.05, 3), times)
 
 
 def timetable(steps: int, validations: int = 0, watches: int = 0) -> Plan:
