@@ -105,7 +105,7 @@ def check_generator(generator: str | Generator, shape: Shape = (1, 8, 8)) -> Non
     fuse = Fuse(name, shape, torch.Generator().manual_seed(4))
     fuse.calibrate(images)
     assert torch.equal(fuse(images), images), "a new generator changes nothing"
-    (fuse.on_tape(images) * images).sum().backward()
+    (fuse.differentiable(images) * images).sum().backward()
     assert any(p.grad is not None and p.grad.any() for p in fuse.parameters()), "a gradient reaches its parameters"
 
 

@@ -1,11 +1,11 @@
-"""Probes scored by workers of Ray, on this machine or a cluster: numbers go out and come back, and the run is the same run.
+"""Probes scored by Ray workers, on this machine or a cluster; the results do not depend on the number of workers.
 
-A step is put into Ray's object store once and fetched once a node. Then a worker is told the number of a probe
-and sends back what came of it; meanwhile the driver makes what it will want of the probes itself.
+A step is put into Ray's object store once and fetched once per node. Then a worker receives the number of a probe and returns its
+score; meanwhile the driver computes what it needs of the probes itself.
 
-The unit is one probe: neither what is asked nor how it is summed depends on how many workers there are. The ledger of the run
-grants a probe's images before they are sent. A worker that dies, or says nothing for ``ray.timeout`` seconds, is replaced: what
-it had been granted counts as sent and lost, and its probes are scored again.
+The unit of work is one probe: neither the queries nor the order of sums depends on the number of workers. The ledger of the run
+reserves the images of a probe before they are sent. A worker that dies, or sends no message for ``ray.timeout`` seconds, is
+replaced: its requests in flight are charged, and its probes are scored again.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 
 __all__ = ["Cluster"]
 
-_OBJECT_STORE = 256 << 20  # bytes, of the Ray that is started here: some steps of the largest fuse
-_AT_HAND = 2  # probes that a worker has: one that it scores, and the next
-_DEATHS = 3  # with one probe, or of a worker and its successors without an answer, before it is the run that has failed
-_LOOK = 1.0  # seconds between looks for workers that have fallen silent
-_CONNECT = 10.0  # seconds for a cluster to take a connection
-_WAITING = 0.05  # processors of a worker that waits for a server most of the time
+_OBJECT_STORE = 256 << 20  # bytes, for a Ray that is started here: some steps of the largest fuse
+_PROBES_PER_WORKER = 2  # the one that it scores, and the next
+_DEATHS = 3  # workers lost with the same probe, or per worker without any reply in between, before the run fails
+_POLL = 1.0  # seconds between checks for workers that do not reply
+_CONNECT = 10.0  # seconds for a cluster to accept a connection
+_WAITING = 0.05  # CPUs of a worker that waits for a server most of the time
 
 
 @dataclass(eq=False)
@@ -54,50 +54,50 @@ class _WorkerHandle:
     actor: Any
     hello: ray.ObjectRef[int]
     pid: int | None = None
-    """Once it is ready."""
+    """Its process, once it is ready."""
     message: ray.ObjectRef[StepMessage] | None = None
     calls: dict[ray.ObjectRef[list[Any]], int] = field(default_factory=dict)
-    """Numbers of the probes that it has."""
+    """Numbers of the probes that it was given."""
     last: int | None = None
-    """The one that it got last."""
+    """The probe that it was given last."""
     heard: float = field(default_factory=time.monotonic)
-    """When it last answered, or got something to do."""
+    """When it last replied, or was given a probe while idle."""
 
 
 @dataclass(eq=False)
 class _StepInFlight:
-    """The probes of one step, on their way."""
+    """The probes of one step and their state."""
 
     step: Step
     probes: Sequence[Probe]
-    grants: list[Reservation]
+    reservations: list[Reservation]
     message: ray.ObjectRef[StepMessage]
     scores: dict[int, Score] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
-    """Numbers of the probes that nobody has, in order."""
+    """Numbers of the probes that no worker has, in order."""
     unprepared: list[int] = field(default_factory=list)
-    """Numbers of the probes that the driver has made nothing of yet, the first one last."""
+    """Numbers of the probes that the driver has not prepared yet, in reverse order."""
     refused: dict[int, int] = field(default_factory=dict)
-    """How often the target gave no answer to a probe."""
+    """How often the target sent no response to a probe."""
     lost: dict[int, int] = field(default_factory=dict)
     """How often a probe was lost with its worker."""
     failures: dict[int, Exception] = field(default_factory=dict)
-    """Why the step cannot go on, by probes."""
+    """Why the step cannot continue, by number of the probe."""
 
 
 class Cluster:
     """``config.workers`` workers; the `bbfuse.objective.step.Scorer` of a run."""
 
     def __init__(self, config: RunConfig, ledger: Ledger, owned: Tensor, open_target: OpenTarget = open_target) -> None:
-        """Find or start Ray and hire the workers, which get ready while the run begins, by what ``open_target`` gives them.
+        """Connect to Ray or start it, and start the workers; each opens its backend and the owned images by ``open_target``.
 
-        ``owned`` images are those that they have, too.
+        ``owned`` are the owned images of the driver.
 
         Raises:
             InputError: there is no Ray at ``config.ray.address``.
         """
         rate = config.remote.requests_per_second
-        if rate is not None:  # all of them together
+        if rate is not None:  # for all workers together
             config = config.replaced(remote=dataclasses.replace(config.remote, requests_per_second=rate / config.workers))
         self._config = config
         self._ledger = ledger
@@ -117,44 +117,44 @@ class Cluster:
         """The scores of ``probes`` in order.
 
         Raises:
-            BudgetSpentError, TargetError: as the ledger does, once nothing is under way any more; or the workers keep dying.
+            BudgetSpentError, TargetError: as the ledger does, once no request is in flight any more; or the workers keep dying.
         """
-        if len(probes) < 2 or self._ledger.kind is None:  # the first answer tells how to read all others
+        if len(probes) < 2 or self._ledger.kind is None:  # the first response shows how to read all others
             return step.scored_here(probes)
         sizes = [len(part) for _ in step.terms for part in step.images.split(IMAGES_PER_REQUEST)]
-        grants = [self._queries.numbered(sizes) for _ in probes]
+        reservations = [self._queries.numbered(sizes) for _ in probes]
         message = ray.put(self._message(step, probes))
-        in_flight = _StepInFlight(step, probes, grants, message, unprepared=[*reversed(range(len(probes)))])
-        for number, grant in enumerate(grants):
-            known = self._queries.recalled(grant)
+        in_flight = _StepInFlight(step, probes, reservations, message, unprepared=[*reversed(range(len(probes)))])
+        for number, reservation in enumerate(reservations):
+            known = self._queries.recalled(reservation)
             if known is None:
                 in_flight.waiting.append(number)
             else:
                 in_flight.scores[number] = step.scored(_by_term(known, step))
-        while len(in_flight.scores) < len(probes) and not (in_flight.failures and not self._under_way()):
+        while len(in_flight.scores) < len(probes) and not (in_flight.failures and not self._probes_in_flight()):
             if not in_flight.failures:
-                self._hand_out(in_flight)
+                self._assign(in_flight)
             self._collect(in_flight)
         if in_flight.failures:
             raise in_flight.failures[min(in_flight.failures)]
         return [in_flight.scores[number] for number in range(len(probes))]
 
     def wait(self) -> None:
-        """Until all workers are ready; a run need not, which begins with the first that is.
+        """Wait until all workers are ready; a run does not need it, it begins with the first worker.
 
         Raises:
-            TargetError: one is not within ``ray.timeout`` seconds.
+            TargetError: a worker is not ready within ``ray.timeout`` seconds.
         """
         for worker in self._workers:
             try:
                 worker.pid = ray.get(worker.hello, timeout=self._config.ray.timeout)
             except (RayActorError, GetTimeoutError) as error:
-                raise TargetError(f"a worker does not get ready: {_reason(error)}") from error
+                raise TargetError(f"a worker did not start: {_reason(error)}") from error
 
     def close(self) -> None:
-        """Let the workers go, and Ray if it was joined here; may be called twice."""
+        """Stop the workers, and disconnect from Ray if this object connected; may be called twice."""
         for worker in self._workers:
-            _let_go(worker)
+            _stop(worker)
         self._workers = []
         if self._joined:
             self._joined = False
@@ -171,109 +171,115 @@ class Cluster:
             step.weights, step.terms, step.hard, probes, self._ledger.kind, self._queries.keeps_responses,
         )  # fmt: skip
 
-    def _under_way(self) -> int:
+    def _probes_in_flight(self) -> int:
         return sum(len(worker.calls) for worker in self._workers)
 
-    def _hand_out(self, in_flight: _StepInFlight) -> None:
-        """Give every worker that is ready a probe, and the next one to have at hand."""
+    def _assign(self, in_flight: _StepInFlight) -> None:
+        """Give every worker that is ready a probe, and the next one in advance."""
         ready = [worker for worker in self._workers if worker.pid is not None]
         while in_flight.waiting and ready:
             worker = min(ready, key=lambda one: len(one.calls))
             number = _next(in_flight.waiting, worker.last if worker.message is in_flight.message else None)
-            grant = in_flight.grants[number]
+            reservation = in_flight.reservations[number]
             at_risk = self._ledger.scheduler.at_risk or math.inf
-            if worker.calls and (len(worker.calls) == _AT_HAND or (self._under_way() + 1) * grant.images > at_risk):
+            if worker.calls and (
+                len(worker.calls) == _PROBES_PER_WORKER or (self._probes_in_flight() + 1) * reservation.images > at_risk
+            ):
                 break
             try:
-                self._queries.reserve(grant)
+                self._queries.reserve(reservation)
             except BudgetSpentError as error:
                 in_flight.failures[number] = error
                 break
             if not worker.calls:
                 worker.heard = time.monotonic()
             if worker.message is in_flight.message:
-                call = worker.actor.score.remote(number, grant.images)
+                call = worker.actor.score.remote(number, reservation.images)
             else:
-                call = worker.actor.begin.remote([in_flight.message], number, grant.images)
+                call = worker.actor.begin.remote([in_flight.message], number, reservation.images)
                 worker.message = in_flight.message
             worker.calls[call] = worker.last = number
             in_flight.waiting.remove(number)
 
     def _collect(self, in_flight: _StepInFlight) -> None:
-        """Take what has come, once something has; replace workers that died or fell silent."""
-        whose = {ref: worker for worker in self._workers for ref in (*worker.calls, *([] if worker.pid else [worker.hello]))}
-        patience = self._config.ray.timeout
-        for ref in _come(list(whose), min(patience, _LOOK), in_flight):
-            worker = whose[ref]
+        """Wait for replies and take them; replace workers that died or do not reply."""
+        owner = {ref: worker for worker in self._workers for ref in (*worker.calls, *([] if worker.pid else [worker.hello]))}
+        timeout = self._config.ray.timeout
+        for ref in _arrived(list(owner), min(timeout, _POLL), in_flight):
+            worker = owner[ref]
             if ref not in worker.calls and ref != worker.hello:
                 continue  # lost with a worker that has just been replaced
             try:
-                came: list[Any] | int = ray.get(ref)
+                result: list[Any] | int = ray.get(ref)
             except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
                 self._replace(worker, _reason(error), in_flight)
                 continue
             worker.heard, self._deaths = time.monotonic(), 0
-            if isinstance(came, int):
-                worker.pid = came
+            if isinstance(result, int):
+                worker.pid = result
             else:
-                self._take(worker, worker.calls.pop(ref), Reply(*came), in_flight)
+                self._take(worker, worker.calls.pop(ref), Reply(*result), in_flight)
         now = time.monotonic()
         for worker in list(self._workers):
-            if worker.calls and now - worker.heard > patience:
-                self._replace(worker, f"it said nothing for {patience:g} s", in_flight)
-        if not any(worker.pid for worker in self._workers) and all(now - worker.heard > patience for worker in self._workers):
+            if worker.calls and now - worker.heard > timeout:
+                self._replace(worker, f"it sent no message for {timeout:g} s", in_flight)
+        if not any(worker.pid for worker in self._workers) and all(now - worker.heard > timeout for worker in self._workers):
             raise TargetError(
-                f"no worker was ready within {patience:g} s: has Ray {self._claim['num_cpus']:g} processors and "
-                f"{self._claim['num_gpus']:g} GPUs for each of `workers` {len(self._workers)}?"
+                f"no worker was ready within {timeout:g} s: Ray needs {self._claim['num_cpus']:g} CPUs and "
+                f"{self._claim['num_gpus']:g} GPUs for each of `workers` {len(self._workers)}"
             )
 
     def _take(self, worker: _WorkerHandle, number: int, reply: Reply, in_flight: _StepInFlight) -> None:
-        """What came of probe ``number``."""
-        step, probe, grant = in_flight.step, in_flight.probes[number], in_flight.grants[number]
-        answers = None
+        """Process the reply to probe ``number``."""
+        step, probe, reservation = in_flight.step, in_flight.probes[number], in_flight.reservations[number]
+        responses = None
         if reply.numbers is not None and (self._queries.keeps_responses or probe.per_image):
             shape = (len(step.images), self._ledger.info.classes)
-            answers = unpacked(reply.numbers, [shape] * len(step.terms))
-        self._queries.settle(grant, reply.images, reply.requests, answers)
+            responses = unpacked(reply.numbers, [shape] * len(step.terms))
+        self._queries.settle(reservation, reply.images, reply.requests, responses)
         if reply.failure is not None and not reply.again:
             in_flight.failures[number] = TargetError(reply.failure)
-        elif answers is not None:
-            in_flight.scores[number] = step.scored(answers)
+        elif responses is not None:
+            in_flight.scores[number] = step.scored(responses)
         elif reply.numbers is not None:
             shapes = [(len(step.images) if step.hard else 0,), *(p.shape for p in step.head_parameters())]
             difficulty, *gradients = unpacked(reply.numbers, shapes)
             in_flight.scores[number] = Score(reply.loss, difficulty, gradients)
         elif not reply.again:
-            worker.message = None  # it had not got the step
+            worker.message = None  # it did not receive the step
             bisect.insort(in_flight.waiting, number)
         else:
             in_flight.refused[number] = in_flight.refused.get(number, 0) + 1
             if in_flight.refused[number] < self._config.remote.attempts:
                 bisect.insort(in_flight.waiting, number)
             else:
-                told = f": {reply.failure}" if reply.failure else ""
-                in_flight.failures[number] = TargetError(f"workers got no answer in {in_flight.refused[number]} attempts{told}")
+                reason = f": {reply.failure}" if reply.failure else ""
+                in_flight.failures[number] = TargetError(
+                    f"workers got no response in {in_flight.refused[number]} attempts{reason}"
+                )
 
     def _replace(self, worker: _WorkerHandle, why: str, in_flight: _StepInFlight) -> None:
-        """Hire another in place of ``worker``, whose probes wait again."""
+        """Start another worker in place of ``worker``; its probes wait again."""
         for number in worker.calls.values():
-            self._queries.charge_lost(in_flight.grants[number])
+            self._queries.charge_lost(in_flight.reservations[number])
             in_flight.lost[number] = in_flight.lost.get(number, 0) + 1
             if in_flight.lost[number] < _DEATHS:
                 bisect.insort(in_flight.waiting, number)
             else:
-                in_flight.failures[number] = TargetError(f"a probe was lost {_DEATHS} times with its worker, last since {why}")
+                in_flight.failures[number] = TargetError(
+                    f"a probe was lost {_DEATHS} times with its worker, the last time because {why}"
+                )
         worker.calls = {}
-        _let_go(worker)
+        _stop(worker)
         self._workers[self._workers.index(worker)] = self._started()
         self._deaths += 1
         if self._deaths > _DEATHS * len(self._workers):
-            raise TargetError(f"{self._deaths} workers were lost one after the other, the last one since {why}")
+            raise TargetError(f"{self._deaths} workers were lost in a row, the last one because {why}")
 
 
 def _next(waiting: Sequence[int], last: int | None) -> int:
-    """Which probe goes to a worker that got ``last``: 2k and 2k + 1 are the two sides of a pair more often than not, and who has
-    made one has most of the other."""
+    """The next probe for a worker that was given ``last``. Probes 2k and 2k + 1 are usually the two sides of a pair, which share
+    most of their computation."""
     if last is not None and _has(waiting, last ^ 1):
         return last ^ 1
     return next((number for number in waiting if _has(waiting, number ^ 1)), waiting[0])
@@ -284,40 +290,40 @@ def _has(waiting: Sequence[int], number: int) -> bool:
     return place < len(waiting) and waiting[place] == number
 
 
-def _come(refs: list[Any], patience: float, in_flight: _StepInFlight) -> list[Any]:
-    """Those that are there, once some are or ``patience`` seconds are over; until then the driver makes what it will want."""
+def _arrived(refs: list[Any], timeout: float, in_flight: _StepInFlight) -> list[Any]:
+    """The results that have arrived, after ``timeout`` seconds at most; until then the driver prepares probes."""
     if not refs:
         return []
     while not (done := ray.wait(refs, num_returns=len(refs), timeout=0)[0]) and in_flight.unprepared:
         in_flight.probes[in_flight.unprepared.pop()].prepare(in_flight.step)
-    return done or ray.wait(refs, timeout=patience)[0]
+    return done or ray.wait(refs, timeout=timeout)[0]
 
 
 def _reason(error: Exception) -> str:
-    """The last line that Ray has to say."""
+    """The last line of Ray's error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
 
 
-def _let_go(worker: _WorkerHandle) -> None:
-    with contextlib.suppress(Exception):  # it may be gone already, or Ray with it
+def _stop(worker: _WorkerHandle) -> None:
+    with contextlib.suppress(Exception):  # the worker or Ray may have stopped already
         ray.kill(worker.actor)
 
 
-def _by_term(answers: Sequence[Tensor], step: Step) -> list[Tensor]:
-    """The answers (n, classes) of each term, from those of its requests."""
-    each = len(answers) // len(step.terms)
-    return [torch.cat(list(answers[first : first + each])) for first in range(0, len(answers), each)]
+def _by_term(responses: Sequence[Tensor], step: Step) -> list[Tensor]:
+    """The responses (n, classes) for each term, from those of its requests."""
+    each = len(responses) // len(step.terms)
+    return [torch.cat(list(responses[first : first + each])) for first in range(0, len(responses), each)]
 
 
 def _join(config: RunConfig) -> None:
-    """Start a Ray of our own on this machine, or join the one at ``--ray.address``."""
+    """Start Ray on this machine, or connect to the cluster at ``ray.address``."""
     address = config.ray.address
     started: dict[str, Any] = {
         "num_cpus": max(os.cpu_count() or 1, math.ceil(config.workers * (config.ray.cpus or config.threads))),
         "object_store_memory": _OBJECT_STORE, "include_dashboard": False,
     }  # fmt: skip
     try:
-        if address not in ("local", "auto"):  # Ray itself takes minutes to find nobody there
+        if address not in ("local", "auto"):  # Ray itself takes minutes to report that there is no cluster
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host, int(port)), timeout=_CONNECT).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(started if address == "local" else {}))

@@ -1,7 +1,7 @@
-"""A worker of `bbfuse.distributed.cluster`: what runs in a process of Ray, and what travels to it and back.
+"""A worker of `bbfuse.distributed.cluster`: the code that runs in a Ray process, and the messages to it and back.
 
-It holds the target (or a session with its server), the owned images and, a step at a time, the fuse. It is told the number of a
-probe, and says what came of it.
+It holds the backend, the owned images and, for one step at a time, the fuse. It receives the number of a probe and returns the
+score.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ __all__ = ["OpenTarget", "Reply", "StepMessage", "Worker", "open_target", "packe
 
 @dataclass(frozen=True)
 class StepMessage:
-    """A step as it travels: all that its probes are functions of."""
+    """A step as it is sent to workers: everything that its probes depend on."""
 
     number: int
     seed: int
     fuse: str
-    """What it is made of, see `Fuse.name`."""
+    """Its generators, see `Fuse.name`."""
     state: Tensor
-    """All of its numbers, see `state_of`."""
+    """Parameters and statistics of the fuse, see `state_of`."""
     index: Tensor
     images: Tensor | None
-    """``None`` if they are the owned ones as they are, which a worker has."""
+    """``None`` if they are owned images without augmentation, which the workers have."""
     labels: Tensor
     weights: Tensor
     terms: list[Term]
     hard: bool
     probes: Sequence[Probe]
     kind: str | None
-    """What the target answers with, see `Ledger.kind`."""
+    """What the target responds with, see `Ledger.kind`."""
     whole: bool
-    """Whether all answers come back and are scored by the driver, which keeps them."""
+    """Whether all responses are returned to the driver, which records and scores them."""
 
-    def __reduce__(self) -> tuple[Any, ...]:  # arrays are read where they lie; tensors take milliseconds to be pickled
+    def __reduce__(self) -> tuple[Any, ...]:  # arrays are not copied; pickling tensors takes milliseconds
         return _received, tuple(value.numpy() if isinstance(value, Tensor) else value for value in vars(self).values())
 
 
@@ -63,7 +63,7 @@ def _received(*values: Any) -> StepMessage:
 
 
 def state_of(fuse: Fuse) -> Tensor:
-    """All numbers that what ``fuse`` makes of images depends on (float32), as one vector."""
+    """All parameters and statistics (float32) that the output of ``fuse`` depends on, as one vector."""
     return torch.cat([tensor.detach().flatten() for tensor in _tensors(fuse)])
 
 
@@ -73,35 +73,35 @@ def _tensors(fuse: Fuse) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one probe, and of the images and requests that it took."""
+    """The result of one probe, and the images and requests that it took."""
 
     images: int
     requests: int
     loss: float = 0.0
     numbers: bytes | None = None
-    """Float32: the answers (t, n, classes); or each image's difficulty (n,), if wanted, and the heads' gradients. ``None`` if a
-    request has to be sent again, which takes another grant."""
+    """Float32: the responses (t, n, classes); or each image's difficulty (n,), if needed, and the heads' gradients. ``None`` if a
+    request has to be sent again, which needs another reservation."""
     failure: str | None = None
-    """Why the target has failed; or with ``again``, why there was no answer yet."""
+    """Why the target failed; or with ``again``, why there was no response yet."""
     again: bool = False
     """Whether a request has to be sent again."""
 
     def plain(self) -> list[Any]:
-        """As it travels: a list of plain values is not pickled, which takes a tenth of the bytes and less time."""
+        """The message as it is sent: a list of plain values needs no pickling, which takes a tenth of the bytes and less time."""
         return list(vars(self).values())
 
 
 OpenTarget = Callable[[RunConfig, ExitStack], tuple[Backend, Tensor]]
-"""What a worker holds: who answers, and the owned images (owned, channels, height, width)."""
+"""Opens what a worker holds: the backend and the owned images (owned, channels, height, width)."""
 
 
 def open_target(config: RunConfig, stack: ExitStack) -> tuple[Backend, Tensor]:
-    """What a run with ``config`` has; ``stack`` closes it."""
+    """The backend and the owned images of a run with ``config``; ``stack`` closes them."""
     return open_backend(config, lambda _: None, stack), owned_data(config).train.images
 
 
 class Worker:
-    """A step's probes, one at a time."""
+    """Scores the probes of a step, one at a time."""
 
     def __init__(self, config: RunConfig, open_target: OpenTarget) -> None:
         torch.set_num_threads(config.threads)
@@ -112,11 +112,11 @@ class Worker:
         self._fuse: Fuse | None = None
 
     def hello(self) -> int:
-        """It is ready; its process."""
+        """Called once to see that the worker is ready; its process id."""
         return os.getpid()
 
-    def begin(self, held: list[ray.ObjectRef[StepMessage]], number: int, granted: int) -> list[Any]:
-        """The step that this number and the next are about; then as `score`."""
+    def begin(self, held: list[ray.ObjectRef[StepMessage]], number: int, reserved: int) -> list[Any]:
+        """Take the step that this probe and the next ones belong to; then as `score`."""
         self._message = None
         try:
             message = ray.get(held[0])
@@ -130,7 +130,7 @@ class Worker:
             query_with_gradient=self._ledger.query_with_gradient,
             as_received=self._ledger.as_received, hard=message.hard,
         )  # fmt: skip
-        return self.score(number, granted)
+        return self.score(number, reserved)
 
     def _fuse_of(self, message: StepMessage) -> Fuse:
         if self._fuse is None or self._fuse.name != message.fuse:
@@ -142,22 +142,22 @@ class Worker:
                 tensor.copy_(part.view_as(tensor))
         return self._fuse
 
-    def score(self, number: int, granted: int) -> list[Any]:
-        """Probe ``number`` of the step, for which at most ``granted`` images may be sent; a `Reply` as it travels."""
+    def score(self, number: int, reserved: int) -> list[Any]:
+        """Score probe ``number`` of the step, for which at most ``reserved`` images may be sent; a `Reply` in plain form."""
         if self._message is None:
             return Reply(0, 0).plain()
         ledger, probe = self._ledger, self._message.probes[number]
         images, requests = ledger.images, ledger.requests
-        ledger.limit = images + granted
+        ledger.limit = images + reserved
         loss, numbers, failure, again = 0.0, None, None, False
         try:
             if self._message.whole or probe.per_image:
-                numbers = packed(self._step.answers([probe])[0])
+                numbers = packed(self._step.responses([probe])[0])
             else:
                 (score,) = self._step.scored_here([probe])
                 assert score is not None
                 loss, numbers = score.loss, packed([score.difficulty, *score.gradients])
-        except BudgetSpentError as error:  # to be sent again with another grant
+        except BudgetSpentError as error:  # to be sent again with another reservation
             failure, again = " ".join(getattr(error, "__notes__", ())) or None, True
         except TargetError as error:
             failure = str(error)

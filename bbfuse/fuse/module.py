@@ -23,7 +23,7 @@ class Fuse(nn.Module):
 
     Batch normalisation works with its stored statistics, so that an image is treated alike in every batch and no statistics move
     while probes are scored; `calibrate` sets them, from images that are owned, before the training. Where a gradient is taken
-    through the fuse, `on_tape`, they go on moving.
+    through the fuse, `differentiable`, they go on moving.
     """
 
     def __init__(self, generator: str, image_shape: Shape, rng: torch.Generator) -> None:
@@ -93,7 +93,7 @@ class Fuse(nn.Module):
             norm.momentum = _MOMENTUM
         self.eval()
 
-    def on_tape(self, images: Tensor) -> Tensor:
+    def differentiable(self, images: Tensor) -> Tensor:
         """``F(images)`` to take a gradient of, never to score: batch normalisation works with the statistics of these images and
         moves the stored ones a tenth of the way to them, as in NeuralFuse's training."""
         self.train(len(images) > 1)  # one image may have no spread

@@ -5,8 +5,8 @@ For one image with label ``y``::
     loss = (w_clean * CE(h_0(f(F(x), nominal)), y)
             + w_perturbed * mean over chips c of CE(h_c(f(F(x), c)), y)) / (w_clean + w_perturbed)
 
-with the fuse ``F``, the target ``f``, the heads ``h`` and the cross-entropy ``CE``. The division makes a learning rate mean the
-same for any weights. With ``terms=one`` a step takes one of the two parts, the clean one with probability
+with the fuse ``F``, the target ``f``, the heads ``h`` and the cross-entropy ``CE``. The division makes the learning rate
+independent of the scale of the weights. With ``terms=one`` a step takes one of the two parts, the clean one with probability
 ``w_clean / (w_clean + w_perturbed)``: the expected gradient is the same.
 """
 
@@ -102,7 +102,7 @@ class Eopm:
 
 
 def losses(terms: Sequence[Term], responses: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """The loss of each image (n,), on the tape; ``responses`` has the raw logits (n, classes) of each term."""
+    """The loss of each image (n,), differentiable; ``responses`` has the raw logits (n, classes) of each term."""
     total = sum(term.weight for term in terms)
     per_image = torch.zeros(len(labels))
     for term, logits in zip(terms, responses, strict=True):

@@ -12,7 +12,7 @@ class BudgetSpentError(RuntimeError):
 
 
 class Budget:
-    """Counts images; those sent, lost and reserved together never pass ``limit``. Several threads may use it.
+    """Counts images: sent, lost and reserved images together never pass ``limit``. Several threads may use it.
 
     A request first reserves its images, so that concurrent requests cannot pass the limit together. Every attempt to send it is
     charged, to the reservation first.
@@ -21,10 +21,10 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.images = 0
-        """Images sent whose responses arrived or were given up in this process."""
+        """Images sent by this process, whether a response came or not."""
         self.requests = 0
         self.lost = 0
-        """Images in flight when a process died: sent and paid, without a response."""
+        """Images in flight when a process was killed: sent and charged, without a response."""
         self.lock = threading.RLock()
         self._reserved = 0
 
@@ -44,7 +44,7 @@ class Budget:
             self._reserved -= images
 
     def charge(self, images: int, reserved: int) -> int:
-        """Count an attempt of ``images``, of which ``reserved`` may be taken from a reservation; how many were taken.
+        """Count an attempt of ``images``, of which ``reserved`` may be taken from a reservation; returns how many were taken.
 
         Raises:
             BudgetSpentError: the rest would pass the limit; nothing may be sent.

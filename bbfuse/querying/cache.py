@@ -1,7 +1,7 @@
-"""Answers kept on disk for other runs: one row an image, found by what was sent, to whom and about which chip.
+"""A response cache on disk, shared by runs: one row per image, with a key made of the endpoint, the chip and the image.
 
-SQLite: a kill leaves whole rows, and several processes may use one folder. An answer is that of the batch
-in which its image was first sent; another batch might have had other last bits.
+It is an SQLite file: a kill leaves whole rows, and several processes may use one folder. A response is the one to the batch in
+which its image was first sent; in another batch its last bits might differ.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from backends.base import Chip, InputError, TargetError
 
 __all__ = ["ResponseCache"]
 
-_PATIENCE = 60.0  # seconds to wait for another process that writes
+_WRITE_TIMEOUT = 60.0  # seconds to wait for another process that writes
 
 
 class ResponseCache:
-    """Answers of one endpoint in a folder."""
+    """The responses of one endpoint, in a folder."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:
-        """Open or begin the store in ``folder``; ``endpoint`` names who answers.
+        """Open or create the cache in ``folder``; ``endpoint`` identifies the server and its model.
 
         Raises:
             InputError: it cannot be read or written.
@@ -38,40 +38,40 @@ class ResponseCache:
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
+            self._db = sqlite3.connect(self.path, timeout=_WRITE_TIMEOUT, check_same_thread=False)
             self._db.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, logits BLOB NOT NULL) WITHOUT ROWID")
         except (OSError, sqlite3.Error) as error:
             raise InputError(
-                f"--remote.store {folder} cannot be used: {error}; choose another folder, or delete {self.path.name} there"
+                f"`remote.store` {folder} cannot be used: {error}; choose another folder, or delete {self.path.name} there"
             ) from error
 
     def keys(self, images: Tensor, chip: Chip) -> list[bytes]:
-        """The key of the answer to each of ``images`` (n, channels, height, width), as the target sees them, on ``chip``."""
-        about = hashlib.blake2b(self._endpoint + b"\0" + repr((chip, tuple(images.shape[1:]))).encode(), digest_size=32)
+        """The key of each of ``images`` (n, channels, height, width), as the target receives them, on ``chip``."""
+        prefix = hashlib.blake2b(self._endpoint + b"\0" + repr((chip, tuple(images.shape[1:]))).encode(), digest_size=32)
         keys = []
         for image in images.detach().numpy().astype("<f4"):
-            one = about.copy()
+            one = prefix.copy()
             one.update(image.tobytes())
             keys.append(one.digest())
         return keys
 
     def find(self, keys: Sequence[bytes]) -> list[Tensor | None]:
-        """The logits (classes,) kept under each of ``keys``, ``None`` where there are none.
+        """The logits (classes,) stored under each of ``keys``, ``None`` where there are none.
 
         Raises:
-            TargetError: the store is damaged.
+            TargetError: the cache is damaged.
         """
         with self._readable():
             found = [self._db.execute("SELECT logits FROM answers WHERE key = ?", (key,)).fetchone() for key in keys]
         return [None if row is None else torch.from_numpy(np.frombuffer(row[0], "<f4").copy()) for row in found]
 
-    def keep(self, keys: Sequence[bytes], answers: Tensor) -> None:
-        """Keep the rows of ``answers`` (n, classes); what is kept under a key already stays.
+    def keep(self, keys: Sequence[bytes], responses: Tensor) -> None:
+        """Store the rows of ``responses`` (n, classes); a row that is already stored under a key stays.
 
         Raises:
-            TargetError: the store is damaged or cannot be written.
+            TargetError: the cache is damaged or cannot be written.
         """
-        rows = [(key, row.tobytes()) for key, row in zip(keys, answers.numpy().astype("<f4"), strict=True)]
+        rows = [(key, row.tobytes()) for key, row in zip(keys, responses.numpy().astype("<f4"), strict=True)]
         with self._readable(), self._db:  # all rows or none
             self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
 
@@ -81,7 +81,7 @@ class ResponseCache:
             with self._lock:
                 yield
         except sqlite3.Error as error:
-            raise TargetError(f"the store {self.path} cannot be used: {error}; nothing that was answered is lost") from error
+            raise TargetError(f"the response cache {self.path} cannot be used: {error}; no response is lost") from error
 
     def close(self) -> None:
         """Close the file; may be called twice."""

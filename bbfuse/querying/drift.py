@@ -1,7 +1,7 @@
-"""What a target is like, by asking it the same twice: does it repeat itself, does it know chips, and does it drift?
+"""Drift checks: are responses repeatable, do they depend on the chip, and do they change during the run?
 
-A few owned images are asked at nominal voltage and on one chip, twice when a run is opened and again on the way. All of it is
-sent, counted and planned for. Changes are the largest of a logit, relative to the standard deviation of all of them.
+A check sends a few owned images, at nominal voltage and on one chip: twice before training, and again during the run. The plan
+and the budget include these queries. A change is the largest change of a logit, relative to the standard deviation of all logits.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from bbfuse.querying.ledger import Ledger
 __all__ = ["DriftCheck"]
 
 _IMAGES = 8
-_ROUNDING = 1e-5  # of the spread: what the order of a sum in float32 may change
-_SURELY = 3.0  # times the change between two askings that meant the same
+_ROUNDING = 1e-5  # of the standard deviation: rounding, since the order of a sum in float32 may differ
+_NOISE_FACTOR = 3.0  # a larger multiple of the noise counts as a change
 
 
 class DriftCheck:
-    """Asks ``images`` (n, channels, height, width), the first few of them, ``times`` times after the opening; 0: never at all."""
+    """Sends a few of ``images`` (n, channels, height, width), twice before training and ``times`` times later; 0: never."""
 
     def __init__(self, images: Tensor, chip: Chip, times: int) -> None:
-        self._questions = [(images[:_IMAGES], NOMINAL)]
+        self._queries = [(images[:_IMAGES], NOMINAL)]
         if chip.bit_error_rate > 0.0:
-            self._questions.append((images[:_IMAGES], chip))
+            self._queries.append((images[:_IMAGES], chip))
         self._chip = chip
         self.times = times
         self._reference: Tensor | None = None
@@ -37,45 +37,45 @@ class DriftCheck:
 
     @property
     def queries_per_check(self) -> tuple[int, ...]:
-        """Images of each question of one asking; the opening takes two."""
-        return tuple(len(images) for images, _ in self._questions) if self.times else ()
+        """Images of each query of one check; the first check sends them twice."""
+        return tuple(len(images) for images, _ in self._queries) if self.times else ()
 
     def first_check(self, ledger: Ledger) -> list[str]:
-        """Ask twice, and let the ledger's store be used if the target repeats itself and what it kept before.
+        """Send the queries twice; the response cache is used only if both responses and those in the cache agree.
 
-        Returns what the user should know, in one line each.
+        Returns notes for the user, one line each.
         """
         if not self.times:
             return []
-        first, second = (torch.stack(ledger.query_all(self._questions, fresh=True)) for _ in range(2))
+        first, second = (torch.stack(ledger.query_all(self._queries, fresh=True)) for _ in range(2))
         self._reference = first
         self._noise = self._changed(second)
-        told = []
+        notes = []
         if self._noise > _ROUNDING:
             ledger.uses_cache = False
-            kept = "; no answer is taken from `remote.store`" if ledger.cache is not None else ""
-            told.append(f"the target does not repeat itself: asked twice, it {_by(self._noise)}{kept}")
+            unused = "; `remote.store` is not used" if ledger.cache is not None else ""
+            notes.append(f"responses are not repeatable: the same query {_by(self._noise)}{unused}")
         elif ledger.cache is not None:
-            told += self._compared(ledger)
+            notes += self._compared(ledger)
         if len(first) > 1:
             self._honours_chip = self._largest(first[1] - first[0]) > self._threshold
             if not self._honours_chip:
-                told.append(
-                    f"the target answers alike at nominal voltage and on chip {self._chip.seed}: it does not know chips, unless "
-                    "it is one"
+                notes.append(
+                    f"responses are the same at nominal voltage and on chip {self._chip.seed}: the server ignores chips, "
+                    "or is itself one chip"
                 )
-        return told
+        return notes
 
     def check(self, ledger: Ledger) -> float:
-        """Ask once more; the change since the opening. Answers are no longer reused where the target has drifted."""
-        change = self._changed(torch.stack(ledger.query_all(self._questions, fresh=True)))
+        """Send the queries again; returns the change since the first check. After a drift the cache is not used any more."""
+        change = self._changed(torch.stack(ledger.query_all(self._queries, fresh=True)))
         self._drift = max(self._drift or 0.0, change)
         if change > self._threshold:
             ledger.uses_cache = False
         return change
 
     def summary(self, kind: str | None) -> dict[str, Any]:
-        """The part ``target`` of the summary; ``None`` for what was not asked."""
+        """The part ``target`` of the summary; ``None`` for what was not checked."""
         return {
             "answers": kind,
             "deterministic": None if self._noise is None else self._noise <= _ROUNDING,
@@ -86,12 +86,12 @@ class DriftCheck:
 
     @property
     def _threshold(self) -> float:
-        """A larger change is not the target's noise."""
-        return max(_ROUNDING, _SURELY * (self._noise or 0.0))
+        """A larger change is not noise."""
+        return max(_ROUNDING, _NOISE_FACTOR * (self._noise or 0.0))
 
-    def _changed(self, answers: Tensor) -> float:
+    def _changed(self, responses: Tensor) -> float:
         assert self._reference is not None
-        return self._largest(answers - self._reference)
+        return self._largest(responses - self._reference)
 
     def _largest(self, change: Tensor) -> float:
         assert self._reference is not None
@@ -99,25 +99,25 @@ class DriftCheck:
         return (change.abs().max() / spread).item()
 
     def _compared(self, ledger: Ledger) -> list[str]:
-        """Look whether the store holds what the target says now, and put it there if it holds nothing."""
+        """Compare the cache with the responses received now; store them if it has none."""
         assert ledger.cache is not None
         assert self._reference is not None
-        for (images, chip), answers in zip(self._questions, self._reference, strict=True):
+        for (images, chip), responses in zip(self._queries, self._reference, strict=True):
             keys = ledger.cache.keys(ledger.as_received(images), chip)
             kept = ledger.cache.find(keys)
-            if any(row is not None and self._largest(row - now) > _ROUNDING for row, now in zip(kept, answers, strict=True)):
+            if any(row is not None and self._largest(row - now) > _ROUNDING for row, now in zip(kept, responses, strict=True)):
                 ledger.uses_cache = False
-                return [f"{ledger.cache.path} holds other answers than the target gives now, so it is not used: choose another "
+                return [f"{ledger.cache.path} differs from the responses received now, so it is not used: choose another "
                         "`remote.store`, or delete it"]  # fmt: skip
-            ledger.cache.keep(keys, answers)
+            ledger.cache.keep(keys, responses)
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """What was found so far."""
+        """The results so far."""
         return {"reference": self._reference, "noise": self._noise, "honours_chip": self._honours_chip, "drift": self._drift}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to where `state_dict` was taken."""
+        """Restore `state_dict`."""
         self._reference, self._noise = state["reference"], state["noise"]
         self._honours_chip, self._drift = state["honours_chip"], state["drift"]
 

@@ -1,6 +1,6 @@
-"""The only way to the target: it counts every image and request, stops at the limit, checks every response, keeps paid ones.
+"""The ledger, the only way to the target: counts images and requests, enforces the limit, checks and records responses.
 
-Queries are split into requests, numbered in order. The order of arrival makes no difference: responses are put together in order,
+Queries are split into requests, numbered in order. The order of arrival makes no difference: responses are joined in order,
 and no request depends on another's response.
 
 A request is written to the journal before it is sent, and its response when it arrives. A resumed run reads the responses since
@@ -32,7 +32,7 @@ class Ledger:
     def __init__(
         self, backend: Backend, limit: int, journal: Journal | None = None, cache: ResponseCache | None = None, in_flight: int = 1
     ) -> None:
-        """With ``in_flight`` above 1 the backend is queried from so many threads at once."""
+        """With ``in_flight`` above 1 the backend is queried from that many threads at once."""
         self._backend = backend
         self.journal = journal
         self.cache = cache
@@ -96,7 +96,7 @@ class Ledger:
         """
         return self.query_all([(images, chip)])[0]
 
-    def query_all(self, questions: Sequence[Query], fresh: bool = False) -> list[Tensor]:
+    def query_all(self, queries: Sequence[Query], fresh: bool = False) -> list[Tensor]:
         """The logits (n, classes) of every query, as `query` has them, with several requests in flight.
 
         With ``fresh`` the cache is not read.
@@ -106,26 +106,26 @@ class Ledger:
                 their responses are in the journal.
         """
         with torch.no_grad():
-            return self._query_all([(images.detach(), chip) for images, chip in questions], fresh)
+            return self._query_all([(images.detach(), chip) for images, chip in queries], fresh)
 
     def query_with_gradient(self, images: Tensor, chip: Chip) -> Tensor:
         """As `query`, differentiable with respect to ``images``; only for backends that grant gradients."""
         assert self._backend.info.access >= Access.GRADIENTS
         return self._query_all([(images, chip)])[0]
 
-    def _query_all(self, questions: Iterable[Query], fresh: bool = False) -> list[Tensor]:
-        asked = [[self._numbered(part, chip) for part in images.split(IMAGES_PER_REQUEST)] for images, chip in questions]
-        requests = [request for parts in asked for request in parts]
-        # what is known first: it counts before the limit is checked for the others
+    def _query_all(self, queries: Iterable[Query], fresh: bool = False) -> list[Tensor]:
+        parts_of_queries = [[self._numbered(part, chip) for part in images.split(IMAGES_PER_REQUEST)] for images, chip in queries]
+        requests = [request for parts in parts_of_queries for request in parts]
+        # recorded responses first: they are counted before the limit is checked for the others
         for request in requests:
             self.recall(request)
         if self.cache is not None and self.uses_cache and not fresh:
             for request in requests:
                 self._look_up(request, self.cache)
-        waiting = [request for request in requests if request.answer is None]
+        waiting = [request for request in requests if request.response is None]
         # the first response tells how to read all others
         self.scheduler.send_all(waiting, self._reserve, self._send, one_at_a_time=lambda: self.kind is None)
-        return [torch.cat([request.answer for request in parts if request.answer is not None]) for parts in asked]
+        return [torch.cat([request.response for request in parts if request.response is not None]) for parts in parts_of_queries]
 
     def take_numbers(self, count: int) -> int:
         """The number of the first of the next ``count`` requests of this run."""
@@ -140,13 +140,13 @@ class Ledger:
         return request
 
     def recall(self, request: Request) -> None:
-        """Take what the journal of a killed run knows of ``request``."""
+        """Take what the journal has of ``request``."""
         if self.journal is None:
             return
         budget, known = self.budget, self.journal.recall(request.number, request.digest)
         budget.lost += known.lost
-        if known.answer is not None:
-            request.answer = known.answer
+        if known.response is not None:
+            request.response = known.response
             budget.images, budget.requests = budget.images + known.images, budget.requests + known.attempts
             self.kept, self.kind = self.kept + known.kept, self.kind or known.kind
         elif known.images:
@@ -154,11 +154,11 @@ class Ledger:
             self.journal.lost(request.number, request.digest, known.images)
 
     def _look_up(self, request: Request, cache: ResponseCache) -> None:
-        if request.answer is None:
+        if request.response is None:
             request.keys = cache.keys(self.as_received(request.images), request.chip)
             request.kept = cache.find(request.keys)
             if not request.missing:
-                self._answered(request, torch.empty(0, self.info.classes))
+                self._received(request, torch.empty(0, self.info.classes))
 
     def _reserve(self, request: Request) -> None:
         """Reserve the images of the first attempt of ``request``."""
@@ -171,7 +171,7 @@ class Ledger:
         images = request.images if len(missing) == len(request.images) else request.images[missing]
         try:
             response = self._backend.query(images, request.chip, lambda count: self._charge(request, count))
-            self._answered(request, self.responses.logits(response, len(images)))
+            self._received(request, self.responses.logits(response, len(images)))
         finally:
             self.budget.release(request.reserved)
             request.reserved = 0
@@ -182,23 +182,23 @@ class Ledger:
             if self.journal is not None:
                 self.journal.sent(request.number, request.digest, count)
 
-    def _answered(self, request: Request, answer: Tensor) -> None:
-        """``answer`` (m, classes) has the images that were missing: put all together and keep them."""
+    def _received(self, request: Request, response: Tensor) -> None:
+        """Put ``response`` (m, classes), to the missing images, together with the cached rows, and record it."""
         missing = request.missing
         with self.budget.lock:
             if len(missing) < len(request.images):
-                rows = iter(answer)
-                answer = torch.stack([next(rows) if row is None else row for row in request.kept])
+                rows = iter(response)
+                response = torch.stack([next(rows) if row is None else row for row in request.kept])
             kept = len(request.images) - len(missing)
             if self.journal is not None:
-                self.journal.answered(request.number, request.digest, answer, self.kind, kept)
+                self.journal.received(request.number, request.digest, response, self.kind, kept)
             self.kept += kept
-            request.answer = answer
+            request.response = response
         if self.cache is not None and request.keys and missing:
-            self.cache.keep([request.keys[row] for row in missing], answer[missing])
+            self.cache.keep([request.keys[row] for row in missing], response[missing])
 
     def checkpointed(self) -> None:
-        """The state was saved; the journal may begin anew."""
+        """A checkpoint was saved: clear the journal."""
         if self.journal is not None:
             self.journal.clear()
 

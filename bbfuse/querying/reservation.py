@@ -52,9 +52,9 @@ class WorkerQueries:
         images, attempts = budget.images, budget.requests
         for request in requests:
             ledger.recall(request)
-        answers = [request.answer for request in requests if request.answer is not None]
-        if len(answers) == len(requests):
-            return answers
+        responses = [request.response for request in requests if request.response is not None]
+        if len(responses) == len(requests):
+            return responses
         # a probe is sent as a whole: a part of its responses is of no use
         budget.lost += budget.images - images
         budget.images, budget.requests = images, attempts
@@ -72,16 +72,16 @@ class WorkerQueries:
                 for place, size in enumerate(reservation.sizes):
                     self._ledger.journal.sent(reservation.first + place, "", size)
 
-    def settle(self, reservation: Reservation, images: int, requests: int, answers: Sequence[Tensor] | None) -> None:
-        """So many ``images`` and ``requests`` were sent; ``answers`` (n, classes) to each term, if the worker returned them."""
+    def settle(self, reservation: Reservation, images: int, requests: int, responses: Sequence[Tensor] | None) -> None:
+        """``images`` images in ``requests`` requests were sent; ``responses`` (n, classes) to each term, if there are any."""
         ledger, budget = self._ledger, self._ledger.budget
         with budget.lock:
             budget.release(reservation.images)
             budget.images, budget.requests = budget.images + images, budget.requests + requests
-            if answers is not None and ledger.journal is not None:
-                parts = torch.cat(list(answers)).split(list(reservation.sizes))
+            if responses is not None and ledger.journal is not None:
+                parts = torch.cat(list(responses)).split(list(reservation.sizes))
                 for place, part in enumerate(parts):
-                    ledger.journal.answered(reservation.first + place, "", part, ledger.kind, 0)
+                    ledger.journal.received(reservation.first + place, "", part, ledger.kind, 0)
 
     def charge_lost(self, reservation: Reservation) -> None:
         """The worker died: all requests in flight are charged, without a response."""

@@ -32,7 +32,7 @@ class Request:
     """The rows of the response that the cache has."""
     reserved: int = 0
     """Images of the budget that are reserved for it."""
-    answer: Tensor | None = None
+    response: Tensor | None = None
 
     @property
     def missing(self) -> list[int]:

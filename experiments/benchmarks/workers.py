@@ -108,7 +108,7 @@ class Work:
                 return message
 
             def _take(self, hand: Any, number: int, reply: Any, in_flight: Any) -> None:
-                work.sent += len(pickle.dumps((number, in_flight.grants[number].images))) + len(pickle.dumps(reply.plain()))
+                work.sent += len(pickle.dumps((number, in_flight.reservations[number].images))) + len(pickle.dumps(reply.plain()))
                 super()._take(hand, number, reply, in_flight)
 
         return Metered(config, self._ledger, self._data.images, opened_by)

@@ -256,7 +256,7 @@ def test_what_a_server_said_last_is_why_a_run_has_failed(
     with faulty(server.url, 0.0) as proxy:
         at_reply(10, lambda _: setattr(proxy, "fault", lambda: "503"), monkeypatch)
         remote = RemoteConfig(url=proxy.url, attempts=2, watch=0)
-        with pytest.raises(TargetError, match="workers got no answer in 2 attempts: HTTP 503 busy"):
+        with pytest.raises(TargetError, match="workers got no response in 2 attempts: HTTP 503 busy"):
             summary_of(RUNS["nes"], tmp_path / "run", workers=2, backend="remote", remote=remote)
 
 

@@ -118,7 +118,7 @@ def test_follow_learns_what_it_buys_and_steps_the_fuse_by_its_trust(
         torch.testing.assert_close(fuse.vector(), fused.theta.detach(), **CLOSE)
         images = images_of(70 + number)
         torch.testing.assert_close(
-            method.answers(images, CHIP), model(images, CHIP).detach(), rtol=1e-3, atol=1e-3
+            method.responses(images, CHIP), model(images, CHIP).detach(), rtol=1e-3, atol=1e-3
         )  # fmt: skip
         trusts.append(own.trust)
     assert 0.05 < trusts[-1] < 0.95, trusts
@@ -186,20 +186,20 @@ def test_transfer_steps_the_fuse_through_chips_simulated_on_the_surrogate() -> N
         torch.testing.assert_close(fuse.vector(), fused.theta.detach(), **CLOSE)
     assert (method.steps, method.queries_per_image, method.images_before_training) == (31, 0, 140)
     assert method.trust is None
-    assert method.simulated_target == method.answers
+    assert method.simulated_target == method.responses
 
 
 def test_transfer_asks_for_no_more_images_than_are_owned_and_for_none_by_default() -> None:
     assert Transfer(TransferConfig(images=151), problem(False), small_fuse()).images_before_training == 150
     method = Transfer(TransferConfig(), problem(False), small_fuse())
-    before = method.answers(images_of(1), CHIP)
+    before = method.responses(images_of(1), CHIP)
 
     def never(images: Tensor, chip: Chip) -> Tensor:
         raise AssertionError("nothing is to be asked")
 
     method.prepare(OWNED, [], never)
     assert method.images_before_training == 0
-    assert torch.equal(method.answers(images_of(1), CHIP), before)
+    assert torch.equal(method.responses(images_of(1), CHIP), before)
 
 
 @pytest.mark.parametrize("population", [False, True])
@@ -209,7 +209,7 @@ def test_restored_it_answers_as_it_did(population: bool) -> None:
     for number in range(2):
         first.update(step_for(number, fuse, SEED), STEPS)
     second = Follow(FollowConfig(LR, 1), problem(population), small_fuse())
-    assert not torch.equal(second.answers(images_of(1), CHIP), first.answers(images_of(1), CHIP))
+    assert not torch.equal(second.responses(images_of(1), CHIP), first.responses(images_of(1), CHIP))
     second.load_state_dict(first.state_dict())
-    assert torch.equal(second.answers(images_of(1), CHIP), first.answers(images_of(1), CHIP))
+    assert torch.equal(second.responses(images_of(1), CHIP), first.responses(images_of(1), CHIP))
     assert second.trust == first.trust

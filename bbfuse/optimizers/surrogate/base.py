@@ -33,13 +33,13 @@ class Imitation(GradientEstimator):
         self._memory = problem.memory
         self.renew()
         if simulates:
-            self.simulated_target = self.answers
+            self.simulated_target = self.responses
 
     def renew(self) -> None:
         """Store the surrogate as it is now."""
         self._simulator = self.surrogate.simulator(self._memory) if self.simulates else None
 
-    def answers(self, images: Tensor, chip: Chip) -> Tensor:
+    def responses(self, images: Tensor, chip: Chip) -> Tensor:
         """The surrogate's answers (n, classes), on the tape; those of a simulated ``chip`` where chips are simulated."""
         simulator = self._simulator
         return self.surrogate.logits(images, None if simulator is None else lambda these: simulator.logits(these, chip))

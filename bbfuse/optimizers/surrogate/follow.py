@@ -81,7 +81,7 @@ class Follow(Imitation):
             elif (score := step.score(images)) is not None:
                 self.surrogate.learn(step.as_received(images), score.logits.mean(0))
         if self.trust > 0.0:
-            step.backward_through(self.answers)
+            step.backward_through(self.responses)
 
     def learning_rate(self, step: int, steps: int) -> float:
         """See `GradientEstimator`; times the trust in the surrogate."""

@@ -61,4 +61,4 @@ class Transfer(Imitation):
 
     def estimate(self, step: Step) -> None:
         """See `GradientEstimator`: the surrogate's gradient, exact for it and nothing more for the target."""
-        step.backward_through(self.answers)
+        step.backward_through(self.responses)

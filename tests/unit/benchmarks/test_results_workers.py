@@ -148,7 +148,7 @@ def test_what_travels_is_added_up_by_its_pickles(monkeypatch: pytest.MonkeyPatch
         hand._message(SimpleNamespace(number=4), [1, 2])
         assert work.put == len(pickle.dumps({"step": 4, "probes": 2}))
         reply = SimpleNamespace(plain=lambda: ("loss", 0.25))
-        way = SimpleNamespace(grants={7: SimpleNamespace(images=21)})
+        way = SimpleNamespace(reservations={7: SimpleNamespace(images=21)})
         hand._take(None, 7, reply, way)
         hand._take(None, 7, reply, way)
         assert work.sent == 2 * (len(pickle.dumps((7, 21))) + len(pickle.dumps(("loss", 0.25))))

@@ -146,7 +146,7 @@ def test_on_the_tape_statistics_move_a_tenth_of_the_way_to_the_batch() -> None:
     first, norm = fuse.generators[0][0], fuse.generators[0][1]
     mean, variance = norm.running_mean.clone(), norm.running_var.clone()
     seen = first(images).detach()
-    fused = fuse.on_tape(images)
+    fused = fuse.differentiable(images)
     assert fused.requires_grad
     torch.testing.assert_close(norm.running_mean, 0.9 * mean + 0.1 * seen.mean((0, 2, 3)))
     torch.testing.assert_close(norm.running_var, 0.9 * variance + 0.1 * seen.var((0, 2, 3)))
@@ -160,7 +160,7 @@ def test_a_single_image_moves_no_statistics(count: int, moves: bool) -> None:
     fuse.calibrate(images_of(1, 20))
     before = fuse.generators[0][1].running_mean.clone()
     expected = fuse(images_of(2, count))
-    made = fuse.on_tape(images_of(2, count))
+    made = fuse.differentiable(images_of(2, count))
     assert torch.equal(fuse.generators[0][1].running_mean, before) != moves
     assert torch.equal(made, expected) != moves
 

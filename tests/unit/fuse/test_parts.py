@@ -85,17 +85,17 @@ def test_on_the_tape_statistics_are_those_of_the_batch_and_the_stored_ones_follo
     norms = [m for m in fuse.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     before = [norm.running_mean.clone() for norm in norms]
     plain = copy.deepcopy(fuse).train()
-    torch.testing.assert_close(fuse.on_tape(images), plain(images))
+    torch.testing.assert_close(fuse.differentiable(images), plain(images))
     assert not any(m.training for m in fuse.modules())
     for norm, same, old in zip(norms, (m for m in plain.modules() if isinstance(m, torch.nn.BatchNorm2d)), before, strict=True):
         torch.testing.assert_close(norm.running_mean, same.running_mean)
         of_batch = (same.running_mean - 0.9 * old) / 0.1  # a tenth of the way
         assert not torch.allclose(of_batch, old)
     for _ in range(40):
-        fuse.on_tape(images)
+        fuse.differentiable(images)
     if norms:  # by then the stored ones are the batch's
         torch.testing.assert_close(fuse(images), plain.train()(images), rtol=0.02, atol=0.02)
-    assert torch.isfinite(fuse.on_tape(images[:1])).all()
+    assert torch.isfinite(fuse.differentiable(images[:1])).all()
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_answers_of_others_are_read_again_whole_or_not_at_all(tmp_path: Path) ->
     for grant in (whole, half):
         WorkerQueries(ledger).reserve(grant)
     WorkerQueries(ledger).settle(whole, 10, 2, rows)
-    journal.answered(half.first, "", torch.zeros(5, 2), "logits", 0)  # killed before the answer to its second request
+    journal.received(half.first, "", torch.zeros(5, 2), "logits", 0)  # killed before the answer to its second request
     journal.close()
     journal = Journal(path)
     again = Ledger(Scripted(), 100, journal)

@@ -150,7 +150,7 @@ def test_a_file_that_is_no_store_or_a_torn_one_is_said_in_one_line(tmp_path: Pat
         if folder.name == "garbage":
             folder.mkdir()
             (folder / "answers.db").write_bytes(b"garbage " * 1000)
-        with pytest.raises(InputError, match=f"--remote.store .*{folder.name} cannot be used") as error:
+        with pytest.raises(InputError, match=f"`remote.store` .*{folder.name} cannot be used") as error:
             ResponseCache(folder, "somebody")
         assert "\n" not in str(error.value)
     store = ResponseCache(tmp_path / "torn", "somebody")

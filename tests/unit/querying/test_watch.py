@@ -76,8 +76,16 @@ def test_all_of_it_is_planned_counted_and_on_record(name: str, tmp_path: Path, l
     ("fault", "words", "expected"),
     [
         ("", None, {"deterministic": True, "honours_chip": True, "noise": 0.0, "drift": 0.0}),
-        ("knows no chips", "answers alike at nominal voltage and on chip 3", {"deterministic": True, "honours_chip": False}),
-        ("noise", "does not repeat itself: asked twice, it changed a logit by", {"deterministic": False, "honours_chip": True}),
+        (
+            "knows no chips",
+            "responses are the same at nominal voltage and on chip 3",
+            {"deterministic": True, "honours_chip": False},
+        ),
+        (
+            "noise",
+            "responses are not repeatable: the same query changed a logit by",
+            {"deterministic": False, "honours_chip": True},
+        ),
         ("drift", None, {"deterministic": True, "honours_chip": True, "noise": 0.0}),
     ],
 )
@@ -117,7 +125,7 @@ def test_a_store_of_a_target_that_has_changed_since_is_not_used(tmp_path: Path, 
     run(WATCHED, tmp_path / "a", LinearBackend(digits), digits, store=tmp_path / "store")
     told: list[str] = []
     found = run(WATCHED, tmp_path / "b", odd(digits, "another"), digits, store=tmp_path / "store", say=told.append)
-    assert ["holds other answers than the target gives now" in line for line in told] == [True]
+    assert ["differs from the responses received now" in line for line in told] == [True]
     assert found["kept"] == 0
     assert same(found, run(WATCHED, tmp_path / "c", odd(digits, "another"), digits))
 

@@ -69,7 +69,7 @@ def test_noise_is_the_largest_change_of_a_logit_in_shares_of_the_spread(by: floa
     found = watch.summary("logits")
     assert found["noise"] == pytest.approx(0.85, rel=1e-5)
     assert found["deterministic"] is False
-    assert told == ["the target does not repeat itself: asked twice, it changed a logit by 85 % of their spread"]
+    assert told == ["responses are not repeatable: the same query changed a logit by 85 % of their spread"]
     assert ledger.uses_cache is False
 
 
@@ -133,7 +133,7 @@ def test_a_chip_is_known_if_it_answers_otherwise_by_more_than_the_noise(apart: f
     assert watch.summary(None)["noise"] == pytest.approx(0.1 * spread / spread_now, rel=1e-6)
     assert watch.summary(None)["honours_chip"] is honours
     assert told[1:] == ([] if honours else [
-        "the target answers alike at nominal voltage and on chip 4: it does not know chips, unless it is one"
+        "responses are the same at nominal voltage and on chip 4: the server ignores chips, or is itself one chip"
     ])  # fmt: skip
 
 
@@ -186,12 +186,11 @@ def test_a_store_is_used_if_it_holds_what_the_target_says_and_is_filled_if_it_ho
     assert ledger.uses_cache is not bool(told)
     if told:
         assert words == [
-            f"{with_store.path} holds other answers than the target gives now, so it is not used: choose another "
+            f"{with_store.path} differs from the responses received now, so it is not used: choose another "
             "`remote.store`, or delete it"
         ]
     noisy = opened(FIRST, changed(0.3), store=with_store)[2]
     assert noisy == [
-        "the target does not repeat itself: asked twice, it changed a logit by 30 % of their spread; no answer is taken from "
-        "`remote.store`"
+        "responses are not repeatable: the same query changed a logit by 30 % of their spread; `remote.store` is not used"
     ]
     with_store.close()
