@@ -1,4 +1,4 @@
-"""The fuse: ``F(x) = clip(x + G(x), -1, 1)`` (NeuralFuse, Eq. 1), G a small generator that starts at zero, or a sum of some."""
+"""The fuse: ``F(x) = clip(x + G(x), -1, 1)`` (NeuralFuse, Eq. 1), G a small generator that starts at zero, or several."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MOMENTUM = 0.1
 class Fuse(nn.Module):
     """Generators and the clipped sum around them. A new one changes nothing: its last layer starts at zero.
 
-    Batch normalisation works with its stored statistics, so that an image is treated alike in every batch and no statistics move
-    while probes are scored; `calibrate` sets them, from images that are owned, before the training. Where a gradient is taken
-    through the fuse, `differentiable`, they go on moving.
+    Batch normalisation uses its stored statistics, so that the output for an image does not depend on the batch, and probes
+    change no statistics. `calibrate` sets them from owned images before the training; `differentiable`, for gradients through
+    the fuse, updates them.
     """
 
     def __init__(self, generator: str, image_shape: Shape, rng: torch.Generator) -> None:
@@ -41,13 +41,13 @@ class Fuse(nn.Module):
 
     @property
     def name(self) -> str:
-        """The generators that it is made of, as the constructor takes them."""
+        """The names of its generators, as the constructor takes them."""
         return "+".join(self._names)
 
     def grow(self, generator: str, rng: torch.Generator) -> None:
-        """Add one more generator to the sum. What the fuse makes of an image stays the same, bit for bit.
+        """Add one more generator to the sum. The output of the fuse stays the same, bit for bit.
 
-        Its parameters come behind those that are there. Its normalisations have yet to be calibrated.
+        The new parameters come after the present ones. The new normalisations have yet to be calibrated.
 
         Raises:
             InputError: no generator has that name, or it does not fit the image shape.
@@ -67,12 +67,12 @@ class Fuse(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> Fuse:
-        """The fuse that a run left in ``path``, its ``fuse.pt``."""
+        """The fuse in the file ``path``, a run's ``fuse.pt``."""
         return cls.of(torch.load(path, weights_only=True))
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Fuse:
-        """The fuse of ``saved``, what a ``fuse.pt`` holds: ``generator``, ``image_shape`` and the state dict ``fuse``."""
+        """The fuse of ``saved``, the content of a ``fuse.pt``: ``generator``, ``image_shape`` and the state dict ``fuse``."""
         fuse = cls(saved["generator"], tuple(saved["image_shape"]), torch.Generator())
         fuse.load_state_dict(saved["fuse"])
         return fuse
@@ -80,7 +80,7 @@ class Fuse(nn.Module):
     def calibrate(self, images: Tensor) -> None:
         """Set the statistics of batch normalisation to those over ``images`` (n, channels, height, width), layer by layer.
 
-        Those that were set before stay, so that a fuse that has grown goes on with what it has learned.
+        Statistics that were set before stay, so that a grown fuse keeps what it was trained to.
         """
         norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d) and not m.num_batches_tracked]
         for norm in norms:
@@ -94,9 +94,9 @@ class Fuse(nn.Module):
         self.eval()
 
     def differentiable(self, images: Tensor) -> Tensor:
-        """``F(images)`` to take a gradient of, never to score: batch normalisation works with the statistics of these images and
-        moves the stored ones a tenth of the way to them, as in NeuralFuse's training."""
-        self.train(len(images) > 1)  # one image may have no spread
+        """``F(images)`` for taking a gradient, not for scores: batch normalisation uses the statistics of these images and moves
+        the stored ones a tenth of the way to them, as in NeuralFuse's training."""
+        self.train(len(images) > 1)  # the variance of one image may be zero
         fused: Tensor = self(images)
         self.eval()
         return fused
@@ -117,7 +117,7 @@ class Fuse(nn.Module):
         vector_to_parameters(vector, self.parameters())
 
     def at(self, vector: Tensor, images: Tensor) -> Tensor:
-        """``F(images)`` with ``vector`` (d,) in place of the fuse's own parameters, which are left alone."""
+        """``F(images)`` with ``vector`` (d,) in place of the fuse's own parameters, which stay unchanged."""
         return functional_call(self, self.unflatten(vector), (images,))  # type: ignore[no-any-return]
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:

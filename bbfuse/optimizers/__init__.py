@@ -1,1 +1,1 @@
-"""Optimizers: how the responses to queries move the fuse, one file a method."""
+"""Optimizers: how the fuse is trained from responses to queries, one file for each optimizer."""

@@ -38,7 +38,7 @@ class Subspace:
         return _basis(self)
 
 
-@functools.lru_cache(maxsize=1)  # a function of the seed that is dear to draw and the same in every step
+@functools.lru_cache(maxsize=1)  # expensive to draw, and the same in every step
 def _basis(subspace: Subspace) -> Tensor:
     rng = stream(subspace.seed, "subspace")
     return torch.randn(subspace.parameters, subspace.dimensions, generator=rng).div_(subspace.dimensions**0.5)
@@ -46,7 +46,7 @@ def _basis(subspace: Subspace) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """Points by their coordinates (k, m), and what they stand for."""
+    """Points by their coordinates (k, m), and the parameters that they map to."""
 
     origin: Tensor
     coordinates: Tensor
@@ -56,7 +56,7 @@ class Space:
         """The fuse's parameters (d,) at that point; what the points of a ``step`` share is computed once."""
         if self.subspace is None:
             return self.origin + self.coordinates[number]
-        # all at once: the basis is far larger than what is made of it, and a product of fewer rows may round differently
+        # all at once: the basis is large, and a product of fewer rows may round differently
         points: Tensor = step.once(self, self._points) if step is not None else self._points()
         return points[number]
 
@@ -67,7 +67,7 @@ class Space:
 
 @dataclass(frozen=True, eq=False)
 class PointProbe:
-    """The step's images as the fuse makes them at point ``number``."""
+    """The output of the fuse at point ``number`` for the step's images."""
 
     space: Space
     number: int
@@ -82,17 +82,17 @@ class PointProbe:
 
 
 class AskAndTell(Optimizer):
-    """Every step asks for a fixed number of points, scores them on the same images, tells the losses, and moves the fuse.
+    """Each step asks the library for a fixed number of points, scores them on the same images, and tells it their losses.
 
-    The fuse becomes the library's own estimate of the best point, not the luckiest one asked for. What the library holds is not
-    saved: the losses that it was told are, and a loaded searcher is asked and told the same again.
+    The fuse becomes the library's estimate of the best point, not the point with the smallest loss. The state of the library is
+    not saved: the losses are, and loading replays all calls of ask and tell.
     """
 
     def __init__(self, fuse: Fuse, subspace: int | None, seed: int, points: int | None) -> None:
-        """With ``subspace`` = m the point ``z`` (m,) stands for ``theta_0 + P z``, ``P`` (d, m) normal with variance 1/m.
+        """With ``subspace`` = m the point ``z`` (m,) maps to ``theta_0 + P z``, ``P`` (d, m) normal with variance 1/m.
 
-        So a normal ``z`` moves every parameter by as much as it would without: there ``z`` is ``theta - theta_0`` itself.
-        ``theta_0`` are the parameters that the fuse has now.
+        A normal ``z`` then changes every parameter as much as without a subspace, where ``z`` is ``theta - theta_0``.
+        ``theta_0`` are the present parameters of the fuse.
         """
         self._origin = fuse.vector().clone()
         self._subspace = None
@@ -100,14 +100,14 @@ class AskAndTell(Optimizer):
             self._subspace = Subspace(len(self._origin), subspace, seed)
         self.dimensions = len(self._origin) if self._subspace is None else self._subspace.dimensions
         self.queries_per_image = points or 4 + int(3 * math.log(self.dimensions))
-        self._told: list[list[float]] = []
+        self._losses: list[list[float]] = []
 
     def ask(self) -> Sequence[Point]:
-        """As many points (m,) as `queries_per_image` says."""
+        """As many points (m,) as `queries_per_image`."""
         raise NotImplementedError
 
     def tell(self, points: Sequence[Point], losses: list[float]) -> None:
-        """What the points of the last `ask` were worth; smaller is better."""
+        """The losses of the points of the last `ask`."""
         raise NotImplementedError
 
     def best(self) -> Point:
@@ -120,10 +120,10 @@ class AskAndTell(Optimizer):
         space = self._space(points)
         losses = losses_of(step, [PointProbe(space, number) for number in range(len(points))])
         known = [loss for loss in losses if loss is not None]
-        # where all failed none was better than another, but the library waits for an answer
-        told = [max(known, default=0.0) if loss is None else loss for loss in losses]
-        self.tell(points, told)
-        self._told.append(told)
+        # if all failed, all get the same loss, since the library needs one
+        reported = [max(known, default=0.0) if loss is None else loss for loss in losses]
+        self.tell(points, reported)
+        self._losses.append(reported)
         if known:
             step.fuse.assign(self._space([self.best()]).point(0))
 
@@ -132,12 +132,12 @@ class AskAndTell(Optimizer):
         return Space(self._origin, coordinates, self._subspace)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the search began, and all losses told so far."""
-        return {"origin": self._origin, "told": [list(losses) for losses in self._told]}
+        """The origin of the search, and all losses so far."""
+        return {"origin": self._origin, "told": [list(losses) for losses in self._losses]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Optimizer`."""
         self._origin = state["origin"].clone()
         for losses in state["told"]:
             self.tell(self.ask(), losses)
-            self._told.append(list(losses))
+            self._losses.append(list(losses))

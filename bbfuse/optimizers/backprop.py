@@ -1,4 +1,4 @@
-"""Backpropagation through the target: the white-box reference, one answer an image."""
+"""Backpropagation through the target: the white-box reference, one query per image."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class BackpropConfig:
     """White-box reference: Adam on the true gradient."""
 
     lr: Positive = 3e-3
-    """learning rate at the start; it falls linearly to a twentieth"""
+    """learning rate at the start; it decays linearly to a twentieth"""
 
 
 @OPTIMIZERS.register("backprop")
 class Backprop(GradientEstimator):
     """White-box reference: Adam on the true gradient (needs `backend=whitebox`).
 
-    Takes the gradient that the backend grants (NeuralFuse's relaxed access).
+    Requires relaxed access: the backend grants the target's gradient (NeuralFuse).
     """
 
     Config = BackpropConfig

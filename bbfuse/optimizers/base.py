@@ -1,4 +1,4 @@
-"""The interface of an optimizer: it sees one step, queries the target about it, and moves the fuse."""
+"""The interface of an optimizer: in each step it sends queries and updates the fuse."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["OPTIMIZERS", "GradientEstimator", "Optimizer", "Problem", "adam", "l
 
 @dataclass(frozen=True)
 class Problem:
-    """What an optimizer may know of the run: sizes, whether chips change, and the root of its random streams."""
+    """What an optimizer gets to know about the run: sizes, whether chips change, and the root of its random streams."""
 
     owned: int
     classes: int
@@ -35,16 +35,16 @@ class Problem:
 
 
 class Optimizer:
-    """One way to train a fuse. Its state depends on the steps it saw and on nothing else, so that a resumed run is the same run.
+    """One way to train a fuse. Its state depends on the steps alone, so that a resumed run is identical.
 
-    It is made as ``Optimizer(settings, problem, fuse)``, ``settings`` of the class ``Config``. The class attributes declare what
-    it can do; the run refuses what does not fit them.
+    It is created as ``Optimizer(settings, problem, fuse)``, with ``settings`` of the class ``Config``. The class attributes
+    declare what it can do; a run that does not fit them is refused.
     """
 
     Config: ClassVar[type[Any]] = NoSettings
     """Its settings: a frozen dataclass. They are the section of the optimizer's name, such as ``spsa_gc`` for ``spsa-gc``."""
     access: ClassVar[Access] = Access.LOGITS
-    """The access to the target that it needs."""
+    """The access to the target that it requires."""
     uses_surrogate: ClassVar[bool] = False
     """Whether it trains a surrogate, whose settings then are the section ``surrogate``."""
     scores_probes: ClassVar[bool] = True
@@ -76,16 +76,17 @@ class Optimizer:
 
     @classmethod
     def keeps_state_per_image(cls, settings: Any) -> bool:
-        """Whether it stores what it learns of an image with that image, so that images must not be augmented."""
+        """Whether it keeps state for each owned image, so that images must not be augmented."""
         return False
 
-    def prepare(self, owned: Split, answered: Sequence[Responses], query: QueryFn) -> None:
-        """Called once before the first step with the owned images, the labels in force, and all responses received so far."""
+    def prepare(self, owned: Split, received: Sequence[Responses], query: QueryFn) -> None:
+        """Called once before the first step, with the owned images, the labels in use, and all responses received so far."""
 
     def update(self, step: Step, steps: int) -> None:
-        """Query the target about the step's images and move the fuse, in step ``step.number`` of ``steps``.
+        """Send queries for the step's images and update the fuse, in step ``step.number`` of ``steps``.
 
-        Scores fill the heads' gradients. A failed score is ``None``: use the others; if all failed leave the fuse as it is.
+        `Step.scores` also sets the gradients of the heads. A failed score is ``None``: use the others; if all failed leave the
+        fuse as it is.
         """
         raise NotImplementedError
 

@@ -1,7 +1,7 @@
-"""Directions in which a target's input is probed: in all pixels, in coarse blocks, in low frequencies, or in one pixel.
+"""Directions of probes of the target's input: in all pixels, in coarse blocks, in low frequencies, or in one pixel.
 
-Each basis spans ``m`` of an image's numbers. Directions are drawn for every image on its own, by fair signs of the coefficients
-or, for coordinates, by a fair choice of one (CGE as ZO-AE-DS has it, but one at a time): their mean outer product is
+Each basis spans ``m`` of an image's dimensions. Directions are drawn for each image independently, by fair signs of the
+coefficients or, for coordinates, by a fair choice of one (CGE as ZO-AE-DS has it, but one at a time): their mean outer product is
 ``P |u|^2 / m``, ``P`` the projection onto the span.
 """
 
@@ -35,7 +35,7 @@ class Directions:
         self._shape = (channels, height, width)
         self._block = max(2, min(height, width) // 8)
         if kind == "coarse" and (height % self._block or width % self._block):
-            raise InputError(f"--rge.basis coarse needs sides divisible by {self._block}, got {height}x{width}")
+            raise InputError(f"`rge.basis=coarse` needs sides divisible by {self._block}, got {height}x{width}")
         self._waves = [_cosines(side, max(2, side // 4)) for side in (height, width)]
         self.dimensions = {
             "pixels": channels * height * width,

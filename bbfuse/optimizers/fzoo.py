@@ -24,18 +24,18 @@ class FzooConfig:
     """One-sided probes with a step normalised by the spread of their losses (FZOO)."""
 
     lr: Positive = 3e-2
-    """learning rate at the start, falling linearly to a twentieth"""
+    """learning rate at the start, decaying linearly to a twentieth"""
     smoothing: Positive = 1e-2
     """size of a probe per parameter"""
     directions: Count = 8
-    """probes a step, beside one at the centre"""
+    """probes per step, besides one at the centre"""
 
 
 @OPTIMIZERS.register("fzoo")
 class Fzoo(GradientEstimator):
     """One-sided probes of the parameters, the step normalised by the standard deviation of their losses.
 
-    ``directions`` scores and one at the centre a step. The normalisation makes a step as long on a plain as on a slope.
+    ``directions`` scores per step and one at the centre. The normalisation makes the step length independent of the loss's scale.
     """
 
     Config = FzooConfig

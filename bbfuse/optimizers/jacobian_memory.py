@@ -1,11 +1,11 @@
-"""A Jacobian for every owned image, corrected by each probe: the K logits of an answer tell K numbers, the loss only one.
+"""A Jacobian for each owned image, corrected by each pair of probes: K logits give K numbers per response, the loss only one.
 
 The target's Jacobian at image ``i`` is modelled as ``J_i = S + M_i``, ``S`` shared by all images. A pair of probes that moved
 the input by ``d`` and the logits by ``y`` corrects it along ``d`` alone (Broyden 1965, "good" method; Kaczmarz' projection):
 ``J_i += U``, ``U = (y - J_i d) d^T / |d|^2``, of which ``0.3 * mean over the batch of U`` goes to ``S``. The loss is known as a
 function of the logits, so its gradient at the input is ``J_i^T s``, ``s`` the exact sensitivity of the loss to the logits.
 
-Several terms of the objective, and for the population all chips that come by, share one memory: it follows their mean.
+All terms of the objective, and for the population all chips, share one memory, which approximates the mean Jacobian.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class JacobianMemory:
         if size > _LARGEST_BYTES:
             raise InputError(
                 f"one Jacobian for each of {problem.owned} images takes {size / 2**30:.1f} GiB, more than 2: "
-                "choose --rge.basis coarse, fewer --images, or --rge.no-broyden"
+                "choose `rge.basis=coarse`, fewer `images`, or `rge.broyden=False`"
             )
         self._own = torch.zeros(shape)
         self._shared = torch.zeros(shape[1:])
 
     def correct(self, index: Tensor, moved: Tensor, change: Tensor) -> None:
-        """Images ``index`` (n,), moved by ``moved`` (n, dimensions), changed their logits by ``change`` (t, n, classes)."""
+        """Correct with images ``index`` (n,), moved by ``moved`` (n, dimensions), and their changes of logits (t, n, classes)."""
         error = change.mean(0) - torch.einsum("nkd,nd->nk", self._jacobians(index), moved)
         direction = moved / moved.square().sum(1, keepdim=True).clamp_min(1e-12)
         update = torch.einsum("nk,nd->nkd", error, direction)
@@ -65,5 +65,5 @@ class JacobianMemory:
         return {"own": self._own, "shared": self._shared}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to where `state_dict` was taken."""
+        """Restore `state_dict`."""
         self._own, self._shared = state["own"].clone(), state["shared"].clone()

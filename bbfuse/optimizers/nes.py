@@ -21,18 +21,18 @@ class NesConfig:
     """Evolution strategy with antithetic pairs and ranks in place of losses (Salimans et al. 2017), under Adam."""
 
     lr: Positive = 1e-2
-    """learning rate at the start, falling linearly to a twentieth"""
+    """learning rate at the start, decaying linearly to a twentieth"""
     sigma: Positive = 2e-2
     """sd of a probe per parameter"""
     pairs: Count = 8
-    """pairs of probes a step"""
+    """pairs of probes per step"""
 
 
 @OPTIMIZERS.register("nes")
 class Nes(GradientEstimator):
     """Evolution strategy: antithetic pairs, ranks in place of losses, Adam.
 
-    Two scores a pair; the estimate has the direction of a gradient, its scale says nothing.
+    Two scores per pair; the estimate has the direction of a gradient, its scale has no meaning.
     """
 
     Config = NesConfig

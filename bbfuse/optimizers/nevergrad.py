@@ -27,7 +27,7 @@ class NevergradConfig:
     sigma: Positive = 0.03
     """sd of a parameter that it starts from"""
     workers: Count | None = None
-    """points a step, asked for before any is told, all on the same images; if not given 4 + 3 ln(dimensions)"""
+    """points per step, all scored on the same images; if not given 4 + 3 ln(dimensions)"""
     subspace: Count | None = None
     """dimensions of a random subspace; None for all parameters"""
 
@@ -36,7 +36,7 @@ class NevergradConfig:
 class Nevergrad(AskAndTell):
     """Any optimizer of nevergrad, chosen by `nevergrad.name`.
 
-    The fuse becomes what the optimizer recommends.
+    The fuse becomes the point that the optimizer recommends.
     """
 
     Config = NevergradConfig
@@ -49,28 +49,28 @@ class Nevergrad(AskAndTell):
         """
         if config.name not in ng.optimizers.registry:
             raise InputError(
-                f"--nevergrad.name must be one of nevergrad's registry, such as DiagonalCMA or TBPSA, got {config.name}"
+                f"`nevergrad.name` must be one of nevergrad's registry, such as DiagonalCMA or TBPSA, got {config.name}"
             )
         kind = ng.optimizers.registry[config.name]
         super().__init__(fuse, config.subspace, problem.seed, config.workers)
         if kind.no_parallelization and self.queries_per_image > 1:
-            raise InputError(f"--nevergrad.name {config.name} takes one point at a time: give --nevergrad.workers 1")
+            raise InputError(f"`nevergrad.name={config.name}` takes one point at a time: give `nevergrad.workers=1`")
         space = ng.p.Array(init=np.zeros(self.dimensions)).set_mutation(sigma=config.sigma)
         space.random_state = np.random.RandomState(problem.seed % 2**32)
         self._optimizer = kind(space, budget=None, num_workers=self.queries_per_image)
-        self._asked: list[ng.p.Parameter] = []
+        self._candidates: list[ng.p.Parameter] = []
 
     def ask(self) -> Sequence[Point]:
         """See `AskAndTell`."""
-        self._asked = [self._optimizer.ask() for _ in range(self.queries_per_image)]
-        return [candidate.value for candidate in self._asked]
+        self._candidates = [self._optimizer.ask() for _ in range(self.queries_per_image)]
+        return [candidate.value for candidate in self._candidates]
 
     def tell(self, points: Sequence[Point], losses: list[float]) -> None:
         """See `AskAndTell`."""
-        # some divide by a spread of losses that may be nothing, or find fault with the rounding of points they get back
+        # some divide by a standard deviation of losses that may be zero, or warn about rounded points
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for candidate, loss in zip(self._asked, losses, strict=True):
+            for candidate, loss in zip(self._candidates, losses, strict=True):
                 self._optimizer.tell(candidate, loss)
 
     def best(self) -> Point:

@@ -2,8 +2,8 @@
 
 e = s * u, u Gaussian (d,); r+, r- the centred ranks of the losses at theta + e and theta - e
 gradient of theta: mean over pairs of (r+ - r-) / 2 * e
-gradient of s:     mean over pairs of (r+ + r-) / 2 * (e^2 - s^2) / s,  a step changes no sd by more than ``largest_change``
-ClipUp: v <- m v - lr * g / |g|,  shortened to 2 lr where it is longer;  theta <- theta + v
+gradient of s:     mean over pairs of (r+ + r-) / 2 * (e^2 - s^2) / s,  a step changes an sd by ``largest_change`` of it at most
+ClipUp: v <- m v - lr * g / |g|,  clipped to the length 2 lr;  theta <- theta + v
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PgpeConfig:
     """Policy gradients with parameter-based exploration (Sehnke et al. 2010) under ClipUp (Toklu et al. 2020)."""
 
     lr: Positive = 0.2
-    """length of a step; the speed is held below twice that"""
+    """length of a step; the speed is limited to twice that"""
     sigma: Positive = 2e-2
     """sd of a probe per parameter at the start"""
     sigma_lr: Positive = 0.1
@@ -36,7 +36,7 @@ class PgpeConfig:
     largest_change: Positive = 0.2
     """share by which an sd may change in a step"""
     pairs: Count = 8
-    """pairs of probes a step"""
+    """pairs of probes per step"""
 
 
 class ClipUp(torch.optim.Optimizer):
@@ -67,7 +67,7 @@ class ClipUp(torch.optim.Optimizer):
 class Pgpe(GradientEstimator):
     """Evolution strategy that adapts its standard deviations: ranks in place of losses, ClipUp.
 
-    Two scores a pair; adapts the sd of every parameter.
+    Two scores per pair; adapts the sd of every parameter.
     """
 
     Config = PgpeConfig
@@ -79,7 +79,7 @@ class Pgpe(GradientEstimator):
         self.queries_per_image = 2 * config.pairs
 
     def estimate(self, step: Step) -> None:
-        """See `GradientEstimator`; moves the sds on the way."""
+        """See `GradientEstimator`; also updates the sds."""
         pairs = ranked_pairs(step, normal, self._config.pairs, 1.0, self._sigma)
         if pairs is None:
             return

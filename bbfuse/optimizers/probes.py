@@ -15,7 +15,7 @@ from bbfuse.seeds import fair_signs, stream
 __all__ = ["Direction", "ParameterProbe", "drawn", "losses_of", "normal", "ranked_pairs", "signs", "simultaneous_perturbation"]
 
 Direction = Callable[[Step, int], Tensor]
-"""A direction (d,) by the step and its number in it; a function of some module, so that a worker has it too."""
+"""Gives a direction (d,) by the step and its number; a module-level function, so that workers have it too."""
 
 
 def signs(step: Step, number: int) -> Tensor:
@@ -29,22 +29,22 @@ def normal(step: Step, number: int) -> Tensor:
 
 
 def _centre(step: Step) -> Tensor:
-    """The fuse's parameters (d,), put together once a step."""
+    """The fuse's parameters (d,), joined once per step."""
     theta: Tensor = step.once("centre", step.fuse.vector)
     return theta
 
 
 def drawn(step: Step, direction: Direction, number: int) -> Tensor:
-    """That direction (d,), drawn once a step."""
+    """Direction ``number`` (d,), drawn once per step."""
     u: Tensor = step.once((direction, number), lambda: direction(step, number))
     return u
 
 
 @dataclass(frozen=True, eq=False)
 class ParameterProbe:
-    """The step's images as the fuse makes them at ``theta + size * scale * u``, ``u`` a direction by its number.
+    """The output of the fuse with parameters ``theta + size * scale * u`` for the step's images, ``u`` a direction by number.
 
-    All probes of a step see the same images, chips and heads (common random numbers).
+    All probes of a step have the same images, chips and heads (common random numbers).
     """
 
     direction: Direction
@@ -66,7 +66,7 @@ class ParameterProbe:
 
 
 def losses_of(step: Step, probes: Sequence[Probe]) -> list[float | None]:
-    """The step's loss with each of ``probes``, all asked at once; ``None`` where a probe failed."""
+    """The step's loss with each of ``probes``, all sent at once; ``None`` where a probe failed."""
     return [None if score is None else score.loss for score in step.scores(probes)]
 
 

@@ -3,11 +3,11 @@
 Parameters (Nesterov and Spokoiny 2017, central form): ``g = mean over u of (L(theta + mu u) - L(theta - mu u)) / (2 mu) * u``,
 ``u`` Rademacher, as SPSA's.
 
-Inputs: every image ``i`` is probed on its own at the target's input ``z_i = F(x_i)``, ``u`` Rademacher, and its estimate is
-carried back through the fuse exactly (as ZO-AE-DS does, Zhang et al., ICLR 2022). Probes stay inside the pixel range:
-``z+ = clip(z + mu u)``, ``z- = clip(z - mu u)``, ``d = z+ - z-``, ``g_i = (l_i(z+) - l_i(z-)) / d``. Because the sign of each
-``d`` is still a fair coin, clipping leaves the first order unbiased. In a smaller basis of ``m`` dimensions, or along one
-coordinate, ``g_i = m (l_i(z+) - l_i(z-)) d / |d|^2``: where nothing is clipped unbiased for the projection of the gradient.
+Inputs: each image ``i`` is probed independently at the target's input ``z_i = F(x_i)``, ``u`` Rademacher, and its estimate is
+backpropagated through the fuse exactly (as ZO-AE-DS does, Zhang et al., ICLR 2022). Probes stay inside the pixel range:
+``z+ = clip(z + mu u)``, ``z- = clip(z - mu u)``, ``d = z+ - z-``, ``g_i = (l_i(z+) - l_i(z-)) / d``. Since the sign of each
+``d`` is still fair, clipping leaves the first order unbiased. In a smaller basis of ``m`` dimensions, or along one
+coordinate, ``g_i = m (l_i(z+) - l_i(z-)) d / |d|^2``: unbiased for the projection of the gradient if nothing is clipped.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class RgeConfig:
     space: Literal["inputs", "parameters"] = "inputs"
     """what is probed: the target's inputs, image by image, or the fuse's parameters"""
     lr: Positive | None = None
-    """learning rate at the start, falling linearly to a twentieth; if not given 0.001 for parameters, for inputs 0.005, or
+    """learning rate at the start, decaying linearly to a twentieth; if not given 0.001 for parameters, for inputs 0.005, or
     0.003 for the population"""
     smoothing: Positive | None = None
     """size of a probe per coordinate; if not given 0.15 for inputs (pixels span 2), 0.01 for parameters"""
     directions: Count = 1
-    """pairs of probes a step (inputs: of each image)"""
+    """pairs of probes per step (inputs: of each image)"""
     basis: Literal["pixels", "coarse", "dct", "coordinates"] = "pixels"
     """inputs: signs in all pixels, in coarse blocks (an eighth of a side), in low frequencies (a quarter), or one pixel"""
     broyden: bool = True
-    """inputs: keep every image's Jacobian and correct it with each pair, in place of starting from nothing every time"""
+    """inputs: keep a Jacobian for each image and correct it with each pair, instead of a new estimate in every step"""
 
     rules: ClassVar = (
         Rule(
@@ -81,7 +81,7 @@ class Rge(GradientEstimator):
 
 
 class ParameterRge(Rge):
-    """``directions`` pairs of probes a step, two scores each."""
+    """``directions`` pairs of probes per step, two scores each."""
 
     def __init__(self, config: RgeConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr or 1e-3)
@@ -101,7 +101,7 @@ _INPUTS = "inputs of the target"
 
 @dataclass(frozen=True, eq=False)
 class InputProbe:
-    """The target's inputs ``z + size * u``, clipped; ``u`` is drawn for every image on its own, by the number in the step."""
+    """The target's inputs ``z + size * u``, clipped; ``u`` is drawn for each image independently, by the number in the step."""
 
     directions: Directions
     number: int
@@ -109,7 +109,7 @@ class InputProbe:
     per_image = True
 
     def images(self, step: Step) -> Tensor:
-        """See `bbfuse.objective.step.Probe`; as the target sees them."""
+        """See `bbfuse.objective.step.Probe`; as the target receives them."""
         made: Tensor = step.once(self, lambda: self._made(step))
         return made
 
@@ -125,14 +125,14 @@ class InputProbe:
 
 
 def _fused(step: Step) -> Tensor:
-    """The target's inputs on the tape, whoever makes them: without it they may be rounded differently."""
+    """The target's inputs, differentiable in every process: without gradient they may be rounded differently."""
     with torch.enable_grad():
         made: Tensor = step.fuse(step.images)
     return made
 
 
 class InputRge(Rge):
-    """``directions`` pairs of probes an image and step; with ``broyden`` the Jacobians found so far are kept and corrected."""
+    """``directions`` pairs of probes per image and step; with ``broyden`` Jacobians are kept and corrected."""
 
     def __init__(self, config: RgeConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr or (3e-3 if problem.population else 5e-3))
@@ -163,7 +163,7 @@ class InputRge(Rge):
             if self._memory is None:
                 change = (plus.losses - minus.losses)[:, None, None, None]
                 if self._plain:
-                    # a pixel that rounding kept where it was says nothing
+                    # a pixel that rounding did not change gives no information
                     found.append(torch.where(d == 0.0, 0.0, change / d))
                 else:
                     length = d.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
@@ -173,17 +173,17 @@ class InputRge(Rge):
                 unexplained = change - self._explained(above, below, plus.logits, minus.logits)
                 self._memory.correct(step.index, self._directions.analyse(d), unexplained)
                 sensitivity = (plus.sensitivity + minus.sensitivity) / 2.0
-                remembered = self._directions.synthesise(self._memory.pull_back(step.index, sensitivity))
-                found.append(remembered + self._carried(z, sensitivity))
+                from_memory = self._directions.synthesise(self._memory.pull_back(step.index, sensitivity))
+                found.append(from_memory + self._carried(z, sensitivity))
         if found:
             fused.backward(torch.stack(found).mean(0))
 
     def _explained(self, above: Tensor, below: Tensor, plus: Tensor, minus: Tensor) -> Tensor | float:
-        """How much of the change from ``minus`` to ``plus`` (t, n, classes) needs no memory: a prior's forecast (n, classes)."""
+        """The part (n, classes) of the change from ``minus`` to ``plus`` (t, n, classes) that a prior predicts."""
         return 0.0
 
     def _carried(self, z: Tensor, sensitivity: Tensor) -> Tensor | float:
-        """That prior's own share of the gradient at ``z``, for ``sensitivity`` (t, n, classes)."""
+        """The prior's part of the gradient at ``z``, for ``sensitivity`` (t, n, classes)."""
         return 0.0
 
     def state_dict(self) -> dict[str, Any]:

@@ -26,15 +26,15 @@ class SpsaConfig:
     """Simultaneous perturbation (Spall 1992) with the gains of Spall 1998."""
 
     step: Positive = 3e-3
-    """wanted mean size of the first update of a parameter; sets the gain a"""
+    """mean size of the first update of a parameter; sets the gain a"""
     c: Positive = 2e-2
     """size of the first perturbation"""
     alpha: NonNegative = 0.602
-    """how fast the step falls"""
+    """exponent of the decay of the step"""
     gamma: NonNegative = 0.101
-    """how fast the perturbation falls"""
+    """exponent of the decay of the perturbation"""
     pairs: Count = 1
-    """pairs of probes a step"""
+    """pairs of probes per step"""
 
 
 _CALIBRATING_STEPS = 20
@@ -44,7 +44,7 @@ _CALIBRATING_STEPS = 20
 class Spsa(GradientEstimator):
     """Simultaneous perturbation of all parameters of the fuse, with Spall's gains.
 
-    Two scores a pair whatever the number of parameters; plain stochastic approximation in their space.
+    Two scores per pair, for any number of parameters: stochastic approximation.
     """
 
     Config = SpsaConfig
@@ -66,16 +66,16 @@ class Spsa(GradientEstimator):
             self._sizes.append(gradient.abs().mean().item())
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """``a_k``; ``A`` is a tenth of the steps, ``a`` such that the first updates have the wanted size (1998, section III).
+        """``a_k``; ``A`` is a tenth of the steps, ``a`` such that the first updates have the size ``step`` (1998, section III).
 
-        One estimate says little about the size of the gradient, so ``a`` is set by the mean of the first twenty as they come.
+        One estimate is too noisy for the size of the gradient, so ``a`` is set by the mean of the first twenty.
         """
         if not self._sizes:
             return 0.0
         stability = 0.1 * steps
         size = sum(self._sizes) / len(self._sizes)
-        falls: float = ((stability + 1.0) / (stability + step + 1.0)) ** self._config.alpha
-        return self._config.step / size * falls
+        decay: float = ((stability + 1.0) / (stability + step + 1.0)) ** self._config.alpha
+        return self._config.step / size * decay
 
     def state_dict(self) -> dict[str, Any]:
         """The sizes of the first estimates, which set the gain."""

@@ -31,22 +31,22 @@ class SpsaGcConfig:
     c: Positive = 0.01
     """size of the first perturbation"""
     offset: NonNegative = 1.0
-    """delay of the step's fall"""
+    """delay of the decay of the step"""
     alpha: NonNegative = 0.4
-    """how fast the step falls"""
+    """exponent of the decay of the step"""
     gamma: NonNegative = 0.1
-    """how fast the perturbation falls"""
+    """exponent of the decay of the perturbation"""
     momentum: NonNegative = 0.9
     """b of the look-ahead momentum"""
     pairs: Count = 5
-    """pairs of probes a step"""
+    """pairs of probes per step"""
 
 
 @OPTIMIZERS.register("spsa-gc")
 class SpsaGc(GradientEstimator):
     """SPSA with BlackVIP's gradient correction.
 
-    Two scores a pair. The division by ``D`` makes each component unbiased up to ``O(c_k^2)``.
+    Two scores per pair. The division by ``D`` makes each component unbiased up to ``O(c_k^2)``.
     """
 
     Config = SpsaGcConfig

@@ -1,4 +1,4 @@
-"""Accuracies on held-out images, before and after: the closing report, and the validations on the way."""
+"""Accuracies on held-out images, without and with fuse and head: for the closing report and for validation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
-        """Over ``values``, one a chip."""
+        """Over ``values``, one per chip."""
         v = torch.tensor(values, dtype=torch.float64)
         return Spread(v.mean().item(), v.std(correction=0).item(), len(values))
 
@@ -39,15 +39,15 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def report_images(images: int, chips: int, images_per_chip: int = 0) -> int:
-    """What `accuracies` sends: ``images`` raw and fused, at nominal voltage and on each chip, and those of its head."""
+    """Images that `accuracies` sends: ``images`` raw and fused, at nominal voltage and on each chip, and those for its head."""
     return 2 * images * (1 + chips) + chips * images_per_chip
 
 
 def accuracies(query: QueryFn, fuse: Fuse, heads: ChipHeads, test: Split, chips: Sequence[Chip]) -> dict[str, Any]:
     """The part ``accuracy`` of the summary.
 
-    ``perturbed`` is the bare target, ``perturbed_head`` with the head alone, ``perturbed_fuse`` with the trained fuse and the
-    head taken away, ``perturbed_fused`` with both. The head alone is the one fitted before the fuse was trained.
+    ``perturbed`` is the target alone, ``perturbed_head`` with the head alone, ``perturbed_fuse`` with the trained fuse alone,
+    ``perturbed_fused`` with both. The head alone is the one fitted before the fuse was trained.
     """
     with torch.no_grad():
         fused = fuse(test.images)

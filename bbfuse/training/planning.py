@@ -27,14 +27,14 @@ _LEAST_REPORTED = 10
 
 @dataclass(frozen=True)
 class Queries:
-    """Images that are sent, and the requests that carry them without retries."""
+    """Images that are sent, and the number of requests without retries."""
 
     images: int = 0
     requests: int = 0
 
     @staticmethod
     def of(images: int, limit: int | None = None) -> Queries:
-        """One query of so many images, split into requests of at most 128, and again at a server's ``limit``."""
+        """One query of ``images`` images, split into requests of at most 128, and again at a server's ``limit``."""
         whole, rest = divmod(images, IMAGES_PER_REQUEST)
         limit = limit or IMAGES_PER_REQUEST
         return Queries(images, whole * math.ceil(IMAGES_PER_REQUEST / limit) + math.ceil(rest / limit))
@@ -48,15 +48,15 @@ class Queries:
 
 @dataclass(frozen=True)
 class Price:
-    """What a step sends in which the optimizer sends queries."""
+    """What one step with queries sends."""
 
     whole: Queries
-    """All terms of the objective, for which the budget is planned."""
+    """With all terms of the objective; the budget is planned for this."""
     nominal: Queries
-    """The clean term alone, see `Eopm.is_nominal`."""
+    """With the clean term alone, see `Eopm.is_nominal`."""
 
     def of(self, objective: Eopm, steps: range) -> Queries:
-        """What these steps of the run send together."""
+        """What these steps of the run send in total."""
         nominal = sum(objective.is_nominal(step) for step in steps)
         return self.whole * (len(steps) - nominal) + self.nominal * nominal
 
@@ -78,8 +78,8 @@ def objective_of(config: RunConfig) -> Eopm:
 def report_size(config: RunConfig, available: int, images_per_chip: int) -> ReportSize:
     """The closing report of ``config`` with ``available`` held-out images and a head that needs ``images_per_chip``.
 
-    With `report.images` it has that many. Without, it has all of them, or as many as `report.share` of the budget allows; if
-    that is less than 100, fewer chips, unless their number was set.
+    With `report.images` it has that many. Otherwise it has all of them, or as many as `report.share` of the budget allows;
+    if that is less than 100, it has fewer chips, unless their number was set.
     """
     report = config.report
     chips = report.chips if config.chip_seed is None else 1
@@ -170,7 +170,9 @@ def plan(
     step = max(rest, key=lambda price: price.whole.images)
     warm_up_steps = config.warm_up // first.whole.images if config.warm_up else 0
     if config.warm_up and not warm_up_steps:
-        raise InputError(f"`warm_up={config.warm_up}` does not allow one step of it: give at least {first.whole.images}, or 0")
+        raise InputError(
+            f"`warm_up={config.warm_up}` does not allow one step of the warm-up: give at least {first.whole.images}, or 0"
+        )
     validation = checked + calibration
     report = query(size.images) * (2 * (1 + size.chips)) + calibration * size.chips
     reported = report_images(size.images, size.chips, heads.images_per_chip)
@@ -178,11 +180,11 @@ def plan(
     before = before_training.images + warm_up_steps * first.whole.images + (2 + drift.times) * check.images
     other = before + config.validation.times * validation.images
     free = _free(config, other, reported, step.whole.images)
-    last = optimizers[-1]  # one kind of optimizer trains all stages but the colour mix
+    last = optimizers[-1]  # all stages but the warm-up have the same kind of optimizer
     steps = free // step.whole.images * last.query_interval if step.whole.images else last.steps
     return Plan(
         steps=warm_up_steps + steps, validations=config.validation.times,
-        training_limit=config.budget - reported - math.floor(config.remote.reserve * reported),  # it has its share of the retries
+        training_limit=config.budget - reported - math.floor(config.remote.reserve * reported),  # and its part of the reserve
         before_training=before_training, step=step, exact=all(price == step for price in rest), warm_up_steps=warm_up_steps,
         warm_up_step=first, interval=last.query_interval, validation=validation, report=report, drift_check=check,
         drift_checks=drift.times,
@@ -190,7 +192,7 @@ def plan(
 
 
 def _free(config: RunConfig, other: int, reported: int, step: int) -> int:
-    """Images for training; one request is kept for a run that is killed with requests in flight.
+    """Images for training; one request is reserved for a run that is killed with requests in flight.
 
     Raises:
         InputError: fewer than one ``step`` sends.

@@ -1,8 +1,9 @@
-"""Which owned images make up a batch.
+"""The owned images of a batch.
 
-``hard``: image ``i`` is drawn with probability ``n p_i``, ``p_i`` mostly proportional to the square root of how unsure or wrong
-its last answers were, and weighted by ``1 / (N p_i)``, so that the weighted mean over the batch is unbiased for the mean over
-all (Horvitz and Thompson 1952; systematic sampling, so no image is drawn twice). ``uniform`` is the same with equal ``p_i``.
+``hard``: image ``i`` is drawn with probability ``n p_i``, ``p_i`` mostly proportional to the square root of its difficulty (one
+minus the probability of its label in the last responses), and weighted by ``1 / (N p_i)``, so that the
+weighted mean over the batch is unbiased for the mean over all (Horvitz and Thompson 1952; systematic sampling, so no image is
+drawn twice). ``uniform`` is the same with equal ``p_i``.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ class Sampler:
         self._batch = min(batch, owned)
         self._hard = hard
         self.difficulty = torch.ones(owned, dtype=torch.float64)
-        """One minus the probability that the last answers gave to the label, in [0, 1]; 1 for images never asked."""
+        """One minus the probability of the label in the last responses, in [0, 1]; 1 for images that were never sent."""
 
     def probabilities(self) -> Tensor:
         """``p`` (owned,), sums to one, none above ``1 / n``."""
         owned = len(self.difficulty)
         p = torch.full((owned,), 1.0 / owned, dtype=torch.float64)
         if self._hard:
-            wanted = self.difficulty.clamp_min(_SMALLEST).sqrt()
-            p = (1 - _UNIFORM_SHARE) * wanted / wanted.sum() + _UNIFORM_SHARE * p
+            share = self.difficulty.clamp_min(_SMALLEST).sqrt()
+            p = (1 - _UNIFORM_SHARE) * share / share.sum() + _UNIFORM_SHARE * p
         top = 1.0 / self._batch
         capped = torch.zeros(owned, dtype=torch.bool)
         while (p[~capped] > top).any():
@@ -50,5 +51,5 @@ class Sampler:
         return index, (1.0 / (len(p) * p[index])).float()
 
     def observe(self, index: Tensor, difficulty: Tensor) -> None:
-        """What the answers to images ``index`` showed."""
+        """Record the ``difficulty`` of images ``index``."""
         self.difficulty[index] = difficulty.double()

@@ -5,8 +5,8 @@
    2 % below that of the tenth before, at the latest after half of the steps. These losses come from the probes: no extra query.
 3. `generator`, to the end.
 
-A stage adds its generator to the sum that the fuse is made of, and all of it is trained. Its optimizer is made anew for these
-parameters: it counts its own steps, its learning rate decays over those that are left, and it draws from streams of its own.
+A stage adds its generator to the fuse, and the whole fuse is trained. It has a new optimizer for these parameters, which counts
+its own steps, decays its learning rate over the remaining steps, and has its own random streams.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _WARM_UP = CmaConfig(subspace=100, sigma=0.05)  # a mix has at most 12 parameter
 
 @dataclass(frozen=True)
 class Stage:
-    """What joins the fuse, and what moves it from then on."""
+    """The generator that a stage adds to the fuse, and the optimizer that trains the fuse from then on."""
 
     generator: str
-    method: str
+    optimizer: str
     """a name of `OPTIMIZERS`"""
     settings: Any
-    """those of the method"""
+    """those of the optimizer"""
 
 
 def stages(config: RunConfig) -> list[Stage]:
-    """What ``config`` asks for, in order; without ``--warm-up`` and ``--grow`` one stage.
+    """The stages of ``config`` in order; one stage without `warm_up` and `grow`.
 
     Raises:
-        InputError: there is no generator ``--grow``.
+        InputError: there is no generator called `grow`.
     """
     if config.grow is not None and config.grow not in GENERATORS and ":" not in config.grow:
         raise InputError(f"`grow` must be one of {', '.join(GENERATORS)}, or module:attribute, got {config.grow}")
@@ -60,24 +60,24 @@ def stages(config: RunConfig) -> list[Stage]:
 
 
 def no_longer_improves(losses: Sequence[float], window: int) -> bool:
-    """Whether the mean of the last ``window`` losses is not 2 % below that of as many before; asked at whole windows only."""
+    """Whether the mean of the last ``window`` losses is not 2 % below that of the window before; false within a window."""
     if window == 0 or len(losses) % window or len(losses) < 2 * window:
         return False
     return sum(losses[-window:]) > (1.0 - _SMALLEST_GAIN) * sum(losses[-2 * window : -window])
 
 
 class Stages:
-    """The fuse and the method of the present stage, and when the next one begins."""
+    """The fuse and the optimizer of the present stage, and when the next stage begins."""
 
     def __init__(
         self, config: RunConfig, problem: Problem, image_shape: Shape, images: Tensor, start: dict[str, Tensor] | None = None
     ) -> None:
-        """Begin with the first stage; ``images`` (n, channels, height, width), owned, calibrate what is added.
+        """Begin with the first stage; the owned ``images`` (n, channels, height, width) calibrate each generator.
 
-        ``start`` is the state dict of a fuse that was trained before, to begin with.
+        ``start`` is the state dict of a trained fuse for a warm start.
 
         Raises:
-            InputError: there is no generator ``--grow``, or the first one does not exist or does not fit the images.
+            InputError: a generator does not exist, or the first one does not fit the images.
         """
         self._stages = stages(config)
         self._root = problem
@@ -95,7 +95,7 @@ class Stages:
         self.optimizer = self._made(self._stages[0], self.fuse)
 
     def optimizers(self) -> list[Optimizer]:
-        """The method of every stage in order, to plan with: those to come are made for a copy of the fuse as it will be then.
+        """The optimizer of every stage in order, for planning: those of later stages are made for a grown copy of the fuse.
 
         Raises:
             InputError: a generator does not exist, does not fit the images, or is not larger than the one before it.
@@ -119,7 +119,7 @@ class Stages:
 
     @property
     def grown_at_step(self) -> int | None:
-        """The step before which ``--generator`` joined a smaller fuse; ``None`` as long as it has not."""
+        """The step before which `generator` was added to a smaller fuse; ``None`` until then."""
         return self.begun if self._is_last and self._number else None
 
     @property
@@ -127,7 +127,7 @@ class Stages:
         return self._number + 1 == len(self._stages)
 
     def observe(self, loss: float | None) -> None:
-        """Note the training loss of a step, ``None`` where nothing was asked."""
+        """Record the training loss of a step, ``None`` if no query was sent."""
         if loss is not None and not self._is_last:
             self._losses.append(loss)
 
@@ -154,17 +154,17 @@ class Stages:
 
     def _made(self, stage: Stage, fuse: Fuse) -> Optimizer:
         problem = dataclasses.replace(self._root, seed=self.seed)
-        return OPTIMIZERS[stage.method].create(stage.settings, problem, fuse)
+        return OPTIMIZERS[stage.optimizer].create(stage.settings, problem, fuse)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the order stands, and what fuse and method hold."""
+        """The stage, and the states of fuse and optimizer."""
         return {
             "number": self._number, "begun": self.begun, "losses": list(self._losses),
             "fuse": self.fuse.state_dict(), "method": self.optimizer.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to where `state_dict` was taken, from the first stage."""
+        """Restore `state_dict`, beginning from the first stage."""
         while self._number < state["number"]:
             self._grow()
         self.begun, self._losses = state["begun"], list(state["losses"])

@@ -1,4 +1,4 @@
-"""The loop: draw batch and chips, let the method query and move the fuse, record. The same for every method and backend."""
+"""The training loop, the same for every optimizer and backend: draw a batch and chips, update the fuse, record the step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["Status", "Trainer"]
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands."""
+    """The state of a run, for the progress display."""
 
     images: int
     budget: int
@@ -49,13 +49,13 @@ class Status:
 
 
 class Trainer:
-    """One run, from its first question to its summary. ``run`` may be called on a fresh or on a resumed folder."""
+    """One run, from its first query to its accuracies. ``run`` works on a new and on a resumed folder."""
 
     def __init__(
         self, config: RunConfig, info: BackendInfo, data: Dataset, ledger: Ledger, folder: RunFolder | None,
         scorer: Scorer | None = None,
     ) -> None:  # fmt: skip
-        """Build everything; nothing is asked yet. Without a ``folder`` it is a run to be planned, not to be begun.
+        """Build everything; no query is sent yet. Without a ``folder`` the run can be planned only.
 
         Probes are scored by ``scorer``, in this process if not given.
 
@@ -64,7 +64,7 @@ class Trainer:
         """
         shape = data.image_shape
         if shape != info.image_shape or data.classes != info.classes:
-            takes = f"{info.name} takes images {info.image_shape} and knows {info.classes} classes"
+            takes = f"{info.name} takes images {info.image_shape} and has {info.classes} classes"
             raise InputError(f"{takes}, but `data={data.name}` has {shape} and {data.classes}")
         self.config = config
         self.ledger = ledger
@@ -92,7 +92,7 @@ class Trainer:
         self.plan = plan(
             config, data, self.objective, self.heads, self.stages.optimizers(), self.drift, self.report, info.limit
         )  # fmt: skip
-        ledger.scheduler.at_risk = IMAGES_PER_REQUEST  # what the plan keeps for a run that is killed
+        ledger.scheduler.at_risk = IMAGES_PER_REQUEST  # what the plan reserves for a run that is killed
         self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
         self.head_optimizer = torch.optim.Adam(self.heads.trained.parameters()) if self.heads.trained else None
         self.labels = data.train.labels
@@ -103,21 +103,21 @@ class Trainer:
 
     @property
     def folder(self) -> RunFolder:
-        """Where the run is recorded."""
+        """The folder that the run is recorded in."""
         assert self._folder is not None
         return self._folder
 
     def status(self) -> Status:
-        """Where the run stands."""
+        """The present state of the run."""
         return Status(self.ledger.images, self.config.budget, self.step, self.plan.steps, self.loss, self.validation)
 
     def run(
         self, show: Callable[[Status], None], checkpoint_seconds: float = 10.0, say: Callable[[str], None] = lambda _: None
     ) -> dict[str, Any]:
-        """Train until the budget is spent, measure, and return the accuracies; ``say`` is told what a user should know.
+        """Train until the budget is spent, measure, and return the accuracies; ``say`` takes one-line notes for the user.
 
         Raises:
-            BudgetSpentError: retries took what was kept for the report.
+            BudgetSpentError: retries used up what was reserved for the report.
             TargetError: the target failed; everything up to the last whole step is in the checkpoint.
         """
         self.ledger.limit = self.plan.training_limit
@@ -134,7 +134,7 @@ class Trainer:
             while self.step < self.plan.steps:
                 if self.stages.advance(self.step, self.plan.steps, self.plan.warm_up_steps):
                     self.folder.event({"step": self.step, "images": self.ledger.images, "generator": self.fuse.name})
-                self._look()
+                self._check()
                 self.loss = self._train_step()
                 self.stages.observe(self.loss)
                 self.step += 1
@@ -144,15 +144,15 @@ class Trainer:
                 if time.monotonic() - saved > checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
-            self._look()
+            self._check()
             show(self.status())
         except BudgetSpentError:
-            pass  # retries have used up the rest; what was learned is reported
+            pass  # retries have used up the rest; the fuse as it is now is reported
         self.ledger.limit = self.config.budget
         return accuracies(self.ledger.query, self.fuse, self.heads, self.data.test, self._reported())
 
     def smaller_report(self) -> str | None:
-        """What the closing report leaves out to stay within its share of the budget; ``None`` if nothing."""
+        """A note on what the closing report leaves out to stay within its share of the budget; ``None`` if nothing."""
         chips = 1 if self.chip is not None else self.config.report.chips
         if self.config.report.images is not None or (self.report.images, self.report.chips) == (self.held_out, chips):
             return None
@@ -163,13 +163,13 @@ class Trainer:
         )
 
     def fused(self, images: Tensor) -> Tensor:
-        """``images`` as the fuse makes them now."""
+        """The output of the present fuse for ``images``."""
         with torch.no_grad():
             result: Tensor = self.fuse(images)
         return result
 
     def trained(self) -> dict[str, Any]:
-        """What was learned, for ``fuse.pt``."""
+        """The trained fuse and heads, for ``fuse.pt``."""
         return {
             "generator": self.fuse.name,
             "image_shape": list(self.data.image_shape),
@@ -201,19 +201,20 @@ class Trainer:
         self.drift.load_state_dict(state["watch"])
 
     def _before_training(self) -> None:
-        owned, answered = self.data.train.images, []
+        owned, received = self.data.train.images, []
         if self.config.labels == "target":
             checked = self.data.validation.images[: self.config.validation.images]
-            answered.append(Responses(owned, NOMINAL, self.ledger.query(owned, NOMINAL)))
-            self.labels = answered[0].logits.argmax(1)
+            received.append(Responses(owned, NOMINAL, self.ledger.query(owned, NOMINAL)))
+            self.labels = received[0].logits.argmax(1)
             self.validation_labels = self.ledger.query(checked, NOMINAL).argmax(1)
-        answers = self.heads.fit(self.labels)
-        if answers is not None:
+        responses = self.heads.fit(self.labels)
+        if responses is not None:
             assert self.chip is not None
-            answered.append(Responses(owned[: len(answers)], self.chip, answers))
-            sure = self.heads.head_for(self.chip)(answers).detach().softmax(1).gather(1, self.labels[: len(answers), None])[:, 0]
-            self.sampler.observe(torch.arange(len(sure)), 1.0 - sure)
-        self.stages.optimizer.prepare(Split(owned, self.labels), answered, self.ledger.query)
+            received.append(Responses(owned[: len(responses)], self.chip, responses))
+            corrected = self.heads.head_for(self.chip)(responses).detach()
+            of_label = corrected.softmax(1).gather(1, self.labels[: len(responses), None])[:, 0]
+            self.sampler.observe(torch.arange(len(of_label)), 1.0 - of_label)
+        self.stages.optimizer.prepare(Split(owned, self.labels), received, self.ledger.query)
 
     def _train_step(self) -> float | None:
         index, weights = self.sampler.draw(seeds.stream(self.config.seed, "batch", self.step))
@@ -223,7 +224,7 @@ class Trainer:
             moves = dataclasses.replace(recipe_for(self.data.image_shape), each=True)
             images = moved(images, moves, seeds.stream(self.config.seed, "augment", self.step))
         if self.config.precision == "bfloat16":
-            images = images.contiguous(memory_format=torch.channels_last)  # the order in which it is fast
+            images = images.contiguous(memory_format=torch.channels_last)  # the faster memory layout
         model = self.stages.optimizer.simulated_target
         terms = self.objective.terms(self.step, lambda chip: self.heads.head_for(chip, model), model is not None)
         step = Step(
@@ -253,8 +254,8 @@ class Trainer:
             self.config.device.partition(":")[0], torch.bfloat16, enabled=self.config.precision == "bfloat16"
         )  # fmt: skip
 
-    def _look(self) -> None:
-        """What is due before the present step: is the target still the same, and what has been learned?"""
+    def _check(self) -> None:
+        """The drift check and the validation that are due before the present step."""
         if self.plan.checks_drift(self.step):
             drift = self.drift.check(self.ledger)
             self.folder.event({"step": self.step, "images": self.ledger.images, "drift": drift})

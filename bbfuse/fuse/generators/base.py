@@ -1,4 +1,4 @@
-"""What a generator is: a function of an image shape that makes a network with images of that shape in and out."""
+"""Generators: functions of an image shape that make a network with input and output of that shape."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_it_grows_when_the_smaller_fuse_stops_paying_at_the_latest_at_half_and_o
 
 def test_the_warm_up_comes_first_and_its_steps_do_not_count_for_the_growth() -> None:
     config = RunConfig(optimizer="spsa", grow="Filter", chip_seed=0, warm_up=1000)
-    assert [(s.generator, s.method) for s in stages(config)] == [("Mix", "cma"), ("Filter", "spsa"), ("MLP", "spsa")]
+    assert [(s.generator, s.optimizer) for s in stages(config)] == [("Mix", "cma"), ("Filter", "spsa"), ("MLP", "spsa")]
     assert grown(config, [1.0] * 110, warm_up=10) == [(10, "Mix+Filter"), (30, "Mix+Filter+MLP")]
     alone = dataclasses.replace(config, grow=None)
     assert grown(alone, [1.0] * 110, warm_up=10) == [(10, "Mix+MLP")]
@@ -136,7 +136,7 @@ def test_steps_without_a_loss_count_as_steps_and_say_nothing_of_what_pays() -> N
         ({"warm_up": 2000, "generator": "Mix"}, "not from Mix to Mix"),
         ({"warm_up": 2000, "grow": "Mix"}, "not from Mix to Mix"),
         ({"warm_up": 20_000}, "`budget=6000` does not allow one step: .* give at least"),
-        ({"warm_up": 3}, "`warm_up=3` does not allow one step of it: give at least 96, or 0"),
+        ({"warm_up": 3}, "`warm_up=3` does not allow one step of the warm-up: give at least 96, or 0"),
     ],
 )
 def test_what_cannot_grow_is_refused_in_a_line_before_anything_is_asked(

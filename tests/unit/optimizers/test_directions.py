@@ -84,7 +84,7 @@ def test_coarse_blocks_must_fit_both_sides_and_no_other_basis_minds(shape: Shape
     block = 2 if shape[1] < 10 else 3
     with pytest.raises(InputError) as told:
         Directions("coarse", shape)
-    assert str(told.value) == f"--rge.basis coarse needs sides divisible by {block}, got {shape[1]}x{shape[2]}"
+    assert str(told.value) == f"`rge.basis=coarse` needs sides divisible by {block}, got {shape[1]}x{shape[2]}"
     for kind in ("pixels", "dct", "coordinates"):
         assert Directions(kind, shape).draw(2, torch.Generator()).shape == (2, *shape)
 
@@ -166,5 +166,5 @@ def test_a_memory_takes_two_gibibytes_at_most() -> None:
     assert "takes 2.0 GiB" in str(told.value)
     assert str(further.value) == (
         "one Jacobian for each of 1150 images takes 4.5 GiB, more than 2: "
-        "choose --rge.basis coarse, fewer --images, or --rge.no-broyden"
+        "choose `rge.basis=coarse`, fewer `images`, or `rge.broyden=False`"
     )

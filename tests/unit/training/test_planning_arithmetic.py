@@ -208,7 +208,7 @@ def test_the_dearest_stage_after_the_warm_up_sets_the_steps_and_a_plan_of_unlike
         assert (unlike.exact, unlike.step.whole.images) == (False, 39)
     without = plan(dataclasses.replace(config, warm_up=0), DATA, heads(()), [method(2), method(3)], watch(0))
     assert (without.exact, without.step.whole.images, without.warm_up_steps) == (False, 39, 0)
-    with pytest.raises(InputError, match="`warm_up=90` does not allow one step of it: give at least 91, or 0"):
+    with pytest.raises(InputError, match="`warm_up=90` does not allow one step of the warm-up: give at least 91, or 0"):
         plan(dataclasses.replace(config, warm_up=90), DATA, heads(()), [method(7), method(2)], watch(0))
     assert plan(dataclasses.replace(config, warm_up=91), DATA, heads(()), [method(7), method(2)], watch(0)).warm_up_steps == 1
 
