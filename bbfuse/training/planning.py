@@ -63,10 +63,11 @@ class Price:
 
 @dataclass(frozen=True)
 class ReportSize:
-    """Held-out images and chips of the closing report."""
+    """Held-out images and chips of the closing report, and how many images it would send without `report.share`."""
 
     images: int
     chips: int
+    whole: int
 
 
 def objective_of(config: RunConfig) -> Eopm:
@@ -78,13 +79,15 @@ def objective_of(config: RunConfig) -> Eopm:
 def report_size(config: RunConfig, available: int, images_per_chip: int) -> ReportSize:
     """The closing report of ``config`` with ``available`` held-out images and a head that needs ``images_per_chip``.
 
-    With `report.images` it has that many. Otherwise it has all of them, or as many as `report.share` of the budget allows;
-    if that is less than 100, it has fewer chips, unless their number was set.
+    With `report.images` it has that many. Without, it has all of them, or as many as `report.share` of the budget allows; if
+    that is less than 100, fewer chips, unless their number was set. A share of 1 is no limit.
     """
     report = config.report
     chips = report.chips if config.chip_seed is None else 1
-    if report.images is not None:
-        return ReportSize(min(report.images, available), chips)
+    images = available if report.images is None else min(report.images, available)
+    whole = report_images(images, chips, images_per_chip)
+    if report.images is not None or report.share == 1.0:
+        return ReportSize(images, chips, whole)
     limit = math.floor(report.share * config.budget)
 
     def affordable(chips: int) -> int:
@@ -92,7 +95,7 @@ def report_size(config: RunConfig, available: int, images_per_chip: int) -> Repo
 
     while affordable(chips) < min(_FEWEST_REPORTED, available) and chips > 1 and "chips" not in changed(report):
         chips -= 1
-    return ReportSize(max(affordable(chips), min(_LEAST_REPORTED, available)), chips)
+    return ReportSize(max(affordable(chips), min(_LEAST_REPORTED, available)), chips, whole)
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,8 @@ def plan(
     check = sum((query(images) for images in drift.queries_per_check), Queries())
     before = before_training.images + warm_up_steps * first.whole.images + (2 + drift.times) * check.images
     other = before + config.validation.times * validation.images
-    free = _free(config, other, reported, step.whole.images)
-    last = optimizers[-1]  # all stages but the warm-up have the same kind of optimizer
+    free = _free(config, other, reported, size.whole, step.whole.images)
+    last = optimizers[-1]  # one kind of optimizer trains all stages but the colour mix
     steps = free // step.whole.images * last.query_interval if step.whole.images else last.steps
     return Plan(
         steps=warm_up_steps + steps, validations=config.validation.times,
@@ -191,8 +194,8 @@ def plan(
     )  # fmt: skip
 
 
-def _free(config: RunConfig, other: int, reported: int, step: int) -> int:
-    """Images for training; one request is reserved for a run that is killed with requests in flight.
+def _free(config: RunConfig, other: int, reported: int, whole: int, step: int) -> int:
+    """Images for training; one request is kept for a run that is killed with requests in flight.
 
     Raises:
         InputError: fewer than one ``step`` sends.
@@ -202,10 +205,11 @@ def _free(config: RunConfig, other: int, reported: int, step: int) -> int:
     if free < step:
         used = config.budget - free
         # the smallest budget that, less its reserve rounded down, has room for the others
-        least = math.floor((used - reserve + step - 1) / (1.0 - config.remote.reserve)) + 1
+        needed = other + IMAGES_PER_REQUEST + step
+        least = math.floor((needed + whole - 1) / (1.0 - config.remote.reserve)) + 1
         share = config.remote.reserve + config.report.share
         if config.report.images is None and share < 1.0:  # a report that grows with the budget
-            least = min(least, math.ceil((other + IMAGES_PER_REQUEST + step) / (1.0 - share)))
+            least = min(least, math.ceil(needed / (1.0 - share)))
         retries = f", {reserve} of them for retries (`remote.reserve`)" if reserve else ""
         raise InputError(
             f"`budget={config.budget}` does not allow one step: {used} images go to all but the training{retries}, {step} to a "

@@ -41,32 +41,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Pat
     return folder, json.loads(done.stdout), done.stderr
 
 
-def test_help_needs_no_torch() -> None:
-    code = "import sys, bbfuse.cli.run; bbfuse.cli.run.parse(['--backend', 'local']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-    shown = call("--help", cwd=ROOT)
-    assert shown.returncode == 0
-    for flag in (
-        "--backend",
-        "--optimizer",
-        "--bit-error-rate",
-        "--chip-seed",
-        "--head",
-        "--images",
-        "--labels",
-        "--budget",
-        "--spsa.c",
-        "--remote.url",
-    ):
-        assert flag in shown.stdout
-
-
 def test_the_summary_has_the_agreed_keys(finished: tuple[Path, dict[str, Any], str]) -> None:
     folder, summary, _ = finished
     assert summary == json.loads((folder / "summary.json").read_text())
     assert set(summary) == {
         "schema", "config", "accuracy", "recovered_points", "lost_points", "queries", "answers", "target", "trust",
-        "grown_at_step", "energy", "seconds", "stopped", "versions", "earlier_versions",
+        "grown_at_step", "report", "energy", "seconds", "stopped", "versions", "earlier_versions",
     }  # fmt: skip
     accuracy = summary["accuracy"]
     assert set(accuracy) == {"clean", "clean_fused", "perturbed", "perturbed_head", "perturbed_fuse", "perturbed_fused"}
@@ -87,7 +67,7 @@ def test_the_run_folder_is_complete_and_the_report_stands_alone(finished: tuple[
     page = (folder / "report.html").read_text()
     assert re.findall(r"<figcaption>(.*?)</figcaption><svg", page) == [
         "Accuracy on owned validation images against images sent", "Accuracy on held-out images",
-        "Images before and after the fuse", "Points won back against energy saved",
+        "Images before and after the fuse", "Recovered points against energy saved",
     ]  # fmt: skip
     assert not re.search(r"""(src|href)=["']?http""", page.replace("http://www.w3.org", ""))
     words = set(re.findall(r"<text[^>]*>(.*?)</text>", page))
@@ -109,7 +89,7 @@ def test_remote_equals_local_number_for_number(finished: tuple[Path, dict[str, A
     done = call(*SMALL, "--backend", "remote", "--out", str(tmp_path / "remote"), "--json")
     assert done.returncode == 0, done.stderr
     remote = json.loads(done.stdout)
-    assert "started a server of our own at http://127.0.0.1:" in done.stderr
+    assert "started the built-in server at http://127.0.0.1:" in done.stderr
     assert remote["config"].pop("backend") == "remote"
     assert without_seconds(remote) == {
         **without_seconds(local),
@@ -234,3 +214,16 @@ def test_a_server_that_goes_away_in_mid_run_ends_it_with_its_reason_and_nothing_
         server.kill()
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["accuracy"] == whole["accuracy"]
+
+
+def test_the_short_help_has_the_common_flags_and_the_full_help_all() -> None:
+    short, full = call("--help", cwd=ROOT), call("--help-all", cwd=ROOT)
+    assert short.returncode == full.returncode == 0
+    common = ("--backend", "--optimizer", "--bit-error-rate", "--chip-seed", "--population", "--head", "--images", "--budget")
+    for flag in (*common, "--remote.url", "--help-all"):
+        assert flag in short.stdout
+    for flag in (*common[:4], "--spsa.c", "--remote.url", "--eopm.pool", "--ray.timeout"):
+        assert flag in full.stdout
+    assert "--spsa.c" not in short.stdout
+    assert short.stdout.count("\n  --") <= 25
+    assert max(map(len, short.stdout.splitlines())) <= 110

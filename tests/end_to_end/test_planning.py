@@ -69,7 +69,7 @@ EDGES: dict[str, RunConfig] = {
 def test_at_the_edges_a_run_sends_what_its_plan_says(name: str, tmp_path: Path, linear: LinearBackend, digits: Dataset) -> None:
     config = EDGES[name]
     trainer = Trainer(config, linear.info, digits.owned(config.images), Ledger(linear, 0), folder=None)
-    sent = trainer.plan.sent(config)
+    sent = trainer.plan.sent(trainer.objective)
     assert linear.received == 0
     assert trainer.plan.exact
     told = run(config, tmp_path / "run", linear, digits)
@@ -105,7 +105,9 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
     return plan
 
 
-@pytest.mark.parametrize("arguments", ["--chip-seed 1 --budget 6000", "--backend whitebox --optimizer backprop --report.chips 2"])
+@pytest.mark.parametrize(
+    "arguments", ["--chip-seed 1 --budget 6000", "--backend whitebox --optimizer backprop --report.images 90"]
+)
 def test_the_command_says_it_sends_nothing_and_leaves_no_folder(
     arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,9 +160,9 @@ def test_a_server_is_asked_for_its_metadata_alone_and_bytes_and_money_are_foreto
 def test_what_would_be_refused_is_refused() -> None:
     for config, words in (
         (RunConfig(budget=100), "does not allow one step"),
-        (RunConfig(target="alexnet"), "--target must be one of"),
-        (RunConfig(resume=Path("runs/a")), "drop --resume"),
-        (RunConfig(backend="remote", remote=RemoteConfig(price=-1.0)), "--remote.price must be 0 or more"),
+        (RunConfig(target="alexnet"), "`target` must be one of"),
+        (RunConfig(resume=Path("runs/a")), "drop `resume`"),
+        (RunConfig(backend="remote", remote=RemoteConfig(price=-1.0)), "`remote.price` must be 0 or more"),
     ):
         with pytest.raises(InputError, match=words) as error:
             forecast(config)

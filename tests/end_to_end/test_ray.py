@@ -60,19 +60,19 @@ def test_without_workers_ray_is_not_imported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"workers": -1}, "--workers must be 0 or more"),
-        ({"ray": RayConfig(address="auto")}, "--ray.address has no effect without --workers"),
+        ({"workers": -1}, "`workers` must be 0 or more"),
+        ({"ray": RayConfig(address="auto")}, "`ray.address` has no effect without `workers`"),
         (
             {"workers": 2, "ray": RayConfig(address="http://here")},
-            "--ray.address must be local, auto, HOST:PORT or ray://HOST:PORT",
+            "`ray.address` must be local, auto, HOST:PORT or ray://HOST:PORT",
         ),
-        ({"workers": 2, "optimizer": "follow"}, "--workers has no effect with --optimizer follow"),
-        ({"workers": 2, "ray": RayConfig(timeout=0.0)}, "--ray.timeout must be above 0"),
-        ({"workers": 2, "ray": RayConfig(gpus=0.0)}, "--ray.gpus must be above 0"),
-        ({"workers": 2, "backend": "remote", "ray": RayConfig(address="h:1")}, "listens on this machine alone"),
+        ({"workers": 2, "optimizer": "follow"}, "`workers` has no effect with `optimizer=follow`"),
+        ({"workers": 2, "ray": RayConfig(timeout=0.0)}, "`ray.timeout` must be above 0"),
+        ({"workers": 2, "ray": RayConfig(gpus=0.0)}, "`ray.gpus` must be above 0"),
+        ({"workers": 2, "backend": "remote", "ray": RayConfig(address="h:1")}, "listens on this machine only"),
         (
             {"workers": 2, "backend": "remote", "remote": RemoteConfig(url="http://h:1", store="kept")},
-            "--remote.store does not go with --workers",
+            "`remote.store` does not go with `workers`",
         ),
     ],
 )

@@ -19,7 +19,6 @@ from bbfuse.optimizers.nes import Nes, NesConfig
 from bbfuse.optimizers.pgpe import Pgpe, PgpeConfig
 from bbfuse.optimizers.rge import InputRge, Rge, RgeConfig
 from bbfuse.optimizers.surrogate.guided import Guided, GuidedConfig
-from bbfuse.optimizers.surrogate.network import SurrogateConfig
 from tests.helpers.descent import PROBLEM, small_fuse, step_for
 
 INPUTS, PARAMETERS = RgeConfig(), RgeConfig(space="parameters")
@@ -103,7 +102,7 @@ def test_a_method_that_says_no_more_asks_every_step_needs_no_surrogate_and_sends
         None,
     )
     problem = Problem(owned=7, classes=3, population=False, seed=1)
-    assert (problem.memory, problem.surrogate) == (Memory(), SurrogateConfig())
+    assert (problem.memory, problem.surrogate) == (Memory(), None)
     with pytest.raises(dataclasses.FrozenInstanceError):
         problem.seed = 2  # type: ignore[misc]
 

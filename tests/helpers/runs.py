@@ -56,7 +56,7 @@ RUNS: dict[str, RunConfig] = {
         optimizer="follow",
         surrogate=SURROGATE,
         follow=FollowConfig(every=2),
-        report=ReportConfig(chips=3),
+        report=ReportConfig(share=1.0, chips=3),
         standardize=StandardizeConfig(images=20),
     ),
     "rge, plain": dataclasses.replace(BASE, rge=RgeConfig(broyden=False, directions=2)),
@@ -69,13 +69,13 @@ RUNS: dict[str, RunConfig] = {
     "clean term": dataclasses.replace(BASE, eopm=EopmConfig(clean_weight=1.0)),
     "labels of the target": dataclasses.replace(BASE, labels="target", images=300),
     "population": dataclasses.replace(
-        BASE, chip_seed=None, report=ReportConfig(chips=3), standardize=StandardizeConfig(images=20)
+        BASE, chip_seed=None, report=ReportConfig(share=1.0, chips=3), standardize=StandardizeConfig(images=20)
     ),
     "population, all terms, two chips a step": dataclasses.replace(
         BASE,
         chip_seed=None,
         eopm=EopmConfig(chips=2, terms="all"),
-        report=ReportConfig(chips=3),
+        report=ReportConfig(share=1.0, chips=3),
         standardize=StandardizeConfig(images=20),
     ),
 }

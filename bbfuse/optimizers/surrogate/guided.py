@@ -46,7 +46,7 @@ _MEMORY = 0.95
 
 @OPTIMIZERS.register("guided")
 class Guided(InputRge):
-    """`rge` with the surrogate's gradient as a prior, weighted by agreement with measured differences.
+    """rge with the surrogate's gradient as a prior, weighted by agreement with measured differences.
 
     `InputRge` with memory and prior; ``trust`` is the share of the probes' variance that ``w p`` explains.
     """

@@ -211,7 +211,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         },
         "population",
     ),
-    "alignment": (alignment.main, {"method", "steps_before", "cosine_mean", "cosine_sd", "scale_mean"}, "pgpe"),
+    "alignment": (alignment.RESULT.main, {"method", "steps_before", "cosine_mean", "cosine_sd", "scale_mean"}, "pgpe"),
     "bit_errors": (
         bit_errors.RESULT.main, {"scheme", "bits", "rate", "chips", "accuracy_mean", "accuracy_sd", "slack"}, "rquant",
     ),
@@ -239,7 +239,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
         "SoftSNN",
     ),
     "fleet": (
-        fleet.STUDY.main, {"chip", "arm", "head", "images", "perturbed", "recovered", "share"}, "from population",
+        fleet.STUDY.main, {"chip", "arm", "head", "images", "perturbed", "recovered", "share"}, "population",
     ),
     "misled": (
         misled.STUDY.main, {"method", "surrogate", "seed", "recovered", "trust_early", "trust_end"}, "inverted",

@@ -153,8 +153,8 @@ def test_adversarial_training_takes_the_gradient_of_the_attacked_batch(digits: D
     counts: list[int] = []
 
     class Counting(Hardened):
-        def _wrong(self, stored: Stored, loss: object) -> Patterns:
-            found = super()._wrong(stored, loss)  # type: ignore[arg-type]
+        def _with_errors(self, stored: Stored, loss: object) -> Patterns:
+            found = super()._with_errors(stored, loss)  # type: ignore[arg-type]
             counts.append(int(attacks.flipped(stored.patterns, found).sum()))
             return found
 

@@ -29,7 +29,7 @@ def test_the_setting_is_the_stated_one() -> None:
     assert (DIGITS.test_images, DIGITS.steps, list(DIGITS.fuses)) == (360, 300, ["Filters", "MLP", "UNetXS"])
     for name, config in DIGITS.fuses.items():
         assert config == RunConfig(
-            optimizer="follow", generator=name, bit_error_rate=0.05, head="standardize", report=ReportConfig(chips=2)
+            optimizer="follow", generator=name, bit_error_rate=0.05, head="standardize", report=ReportConfig(chips=2, share=1.0)
         )
 
 

@@ -113,7 +113,7 @@ def test_as_a_script_it_takes_its_flags_from_behind_its_name(
     monkeypatch.setattr(sys, "argv", ["its own name", "--json"])
     monkeypatch.setattr(networks, "build", lambda name, shape: torch.nn.Linear(32, 7))
     for name in FUSES:
-        monkeypatch.setitem(GENERATORS, name, lambda shape: torch.nn.Linear(32, 3))
+        monkeypatch.setitem(GENERATORS._found, name, lambda shape: torch.nn.Linear(32, 3))
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(energy.__file__), run_name="__main__")
     assert ended.value.code == 0

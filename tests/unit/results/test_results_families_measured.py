@@ -18,6 +18,7 @@ from backends.memory.simulator import Simulator
 from backends.training.hardening import Hardening
 from backends.training.recipe import Recipe
 from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig
 from experiments import families
 from experiments.families import ARMS, Arm
 from tests.helpers.toys import toy_data, toy_network
@@ -73,6 +74,7 @@ def test_the_runs_with_a_fuse_are_those_of_the_arms_that_have_a_rate_for_it() ->
         target = f"runs/families/{files[name]}.pt" if name in files else arm.target
         for chip in (50_000, 50_001):
             wanted.append(RunConfig(
+                report=ReportConfig(share=1.0),
                 target=target, memory=Memory(bits=4 if name in files else 8), bit_error_rate=arm.fused_rate, chip_seed=chip,  # type: ignore[arg-type]
                 optimizer="follow", head="affine", budget=5000,
             ))  # fmt: skip

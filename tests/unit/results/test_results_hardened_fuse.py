@@ -12,6 +12,7 @@ import torch
 from backends.memory.config import Memory
 from backends.training.recipe import RECIPE
 from bbfuse.config.schema import RunConfig
+from bbfuse.config.sections import ReportConfig
 from experiments import hardened_fuse
 from tests.helpers.toys import cells, headers, tables_of, toy_data
 
@@ -26,7 +27,8 @@ def test_the_runs_are_those_of_every_target_rate_and_chip() -> None:
     for task, (name, rate, chip) in zip(tasks, named, strict=True):
         scheme = Memory("normal" if name == "normal" else "rquant", 8)
         file = f"runs/hardened_fuse/{files[name]}.pt"
-        assert task.config == RunConfig(target=file, memory=scheme, bit_error_rate=rate, chip_seed=chip)
+        whole = ReportConfig(share=1.0)
+        assert task.config == RunConfig(target=file, memory=scheme, bit_error_rate=rate, chip_seed=chip, report=whole)
     assert (hardened_fuse.WISHED, hardened_fuse.NOISE) == (2.5, 0.5)
 
 

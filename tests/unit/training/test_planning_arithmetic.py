@@ -18,6 +18,7 @@ from bbfuse.config.sections import ReportConfig, ValidationConfig
 from bbfuse.objective.eopm import EopmConfig
 from bbfuse.querying.drift import DriftCheck
 from bbfuse.training import planning
+from bbfuse.training.evaluation import report_images
 from bbfuse.training.planning import Plan, Price, Queries, ReportSize, objective_of
 
 NOTHING = Price(Queries(), Queries())
@@ -43,7 +44,8 @@ def method(queries_per_image: int, **changed: Any) -> Any:
 
 def plan(config: RunConfig, data: Dataset, found: Any, methods: Any, checks: DriftCheck, limit: int | None = None) -> Plan:
     chips = config.report.chips if config.chip_seed is None else 1
-    size = ReportSize(min(config.report.images or len(data.test), len(data.test)), chips)
+    images = min(config.report.images or len(data.test), len(data.test))
+    size = ReportSize(images, chips, report_images(images, chips, found.images_per_chip))
     config = dataclasses.replace(config, report=dataclasses.replace(config.report, share=1.0))
     return planning.plan(config, data, objective_of(config), found, methods, checks, size, limit)
 
@@ -264,3 +266,40 @@ def test_what_is_planned_cannot_be_changed() -> None:
     for made, name in ((Queries(3, 2), "images"), (NOTHING, "whole"), (timetable(9), "steps")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 5)
+
+
+@pytest.mark.parametrize(
+    ("budget", "changed", "per_chip", "size"),
+    [
+        (30_000, {}, 50, (360, 10)),  # 2 * 360 * 11 + 500 = 8,420, less than a third
+        (25_260, {}, 50, (360, 10)), (25_257, {}, 50, (359, 10)),  # a third is 8,420; 8,419
+        (8_000, {}, 50, (110, 9)),  # 10 chips would have (2,666 - 500) / 22 = 98 images, 9 have (2,666 - 450) / 20 = 110
+        (2_000, {}, 50, (154, 1)), (30, {}, 50, (10, 1)), (8_000, {"chips": 12}, 50, (79, 12)),
+        (8_000, {"images": 77}, 50, (77, 10)), (8_000, {"images": 900}, 50, (360, 10)), (30, {"share": 1.0}, 50, (360, 10)),
+        (8_000, {"share": 0.5}, 0, (181, 10)),
+    ],
+)  # fmt: skip
+def test_the_report_takes_a_third_of_the_budget_at_most(
+    budget: int, changed: dict[str, Any], per_chip: int, size: tuple[int, int]
+) -> None:
+    found = planning.report_size(RunConfig(budget=budget, report=ReportConfig(**changed)), 360, per_chip)
+    assert (found.images, found.chips) == size
+    whole = min(changed.get("images", 360), 360)
+    chips = changed.get("chips", 10)
+    assert found.whole == 2 * whole * (1 + chips) + chips * per_chip
+
+
+@pytest.mark.parametrize(("chip_seed", "head"), [(None, 60), (3, 0)])
+def test_the_least_budget_with_a_share_for_the_report_is_enough(chip_seed: int | None, head: int) -> None:
+    for step in (1, 6):
+        config = RunConfig(budget=50, batch=13, chip_seed=chip_seed, validation=ValidationConfig(images=40, times=2))
+
+        def planned(budget: int, config: RunConfig = config, step: int = step) -> Plan:
+            config = dataclasses.replace(config, budget=budget)
+            size = planning.report_size(config, len(DATA.test), head)
+            return planning.plan(config, DATA, objective_of(config), heads((), head), [method(step)], watch(0), size)
+
+        with pytest.raises(InputError) as error:
+            planned(50)
+        least = int(str(error.value).split()[-1])
+        assert planned(least).steps >= 1

@@ -57,7 +57,7 @@ def test_on_the_same_chip_it_starts_with_fuse_and_head_and_pays_for_neither(
     assert trainer.heads.trained is not None
     assert other.heads.trained is not None
     assert equal(trainer.heads.trained.state_dict(), other.heads.trained.state_dict())
-    assert trainer.plan.warm_up.images == 0 < other.plan.warm_up.images
+    assert trainer.plan.before_training.images == 0 < other.plan.before_training.images
     own = run(config, tmp_path / "run", linear, digits)["accuracy"]
     first, last = (
         [line["validation"] for line in events(place) if "validation" in line][index]
@@ -87,7 +87,7 @@ def test_elsewhere_it_starts_with_the_fuse_and_a_head_of_its_own(
     trainer, without = begun(dataclasses.replace(config, init=path), digits), begun(config, digits)
     assert equal(trainer.fuse.state_dict(), other.fuse.state_dict())
     assert not equal(trainer.fuse.state_dict(), without.fuse.state_dict())
-    assert not trainer.heads.taken
+    assert not trainer.heads.warm_started
     assert trainer.plan == without.plan
 
 
