@@ -21,9 +21,9 @@ from rich.console import Group
 
 from backends.datasets.loading import load
 from bbfuse.compare.baselines import control
-from bbfuse.compare.plots import GREY, LIGHT, ORANGE, error_bars, level, panels
-from bbfuse.compare.shares import recovery
-from bbfuse.compare.tables import at, grouped, rows_where, table
+from bbfuse.compare.display.plots import GREY, LIGHT, ORANGE, error_bars, level, panels
+from bbfuse.compare.display.shares import recovery
+from bbfuse.compare.display.tables import at, grouped, rows_where, table
 from bbfuse.compare.tasks import Task
 from bbfuse.config.sections import ReportConfig, ValidationConfig
 from bbfuse.training.evaluation import report_images

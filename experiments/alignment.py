@@ -22,7 +22,7 @@ from backends.datasets.base import Dataset
 from backends.datasets.loading import load
 from backends.simulated import SimulatedBackend
 from backends.targets.fit import fitted
-from bbfuse.compare.tables import at, first, table
+from bbfuse.compare.display.tables import at, first, table
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
 from bbfuse.objective.eopm import Term

@@ -20,9 +20,9 @@ from backends.datasets.loading import load
 from backends.memory.attacks import search as attacks
 from backends.memory.attacks.loss import AttackLoss
 from backends.training.recipe import RECIPE
+from bbfuse.compare.display.plots import BLUE, GREEN, PURPLE, RED, panels
+from bbfuse.compare.display.tables import rows_where, table
 from bbfuse.compare.measured import across
-from bbfuse.compare.plots import BLUE, GREEN, PURPLE, RED, panels
-from bbfuse.compare.tables import rows_where, table
 from bbfuse.compare.tasks import Row
 from bbfuse.seeds import reporting_chips
 from experiments.hardened_targets import DIGITS, HardenedTarget, error

@@ -31,9 +31,9 @@ from rich.table import Table
 from backends.base import NOMINAL, Chip
 from backends.datasets.loading import load
 from backends.memory.energy import voltage
+from bbfuse.compare.display.plots import BLUE, GREEN, PURPLE, RED, panels
+from bbfuse.compare.display.tables import rows_where, table
 from bbfuse.compare.measured import across, band, distinct
-from bbfuse.compare.plots import BLUE, GREEN, PURPLE, RED, panels
-from bbfuse.compare.tables import rows_where, table
 from bbfuse.compare.tasks import Row
 from bbfuse.seeds import reporting_chips
 from experiments.bit_errors import chips_needed, guarantee

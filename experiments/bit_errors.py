@@ -18,9 +18,9 @@ from backends.datasets.loading import load
 from backends.memory.config import PRESETS, Memory
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
+from bbfuse.compare.display.plots import BLUE, GREEN, RED, panels
+from bbfuse.compare.display.tables import rows_where, table
 from bbfuse.compare.measured import accuracies, across, band
-from bbfuse.compare.plots import BLUE, GREEN, RED, panels
-from bbfuse.compare.tables import rows_where, table
 from bbfuse.compare.tasks import Row
 from bbfuse.seeds import reporting_chips
 from experiments.study import RESULTS, Measurement

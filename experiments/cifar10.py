@@ -22,9 +22,9 @@ from typing import Any, Literal
 from rich.console import Group
 
 from bbfuse.compare.baselines import control
-from bbfuse.compare.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, error_bars, level, panels
-from bbfuse.compare.shares import images_needed, mean_or_none, recovery, share
-from bbfuse.compare.tables import grouped, lines, percent, rows_where
+from bbfuse.compare.display.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, error_bars, level, panels
+from bbfuse.compare.display.shares import images_needed, mean_or_none, recovery, share
+from bbfuse.compare.display.tables import grouped, lines, percent, rows_where
 from bbfuse.compare.tasks import Task, grid
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig, ValidationConfig

@@ -24,9 +24,9 @@ from rich.console import Group
 from rich.table import Table
 
 from backends.memory.protection.cost import HARDWARE
+from bbfuse.compare.display.plots import BLUE, GREEN, ORANGE, RED, panels
+from bbfuse.compare.display.tables import rows_where, table
 from bbfuse.compare.measured import across, distinct
-from bbfuse.compare.plots import BLUE, GREEN, ORANGE, RED, panels
-from bbfuse.compare.tables import rows_where, table
 from bbfuse.compare.tasks import Row
 from experiments.cross_layer_designs import ARITHMETIC, CLIPS, DIGITS, FULL, UNPROTECTED, Design, DesignBench
 from experiments.cross_layer_search import TIME, TOLERANCE, Requirements, Trial, best, requirements_of, search

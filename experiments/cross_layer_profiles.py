@@ -26,8 +26,8 @@ from backends.base import NOMINAL, Chip
 from backends.memory.protection.policy import Protection
 from backends.memory.protection.simulator import ProtectedSimulator, Site
 from backends.memory.protection.vulnerability import error_power, from_responses, rank_correlation
+from bbfuse.compare.display.tables import lines
 from bbfuse.compare.measured import value
-from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
 from bbfuse.seeds import training_chips
 from experiments.cross_layer_designs import DIGITS

@@ -19,7 +19,7 @@ from typing import Any
 from rich.table import Table
 
 from backends.base import InputError
-from bbfuse.compare.tables import average, rows_where, table
+from bbfuse.compare.display.tables import average, rows_where, table
 from bbfuse.compare.tasks import Row
 from experiments.cross_layer_designs import ARITHMETIC, CLIPS, DIGITS, FOLDER, FULL, Design, DesignBench
 from experiments.cross_layer_space import BUILT, EVERYTHING, FAMILIES, RANGES, VOLTAGES, Values, design_of

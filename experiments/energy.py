@@ -16,10 +16,10 @@ from backends import flags
 from backends.base import InputError
 from backends.memory.energy import macs, saving, weight_reads
 from backends.targets import networks
+from bbfuse.compare.display.plots import BLUE, GREEN, GREY, ORANGE, RED, panels
+from bbfuse.compare.display.tables import first, table
 from bbfuse.compare.measured import across, value
-from bbfuse.compare.plots import BLUE, GREEN, GREY, ORANGE, RED, panels
 from bbfuse.compare.results import as_json
-from bbfuse.compare.tables import first, table
 from bbfuse.compare.tasks import Row
 from bbfuse.fuse.generators.base import GENERATORS
 from experiments.study import RESULTS

@@ -29,10 +29,10 @@ from backends.targets.checkpoint import Checkpoint, write
 from backends.targets.fit import fitted, usual_recipe
 from backends.training.hardening import Hardening
 from backends.training.recipe import Recipe
+from bbfuse.compare.display.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
+from bbfuse.compare.display.tables import lines, rows_where
 from bbfuse.compare.executor import run_all
 from bbfuse.compare.measured import accuracies, value
-from bbfuse.compare.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
-from bbfuse.compare.tables import lines, rows_where
 from bbfuse.compare.tasks import Row, Task, settings_of
 from bbfuse.config.schema import RunConfig
 from bbfuse.runs.figures import svg, without_frame

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 
 from scipy.stats import t as student
 
-from bbfuse.compare.tables import rows_where
+from bbfuse.compare.display.tables import rows_where
 from bbfuse.compare.tasks import Row
 
 __all__ = ["compared", "judged"]

@@ -28,10 +28,10 @@ from backends.base import Chip
 from backends.datasets.loading import load
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
+from bbfuse.compare.display.plots import BLUE, GREY, panels
+from bbfuse.compare.display.shares import share
+from bbfuse.compare.display.tables import grouped, least, rows_where, spread, table
 from bbfuse.compare.executor import run_all
-from bbfuse.compare.plots import BLUE, GREY, panels
-from bbfuse.compare.shares import share
-from bbfuse.compare.tables import grouped, least, rows_where, spread, table
 from bbfuse.compare.tasks import Task, grid
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ValidationConfig

@@ -21,8 +21,8 @@ from backends.datasets.loading import load
 from backends.memory.config import Memory
 from backends.targets.fit import fit_to
 from backends.training.recipe import RECIPE
+from bbfuse.compare.display.tables import Column, grouped, lines, rows_where, table
 from bbfuse.compare.measured import value
-from bbfuse.compare.tables import Column, grouped, lines, rows_where, table
 from bbfuse.compare.tasks import Row, Task
 from bbfuse.config.schema import RunConfig
 from experiments.hardened_targets import DIGITS

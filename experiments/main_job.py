@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from bbfuse.compare.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, RED, level, panels
-from bbfuse.compare.shares import share
-from bbfuse.compare.tables import average, rows_where, spread, table
+from bbfuse.compare.display.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, RED, level, panels
+from bbfuse.compare.display.shares import share
+from bbfuse.compare.display.tables import average, rows_where, spread, table
 from bbfuse.compare.tasks import Task, grid
 from bbfuse.config.schema import RunConfig
 from bbfuse.runs.folder import events

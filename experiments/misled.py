@@ -32,8 +32,8 @@ from backends.datasets.base import Split
 from backends.datasets.loading import load
 from backends.training.fitting import fit
 from backends.training.recipe import RECIPE
-from bbfuse.compare.plots import BLUE, GREY, ORANGE, PURPLE, RED, panels
-from bbfuse.compare.tables import average, grouped, mean_sd
+from bbfuse.compare.display.plots import BLUE, GREY, ORANGE, PURPLE, RED, panels
+from bbfuse.compare.display.tables import average, grouped, mean_sd
 from bbfuse.compare.tasks import Task
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ValidationConfig

@@ -17,9 +17,9 @@ from typing import Any
 from rich.console import Group
 
 from backends.datasets.loading import load
-from bbfuse.compare.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, level, panels
-from bbfuse.compare.shares import Curve, images_needed, mean_curve, share
-from bbfuse.compare.tables import at, grouped, rows_where, table
+from bbfuse.compare.display.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, level, panels
+from bbfuse.compare.display.shares import Curve, images_needed, mean_curve, share
+from bbfuse.compare.display.tables import at, grouped, rows_where, table
 from bbfuse.compare.tasks import Task, grid
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig, ValidationConfig

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from bbfuse.compare.display.plots import BLUE, GREEN, ORANGE, panels
+from bbfuse.compare.display.tables import grouped, lines, percent, rows_where
 from bbfuse.compare.measured import value
-from bbfuse.compare.plots import BLUE, GREEN, ORANGE, panels
-from bbfuse.compare.tables import grouped, lines, percent, rows_where
 from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import stream
 from experiments.benchmarks.serving import SERVER_MS

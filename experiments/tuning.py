@@ -24,7 +24,7 @@ from backends.base import Chip
 from backends.datasets.loading import load
 from backends.memory.simulator import Simulator
 from backends.targets.fit import fitted
-from bbfuse.compare.tables import grouped, rows_where
+from bbfuse.compare.display.tables import grouped, rows_where
 from bbfuse.compare.tasks import Task
 from bbfuse.compare.trials import run_trials
 from bbfuse.config.schema import RunConfig, section_of

@@ -12,8 +12,8 @@ from rich.console import Console, RenderableType
 
 from backends import flags
 from backends.base import InputError, TargetError
+from bbfuse.compare.display.tables import markdown
 from bbfuse.compare.results import ResultFiles
-from bbfuse.compare.tables import markdown
 from bbfuse.compare.tasks import Row
 
 __all__ = ["RayShow", "Show", "Tabulate", "TierShow", "result_command", "tier_result", "tiered_command"]

@@ -14,7 +14,7 @@ from backends.base import NOMINAL, Chip
 from backends.datasets.base import Split
 from backends.memory.simulator import Simulator
 from bbfuse.compare.command import Tabulate
-from bbfuse.compare.tables import Column, at
+from bbfuse.compare.display.tables import Column, at
 from bbfuse.compare.tasks import Row
 from bbfuse.training.evaluation import accuracy
 

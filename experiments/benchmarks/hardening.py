@@ -22,8 +22,8 @@ from backends.targets.base import image_shape_of
 from backends.training.fitting import fit
 from backends.training.hardening import Hardening
 from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
+from bbfuse.compare.display.tables import lines
 from bbfuse.compare.measured import value
-from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
 from experiments.benchmarks.timing import median_seconds
 from experiments.study import Measurement

@@ -22,8 +22,8 @@ from backends.memory.faults.arrays import neuralfuse_map
 from backends.memory.faults.independent import random_flips
 from backends.memory.simulator import Simulator
 from backends.targets import networks
+from bbfuse.compare.display.tables import lines
 from bbfuse.compare.measured import value
-from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
 from experiments.benchmarks.timing import median_seconds, peak_bytes
 from experiments.study import Measurement

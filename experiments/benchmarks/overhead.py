@@ -23,8 +23,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from backends.base import NOMINAL
+from bbfuse.compare.display.tables import lines
 from bbfuse.compare.measured import value
-from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head

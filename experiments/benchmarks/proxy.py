@@ -25,8 +25,8 @@ import bbfuse
 from backends.base import NOMINAL
 from backends.http.codecs.oip_binary import LENGTH, packed
 from backends.http.codecs.oip_json import request_body
+from bbfuse.compare.display.tables import lines
 from bbfuse.compare.measured import value
-from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.module import Fuse

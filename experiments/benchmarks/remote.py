@@ -15,8 +15,8 @@ from torch import Tensor
 
 from backends.base import NOMINAL, Backend
 from backends.http.backend import DiscoveryOverrides, RemoteBackend
+from bbfuse.compare.display.tables import lines
 from bbfuse.compare.measured import value
-from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
 from experiments.benchmarks.serving import Timed, answering
 from experiments.benchmarks.timing import median_seconds

@@ -16,8 +16,8 @@ from contextlib import ExitStack
 
 from rich.table import Table
 
+from bbfuse.compare.display.tables import lines
 from bbfuse.compare.measured import value
-from bbfuse.compare.tables import lines
 from bbfuse.compare.tasks import Row
 from experiments.benchmarks.evotorch_actors import evotorch_row
 from experiments.benchmarks.serving import SERVER_MS, serve_slow, served

@@ -23,8 +23,8 @@ from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
 from backends.targets import networks
 from backends.targets.base import image_shape_of
+from bbfuse.compare.display.tables import table
 from bbfuse.compare.measured import across, value
-from bbfuse.compare.tables import table
 from bbfuse.compare.tasks import Row
 from bbfuse.fuse.module import Fuse
 from bbfuse.seeds import stream

@@ -28,8 +28,8 @@ from rich.table import Table
 
 from backends.targets import checkpoint
 from bbfuse.compare.command import tier_result
+from bbfuse.compare.display.tables import grouped, percent
 from bbfuse.compare.executor import run_all
-from bbfuse.compare.tables import grouped, percent
 from bbfuse.compare.tasks import settings_of
 from experiments.paper.figures import draw
 from experiments.paper.rows import rows

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bbfuse.compare.plots import BLUE, GREEN, ORANGE, PURPLE, RED
+from bbfuse.compare.display.plots import BLUE, GREEN, ORANGE, PURPLE, RED
 from bbfuse.runs.figures import svg, without_frame
 from experiments.study import RESULTS
 

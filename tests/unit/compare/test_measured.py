@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from backends.base import NOMINAL, Chip
 from backends.memory.simulator import Simulator
+from bbfuse.compare.display.tables import table
 from bbfuse.compare.measured import Measurement, accuracies, across, band, value
-from bbfuse.compare.tables import table
 from tests.helpers import toys
 
 

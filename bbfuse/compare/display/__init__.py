@@ -1,0 +1,1 @@
+"""What comparisons show: tables, plots, shares of recovery."""
