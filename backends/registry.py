@@ -3,9 +3,9 @@
 A component registers itself where it is defined::
 
     @OPTIMIZERS.register("spsa")
-    class Spsa(Descent): ...
+    class Spsa(GradientEstimator): ...
 
-A registry imports the files of its package, and the entry points of its group, when a name is first asked for.
+A registry imports the files of its package, and the entry points of its group, when a name is first looked up.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ C = TypeVar("C")
 class Registry(Generic[T], Mapping[str, T]):
     """The components of one ``kind``, such as ``optimizer``; iterating gives their names in alphabetical order.
 
-    Built-in ones lie in ``package`` (its modules and, if ``deep``, those of its subpackages); installed ones are entry points of
-    ``group``. `name_of` gives back the name that a component has.
+    Built-in ones are in the modules of ``package`` and its subpackages; installed ones are entry points of ``group``. `name_of`
+    returns the name of a component.
     """
 
     def __init__(self, kind: str, package: str, group: str) -> None:
@@ -95,7 +95,7 @@ class Registry(Generic[T], Mapping[str, T]):
 
     def _add(self, name: str, component: T) -> None:
         there = self._found.get(name)
-        if there is not None and _origin(there) != _origin(component):  # a file that is read again replaces its own
+        if there is not None and _origin(there) != _origin(component):  # a file that is imported again replaces its component
             raise ValueError(f"there is another {self.kind} called {name}: {_origin(there)}")
         self._found[name] = component
 
@@ -113,7 +113,7 @@ class Registry(Generic[T], Mapping[str, T]):
 
 
 def about(component: object) -> str:
-    """The first line of the component's docstring, without its full stop: what help and documents say of it."""
+    """The first paragraph of the component's docstring without its full stop, for help and documentation."""
     text = (component.__doc__ or "").strip()
     return " ".join(text.split("\n\n")[0].split()).rstrip(".")
 
@@ -126,7 +126,7 @@ def _attribute(kind: str, place: str) -> T:  # type: ignore[type-var]
     where, _, attribute = place.rpartition(":")
     try:
         module = _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:  # what somebody else's module raises
+    except Exception as error:  # a foreign module may raise anything
         words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"`{kind}` {place} cannot be imported: {words}") from error
     if not hasattr(module, attribute):

@@ -29,8 +29,8 @@ def price(config: RunConfig, requests: int) -> float | None:
 def bytes_on_the_wire(dialect: Dialect, images: Tensor, sent: Queries) -> dict[str, int]:
     """About how many bytes ``sent`` takes ``up`` and its responses ``down``, bodies without HTTP headers.
 
-    ``images`` (n, channels, height, width) are taken with a little noise, since pixels that a fuse or a probe has moved have all
-    their digits; raw images may take less.
+    ``images`` (n, channels, height, width) are taken with a little noise, since pixels changed by a fuse or a probe have more
+    digits than raw pixels.
     """
     from backends.http.codecs.sizes import sizes
 
@@ -43,9 +43,9 @@ def bytes_on_the_wire(dialect: Dialect, images: Tensor, sent: Queries) -> dict[s
 def energy(config: RunConfig, fuse: Fuse, shape: tuple[int, int, int]) -> dict[str, float | None]:
     """The part ``energy`` of the summary.
 
-    ``voltage`` relative to the lowest without errors; ``saving`` and ``saving_macs``, the fraction of the target's energy that is
-    saved with the fuse in front, by weight reads and by multiply-accumulates; ``saving_bare``, without a fuse. ``None`` where no
-    voltage was measured or the target's architecture is not known.
+    ``voltage`` relative to the lowest voltage without errors; ``saving`` and ``saving_macs``, the fraction of the target's energy
+    that is saved with the fuse in front, by weight reads and by multiply-accumulates; ``saving_bare``, without a fuse. ``None``
+    if no voltage was measured for this rate or the target's architecture is unknown.
     """
     from backends.memory.energy import macs, saving, voltage, weight_reads
     from backends.targets.networks import build

@@ -1,4 +1,4 @@
-"""Carry out a run, or plan one: from a configuration to a run folder with a summary, a report and a trained fuse."""
+"""Execute a run, or plan one: from a configuration to a run folder with a summary, a report and a trained fuse."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ SCHEMA = 1
 
 
 def execute(config: RunConfig) -> dict[str, Any]:
-    """Carry out the run that ``config`` describes, or continue the one in ``config.resume``; the summary, as written.
+    """Execute the run that ``config`` describes, or continue the one in ``config.resume``; returns the summary.
 
     Raises:
-        InputError: the run was refused before it began.
+        InputError: the run was refused before its first query.
         TargetError: the target failed; the run folder can be resumed.
     """
     display = ProgressDisplay()
@@ -55,10 +55,10 @@ def execute(config: RunConfig) -> dict[str, Any]:
 
 
 def forecast(config: RunConfig) -> dict[str, Any]:
-    """What the run that ``config`` describes would send and cost. Nothing is sent that costs, nothing written.
+    """What the run that ``config`` describes would send and cost. No query is sent, nothing is written.
 
-    ``purposes`` are exact without retries, an upper bound if ``exact`` is false; ``kept_back`` images of the budget are left for
-    retries. ``bytes`` are approximate, ``None`` without a network.
+    ``purposes`` are exact without retries, an upper bound if ``exact`` is false; ``kept_back`` images of the budget are reserved
+    for retries. ``bytes`` are approximate, ``None`` without a network.
 
     Raises:
         InputError: the run would be refused.
@@ -85,12 +85,12 @@ def forecast(config: RunConfig) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Described:
-    """A backend that is planned with and gets no query."""
+    """A backend for planning, which accepts no query."""
 
     info: Any
 
     def query(self, *_: Any) -> Any:
-        raise TargetError(f"{self.info.name} is not open")
+        raise TargetError(f"{self.info.name} is used for planning only")
 
     def close(self) -> None: ...
 
@@ -109,10 +109,12 @@ def _folder(config: RunConfig) -> tuple[RunFolder, RunConfig]:
 
 
 def _note_versions(folder: RunFolder, display: ProgressDisplay) -> None:
-    """Say where a run continues with other libraries than it began with, and record them."""
+    """Record the library versions, and report if a resumed run has others than it began with."""
     earlier, now = folder.versions(), versions()
     if earlier and (difference := changed(earlier[-1], now)):
-        display.say(f"other versions than this run began with: {difference}; its results may differ from an uninterrupted run")
+        display.say(
+            f"library versions differ from the start of this run: {difference}; its results may differ from an uninterrupted run"
+        )
     if not earlier or earlier[-1] != now:
         folder.write_versions([*earlier, now])
 
@@ -149,7 +151,7 @@ def _train(config: RunConfig, folder: RunFolder, display: ProgressDisplay) -> di
 def _prepared(
     config: RunConfig, folder: RunFolder, display: ProgressDisplay, stack: contextlib.ExitStack
 ) -> tuple[Trainer, Backend]:
-    """Everything that a run needs, opened; ``stack`` closes it."""
+    """The opened trainer and backend of a run; ``stack`` closes them."""
     data = owned_data(config)  # a data set that cannot be used is refused before a server is started or queried
     at = with_server(config, display.say, stack)
     backend = open_backend(at, display.say, stack)
@@ -194,7 +196,7 @@ def _summary(config: RunConfig, folder: RunFolder, trainer: Trainer, accuracy: d
 
 
 def _ledger(config: RunConfig, backend: Backend, folder: Path, stack: contextlib.ExitStack) -> Ledger:
-    """Responses over a network are paid: they are kept in a journal, and several requests are in flight at once."""
+    """Responses over a network are paid: they are recorded in a journal, and several requests are in flight at once."""
     if not BACKENDS[config.backend].over_network:
         return Ledger(backend, config.budget)
     journal = Journal(folder / "answers.jsonl")
@@ -203,7 +205,7 @@ def _ledger(config: RunConfig, backend: Backend, folder: Path, stack: contextlib
 
 
 def _scorer(config: RunConfig, ledger: Ledger, data: Dataset, stack: contextlib.ExitStack) -> Scorer | None:
-    """The workers, if there are some; Ray is not imported otherwise."""
+    """The workers, if there are any; otherwise Ray is not imported."""
     if not config.workers:
         return None
     from bbfuse.distributed.cluster import Cluster
@@ -214,7 +216,7 @@ def _scorer(config: RunConfig, ledger: Ledger, data: Dataset, stack: contextlib.
 
 
 def _how_to_resume(folder: RunFolder) -> str:
-    return f"the training so far is kept, continue with `resume={folder.path}`"
+    return f"the training so far is saved, continue with `resume={folder.path}`"
 
 
 def _new_path(config: RunConfig) -> Path:

@@ -16,7 +16,7 @@ __all__ = ["described", "open_backend", "owned_data", "with_server"]
 
 
 def owned_data(config: RunConfig) -> Dataset:
-    """The data set as far as the user owns it.
+    """The data set with the images that the user owns.
 
     Raises:
         InputError: there is no such data set, or it has fewer images than `images`.

@@ -1,6 +1,6 @@
 """Named random streams: the numbers of a stream depend on the run's seed and the stream's name, and on nothing else.
 
-Chips are drawn from three ranges of seeds that never meet (law 4): training 0 to 29,999 (NeuralFuse draws from 0 to 30,000),
+Chips are drawn from three disjoint ranges of seeds (law 4): training 0 to 29,999 (NeuralFuse draws from 0 to 30,000),
 validation from 40,000, reporting from 50,000 (NeuralFuse's 50,000 to 50,009).
 """
 
@@ -31,7 +31,7 @@ def fair_signs(shape: Sequence[int], rng: torch.Generator) -> Tensor:
 
 
 def training_chips(seed: int, step: int, count: int, pool: int | None = None) -> list[int]:
-    """Seeds of the chips met in training step ``step``: of the first ``pool`` ones, if given."""
+    """Seeds of the chips of training step ``step``, drawn from the first ``pool`` ones, if given."""
     seeds: list[int] = torch.randint(
         min(pool or _TRAINING, _TRAINING), (count,), generator=stream(seed, "training chips", step)
     ).tolist()

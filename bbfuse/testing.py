@@ -7,7 +7,7 @@ Call them from the tests of your own components::
     def test_mine():
         check_optimizer("my_package.mine:Mine")
 
-An `AssertionError` names what the component breaks.
+An `AssertionError` names the rule that the component breaks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_optimizer(optimizer: str | type[Optimizer], settings: Any = None) -> N
     """``optimizer``, a name or a class, trains a small fuse as the contract of `Optimizer` says.
 
     It moves the fuse; it sends as many images as it declares; a strict one never uses gradients of the target; a saved and loaded
-    one continues identically; the order in which probes are scored, or a process that scores them, changes nothing; lost scores
+    one continues identically; results do not depend on the order of scores or on the process that computes them; lost scores
     leave finite parameters, and the fuse as it was if all are lost.
     """
     kind = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
@@ -160,7 +160,7 @@ def _sends_what_it_declares(kind: type[Optimizer], settings: Any) -> None:
             declared = terms * _IMAGES * optimizer.queries_per_image
             assert sent == declared, f"it sent {sent} images and declared {declared}"
     assert torch.isfinite(fuse.vector()).all(), "the fuse stays finite"
-    if not kind.uses_surrogate:  # a surrogate that knows nothing yet moves no fuse
+    if not kind.uses_surrogate:  # an untrained surrogate does not move the fuse
         assert not torch.equal(fuse.vector(), before), "it moves the fuse"
 
 

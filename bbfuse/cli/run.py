@@ -22,7 +22,7 @@ _POPULATION = "--population"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what ``arguments`` say; the exit code."""
+    """Execute the run that ``arguments`` describe; returns the exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         config = parse(arguments)

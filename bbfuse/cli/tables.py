@@ -1,4 +1,4 @@
-"""The tables that a run and a plan end with, on standard output."""
+"""The tables that a run and a plan print at the end, on standard output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def closing_table(summary: dict[str, Any]) -> None:
     console.print(table)
     if summary["config"]["head"] != "none":
         console.print(
-            "fuse alone: this run's fuse with the head taken away; --head none trains one without a head", soft_wrap=True
+            "fuse alone: this run's fuse without the head; --head none trains a fuse for use without a head", soft_wrap=True
         )
     trust = summary.get("trust")
     if trust is not None:
@@ -81,7 +81,7 @@ def plan_table(plan: dict[str, Any]) -> None:
     if plan["bytes"] is not None:
         lines.append(f"about {_size(plan['bytes']['up'])} up and {_size(plan['bytes']['down'])} down, without HTTP headers")
     bound = "exact" if plan["exact"] else "at most that, since a smaller fuse may send less,"
-    lines.append(f"{bound} without retries, which are paid from the reserve first, then from training")
+    lines.append(f"{bound} without retries, which use the reserve first, then the budget for training")
     console.print("; ".join(lines), soft_wrap=True)
 
 
@@ -113,7 +113,7 @@ def _size(count: int) -> str:
 
 
 TRUSTED = 0.2
-"""With less the fuse moved by less than a fifth of the steps that the surrogate proposed."""
+"""Below this trust the surrogate's gradients had little effect: trust scales the learning rate."""
 
 PURPOSES = {
     "drift checks": "watch",

@@ -72,7 +72,7 @@ def adapter(kind: Any, name: str) -> TypeAdapter[Any]:
 
 
 def rule_of(kind: type, name: str, error: ValidationError) -> str:
-    """What a field declares, in words such as ``be above 0`` or ``lie in [0, 1]``; what pydantic says if it declares nothing."""
+    """What a field declares, in words such as ``be above 0`` or ``lie in [0, 1]``; pydantic's message if it declares nothing."""
     bounds: dict[str, Any] = {}
     for item in _metadata(_hint(kind, name)):
         if isinstance(item, annotated_types.Predicate) and item.func.__doc__:

@@ -99,7 +99,7 @@ RULES = (
     ),
     Rule(
         lambda c: c.workers and c.remote.store is not None,
-        "`remote.store` does not go with `workers`, which make their images themselves: drop one of the two",
+        "`remote.store` does not go with `workers`, which compute their images themselves: drop one of the two",
     ),
     Rule(
         lambda c: c.workers and c.backend == "remote" and c.remote.url is None and c.ray.address != "local",

@@ -127,7 +127,7 @@ class _Settings:
         section = section_of(choice, name)
         return getattr(self, section) if section is not None else CHOICES[choice][name].Config()
 
-    def __reduce__(self) -> tuple[Any, ...]:  # another process has to add the sections of plug-ins again
+    def __reduce__(self) -> tuple[Any, ...]:  # another process has to add the sections of plug-ins first
         return _restored, ({f.name: getattr(self, f.name) for f in dataclasses.fields(self)},)
 
 

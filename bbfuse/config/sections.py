@@ -24,14 +24,14 @@ class RayConfig:
     """The Ray workers."""
 
     address: Annotated[str, Predicate(_is_address)] = "local"
-    """local starts Ray on this machine for this run, auto joins the one that runs here; or the address of a cluster, such as
-    HOST:6379, or with ray[client] installed ray://HOST:10001"""
+    """local starts Ray on this machine for this run, auto connects to the one that runs here; or the address of a cluster, such
+    as HOST:6379, or with ray[client] installed ray://HOST:10001"""
     timeout: Positive = 300.0
-    """seconds without a message from a worker with work, after which it is replaced"""
+    """seconds without a message after which a busy worker is replaced"""
     cpus: Positive | None = None
-    """CPUs that a worker claims of the cluster; if not given `threads`, or 0.05 where it waits for a server"""
+    """CPUs that a worker reserves in the cluster; if not given `threads`, or 0.05 if it waits for a server"""
     gpus: Positive | None = None
-    """GPUs that a worker claims of the cluster, below 1 a share of one; none if not given"""
+    """GPUs that a worker reserves in the cluster, below 1 a share of one; none if not given"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """The closing measurement on held-out images; it is paid from the same budget."""
+    """The closing report on held-out images; its queries are charged to the same budget."""
 
     chips: Count = 10
     """unseen chips, for the population"""

@@ -14,7 +14,7 @@ from bbfuse.config.schema import CHOICES, RunConfig, config_class
 __all__ = ["from_dict", "to_dict"]
 
 _NOT_COMPUTED = ("out", "plan", "json", "resume", "workers", "ray")
-"""Where a run lies, how it is spread and printed; its results do not depend on it."""
+"""Settings that results do not depend on: folders, workers and output."""
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -30,14 +30,16 @@ def from_dict(plain: dict[str, Any]) -> RunConfig:
     """The inverse of `to_dict`.
 
     Raises:
-        InputError: a setting is unknown, or its value is none that it may have.
+        InputError: a setting is unknown, or its value is invalid.
     """
     for choice, registry in CHOICES.items():
         name = plain.get(choice)
         if isinstance(name, str) and name not in registry and ":" not in name:
             raise InputError(f"config.json has {choice} = {name}, which is none of {', '.join(registry)}")
     config: RunConfig = _build(config_class(plain), plain, "")
-    if "share" not in plain.get("report", {"share": None}):  # written before there was one: the report was never made smaller
+    if "share" not in plain.get(
+        "report", {"share": None}
+    ):  # written before this setting existed: the report was never made smaller
         config = dataclasses.replace(config, report=dataclasses.replace(config.report, share=1.0))
     return config
 

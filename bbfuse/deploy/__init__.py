@@ -1,1 +1,1 @@
-"""A trained fuse and head in use: as a module, as ONNX, as a proxy."""
+"""Use of a trained fuse and head: as a module, as ONNX, as a proxy."""

@@ -1,7 +1,7 @@
 """A trained fuse for other runtimes: ``python -m bbfuse.export --run FOLDER --out DIR``.
 
-``fuse.onnx`` (``images`` to ``fused``) and ``head.onnx`` (the target's ``logits`` or ``probabilities`` to ``corrected``), each
-for any number of images, and a model card, ``README.md``. Nothing is there before onnxruntime has given torch's numbers.
+Writes ``fuse.onnx`` (``images`` to ``fused``) and ``head.onnx`` (the target's ``logits`` or ``probabilities`` to ``corrected``),
+each for any number of images, and a model card, ``README.md``. Nothing is written unless onnxruntime and torch agree.
 """
 
 from __future__ import annotations
@@ -62,19 +62,21 @@ class _Converted(nn.Module):
 def onnx_of(module: nn.Module, samples: Tensor, names: tuple[str, str]) -> bytes:
     """``module`` as an ONNX model with one input and one output called ``names``, their first axis of any size.
 
-    ``samples`` (n, ...), n > 1, is what the model is checked with: onnxruntime gives torch's numbers, up to rounding.
+    ``samples`` (n, ...), n > 1, are the inputs of a check: onnxruntime must give torch's numbers, up to rounding.
 
     Raises:
-        InputError: onnx, onnxscript or onnxruntime is not here.
+        InputError: onnx, onnxscript or onnxruntime is not installed.
         RuntimeError: the numbers differ.
     """
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  what torch exports by
+        import onnxscript  # noqa: F401  torch needs it to export
     except ImportError as error:
-        raise InputError(f"the export needs {error.name}, which is not here: python -m pip install 'bbfuse[onnx]'") from error
+        raise InputError(
+            f"the export needs {error.name}, which is not installed: python -m pip install 'bbfuse[onnx]'"
+        ) from error
     with warnings.catch_warnings(), _quiet(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of the exporter, about its own insides
+        warnings.simplefilter("ignore")  # of the exporter, about its own code
         program = torch.onnx.export(
             module, (samples,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=[names[0]],
             output_names=[names[1]], verbose=False,
@@ -89,7 +91,7 @@ def onnx_of(module: nn.Module, samples: Tensor, names: tuple[str, str]) -> bytes
             raise RuntimeError(
                 f"onnxruntime gave {found.dtype} {list(found.shape)}, torch {expected.dtype} {list(expected.shape)}"
             )
-        # a number in the middle between two levels may be rounded to either of them
+        # a number halfway between two levels may be rounded to either
         allowed = 1.0 if found.dtype == torch.uint8 else _TOLERANCE * max(1.0, float(expected.abs().max()))
         apart = float((found.double() - expected.double()).abs().max())
         if not apart <= allowed:
@@ -99,7 +101,7 @@ def onnx_of(module: nn.Module, samples: Tensor, names: tuple[str, str]) -> bytes
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Without the exporter's remarks about libraries that are not here."""
+    """Suppress the exporter's messages about libraries that are not installed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -111,7 +113,7 @@ def _quiet() -> Any:
 def export(trained: Trained, text: str, config: ExportConfig) -> None:
     """Write ``fuse.onnx``, ``head.onnx`` and ``README.md`` into ``config.out``, all or nothing.
 
-    There is no ``head.onnx`` where the head has not been calibrated: each chip has its own. ``text`` is the model card.
+    There is no ``head.onnx`` for a head that is not calibrated, since each chip has its own. ``text`` is the model card.
 
     Raises:
         InputError: ``config.out`` is not empty or cannot be written, or a library is missing.
@@ -127,9 +129,9 @@ def export(trained: Trained, text: str, config: ExportConfig) -> None:
     converted = _Converted(trained.fuse, config.takes, config.gives).eval()
     files = {"fuse.onnx": onnx_of(converted, images, ("images", "fused")), "README.md": text.encode()}
     if not isinstance(trained.head, Uncalibrated):
-        answers = 5.0 * torch.randn((3, trained.classes), generator=rng)
-        answers = answers if trained.answers == "logits" else answers.softmax(1)
-        files["head.onnx"] = onnx_of(trained.head, answers, (trained.answers, "corrected"))
+        responses = 5.0 * torch.randn((3, trained.classes), generator=rng)
+        responses = responses if trained.response_kind == "logits" else responses.softmax(1)
+        files["head.onnx"] = onnx_of(trained.head, responses, (trained.response_kind, "corrected"))
     try:
         write_folder(config.out, files)
     except OSError as error:
@@ -140,12 +142,12 @@ _PIXELS = {"float32": "float32 in [-1, 1]", "uint8": "uint8 from 0 to 255"}
 
 
 def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str:
-    """The model card (Markdown) of a run: what it is for, what it was measured to do, what it costs, its limits, its use."""
+    """The model card (Markdown) of a run: purpose, measured accuracies, cost, use and limits."""
     run, accuracy, energy, queries = trained.config, summary["accuracy"], summary["energy"], summary["queries"]
     channels, height, width = trained.fuse.image_shape
     rate = f"{100 * run.bit_error_rate:g} % bit errors"
     chips = accuracy["perturbed"]["chips"]
-    population = f"the population of chips, reported on {chips} never met before"
+    population = f"the population of chips, reported on {chips} unseen ones"
     who = population if run.chip_seed is None else f"chip {run.chip_seed}"
     backend = f"{run.model} behind a server" if run.backend == "remote" else f"{run.target}, simulated"
 
@@ -162,27 +164,27 @@ def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str
     ]
     saving, voltage = energy["saving"], energy["voltage"]
     cost = (
-        "not known: no voltage was measured for this rate, or the target's architecture is not known"
+        "unknown: no voltage was measured for this rate, or the target's architecture is unknown"
         if saving is None
         else f"{100 * saving:.1f} % of the target's weight-read energy is saved at {voltage:.3g} of the lowest voltage without "
-        "errors, the fuse's own reads taken off"
+        "errors, with the fuse's own reads subtracted"
     )
     parameters = sum(p.numel() for p in trained.fuse.parameters())
     images, fused = (f"(n, {channels}, {height}, {width}) {_PIXELS[pixels]}" for pixels in (config.takes, config.gives))
     headless = isinstance(trained.head, Uncalibrated)
     head = (
-        f"* There is no `head.onnx`: the head `{run.head_name}` is calibrated for each chip, from its answers to "
-        f"{trained.calibrating_images} raw images (`bbfuse.load(FOLDER).calibrate(answers)`)."
+        f"* There is no `head.onnx`: the head `{run.head_name}` is calibrated for each chip, from its responses to "
+        f"{trained.calibrating_images} raw images (`bbfuse.load(FOLDER).calibrate(responses)`)."
         if headless
-        else f"* `head.onnx` ({run.head_name}): `{trained.answers}` (n, {trained.classes}) float32 to `corrected`, logits "
+        else f"* `head.onnx` ({run.head_name}): `{trained.response_kind}` (n, {trained.classes}) float32 to `corrected`, logits "
         "of the same shape. Postprocessing: the largest of a row is the class."
     )
-    given = trained.answers
+    given = trained.response_kind
     behind = "" if headless else f'\ncorrected = InferenceSession("head.onnx").run(None, {{"{given}": {given}}})[0]'
     return f"""# Fuse for {run.target} ({run.data})
 
-A small network to put in front of a frozen classifier whose memory, at a low voltage, has wrong bits, and a correction behind it;
-both were trained from the classifier's answers by `bbfuse`.
+A small network in front of a frozen classifier whose memory has bit errors at a low voltage, and a correction of its logits; both
+were trained from the classifier's responses to queries by `bbfuse`.
 
 | | |
 |---|---|
@@ -192,7 +194,7 @@ both were trained from the classifier's answers by `bbfuse`.
 | head | {run.head_name} |
 | trained by | {run.optimizer}, seed {run.seed} |
 | images sent | {queries["images"]:,} in {queries["requests"]:,} requests |
-| points won back | {summary["recovered_points"]:.1f} of {summary["lost_points"]:.1f} lost |
+| recovered points | {summary["recovered_points"]:.1f} of {summary["lost_points"]:.1f} lost |
 | energy | {cost} |
 
 | accuracy on held-out images | % |
@@ -201,7 +203,7 @@ both were trained from the classifier's answers by `bbfuse`.
 
 ## Use
 
-* `fuse.onnx`: `images` {images} to `fused` {fused}. Conversions of range are inside; nothing else is to be done to the pixels.
+* `fuse.onnx`: `images` {images} to `fused` {fused}. Conversions of range are included; give the pixels as they are.
 {head}
 
 ```python
@@ -213,9 +215,9 @@ fused = InferenceSession("fuse.onnx").run(None, {{"images": images}})[0]
 
 ## Limits
 
-It is for this target, these errors and images like those of {run.data}; elsewhere it may do harm. The accuracies are of held-out
-images of that data set, on simulated memory or by the server that was asked. It was checked by onnxruntime against torch, up to
-rounding.
+It is for this target, these bit errors and images like those of {run.data}; elsewhere it may lower the accuracy. The accuracies
+are of held-out images of that data set, on simulated memory or measured through the server. The files were checked by onnxruntime
+against torch, up to rounding.
 """
 
 

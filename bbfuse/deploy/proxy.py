@@ -1,9 +1,9 @@
 """A trained fuse in front of an inference server: ``python -m bbfuse.serve --run FOLDER --upstream URL``.
 
-A proxy of the Open Inference Protocol v2 (REST, JSON and binary tensors). In requests for inference by the one model the images
-go through the fuse, in the answers the logits through the head, with the numbers of `bbfuse.load`; everything else, other models,
-health, metadata, headers, parameters and errors, is passed on as it is. A request that cannot be read as one tensor of images is
-refused, with an error of the protocol's shape: no answer comes from a target without its fuse.
+A proxy of the Open Inference Protocol v2 (REST, JSON and binary tensors). In inference requests to one model the images go
+through the fuse, and in the responses the logits go through the head, as with `bbfuse.load`. Everything else (other models,
+health, metadata, headers, parameters and errors) is passed on unchanged. A request that cannot be read as one tensor of images
+is refused with an error of the protocol's form, so that the target is never used without its fuse.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ __all__ = ["ServeConfig", "application", "corrected", "fused", "main"]
 _LARGEST_BODY = 64 << 20
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
 _PLACE = secrets.token_hex()
-"""Stands for the numbers of a tensor, in no request that anybody sends."""
+"""Placeholder for the numbers of a tensor; random, so that no request contains it."""
 _TYPES = {"FP32": "<f4", "FP64": "<f8", "UINT8": "u1"}
-# those of one connection (RFC 9110, 7.6.1), and those that say of a body what is no longer true of it
+# headers of one connection (RFC 9110, 7.6.1), and headers of a body that no longer apply
 _OF_THE_HOP = {"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
                "transfer-encoding", "upgrade"}  # fmt: skip
 _OF_THE_REQUEST = {"host", "expect", "content-length", "content-encoding"}  # bodies arrive here decoded
@@ -64,7 +64,7 @@ class ServeConfig:
     upstream: str
     """address of the server, such as http://127.0.0.1:8080"""
     model: str | None = None
-    """the model whose images and logits are changed; that of the run if not given"""
+    """the model that the fuse and the head apply to; that of the run if not given"""
     host: str = "127.0.0.1"
     """address to listen on"""
     port: int = 0
@@ -72,19 +72,19 @@ class ServeConfig:
     threads: int = 1
     """processor threads for fuse and head"""
     timeout: float = 60.0
-    """seconds to wait for a connection to the server and for its answer"""
+    """seconds to wait for a connection to the server and for its response"""
     ca: Path | None = None
     """certificates (PEM) to trust for https in place of the system's"""
     chip_seed: int | None = None
-    """for a run of the population with the head standardize: the chip behind the server, which it is calibrated for at start by a
-    few dozen images sent there; any number where the server knows no chips"""
+    """for a run of the population with the head standardize: the chip of the server; the head is calibrated for it at start with
+    a few dozen images; any number if the server ignores chips"""
 
 
 def fused(trained: Trained, body: bytes, length: str | None) -> tuple[bytes, int, int]:
     """A request's ``body`` with the fuse applied to its images, the length of the JSON object in it, and the number of images.
 
     ``length`` is the header of a packed body, as `unpacked` takes it. Images keep datatype, layout and range;
-    levels (UINT8) are rounded to.
+    UINT8 images are rounded.
 
     Raises:
         InputError: it is not a request with one tensor of images that the fuse takes.
@@ -100,28 +100,28 @@ def fused(trained: Trained, body: bytes, length: str | None) -> tuple[bytes, int
     made = _replaced(entry, pixels.encoded(trained.fuse(images)))
     if isinstance(made["data"], memoryview):
         return *packed({**content, "inputs": [made]}), len(images)
-    # thousands of pixels are most of the work where they are written as decimals: by the faster writer, with the same digits
+    # writing thousands of pixels as decimals takes most of the time: use the faster writer, which gives the same digits
     data = orjson.dumps(np.asarray(made["data"]), option=orjson.OPT_SERIALIZE_NUMPY)
     whole = packed({**content, "inputs": [{**made, "data": _PLACE}]})[0].replace(f'"{_PLACE}"'.encode(), data, 1)
     return whole, len(whole), len(images)
 
 
 def _pixels(trained: Trained, images: Tensor, eight_bits: bool) -> Pixels:
-    """How ``images`` came: as the run says that its server takes them, or as their shape shows."""
-    said, (channels, height, width) = trained.config.remote, trained.fuse.image_shape
+    """Layout and range of ``images``: as the run declares them for its server, or recognised by their shape."""
+    remote, (channels, height, width) = trained.config.remote, trained.fuse.image_shape
     shapes: dict[Layout, list[int]] = {"nchw": [channels, height, width], "nhwc": [height, width, channels]}
     for layout, shape in shapes.items():
-        if layout == (said.layout or layout) and list(images.shape[1:]) == shape and len(images):
-            return Pixels(layout, "levels" if eight_bits else said.range or "signed")
-    wanted = ", ".join(map(str, shapes[said.layout or "nchw"]))
+        if layout == (remote.layout or layout) and list(images.shape[1:]) == shape and len(images):
+            return Pixels(layout, "levels" if eight_bits else remote.range or "signed")
+    wanted = ", ".join(map(str, shapes[remote.layout or "nchw"]))
     raise InputError(f"inputs[0].shape must be [n, {wanted}], n > 0, got {list(images.shape)}")
 
 
 def corrected(trained: Trained, body: bytes, length: str | None, images: int) -> tuple[bytes, int]:
-    """The ``body`` of an answer to so many ``images`` with the head applied to its logits, and the length of its JSON object.
+    """The ``body`` of a response to ``images`` images with the head applied to its logits, and the length of its JSON object.
 
     Raises:
-        InputError: it is not an answer with one tensor of logits, or the head has not been calibrated.
+        InputError: it is not a response with one tensor of logits, or the head has not been calibrated.
     """
     content = unpacked(body, length)
     logits = tensor_of(content.get("outputs"), "outputs")
@@ -133,7 +133,7 @@ def corrected(trained: Trained, body: bytes, length: str | None, images: int) ->
 
 
 def _replaced(entry: dict[str, Any], tensor: Tensor) -> dict[str, Any]:
-    """The tensor ``entry`` of a body with the numbers of ``tensor``, in the form that it had."""
+    """The tensor ``entry`` of a body with the numbers of ``tensor``, in the same encoding."""
     flat = tensor.flatten().numpy().astype(_TYPES[entry["datatype"]])
     return {**entry, "data": flat.view(np.uint8).data if isinstance(entry["data"], memoryview) else flat.tolist()}
 
@@ -141,7 +141,7 @@ def _replaced(entry: dict[str, Any], tensor: Tensor) -> dict[str, Any]:
 def application(
     trained: Trained, upstream: str, model: str, timeout: float, tls: ssl.SSLContext | None = None
 ) -> web.Application:
-    """The proxy in front of ``upstream``, which applies ``trained`` to what ``model`` is asked and answers.
+    """The proxy in front of ``upstream``, which applies ``trained`` to the requests and responses of ``model``.
 
     Raises:
         InputError: ``upstream`` is not the address of a server.
@@ -171,13 +171,13 @@ class _Proxy:
         self._timeout = timeout
         self._tls = tls
         self._session: aiohttp.ClientSession
-        # one at a time, away from the loop, which goes on with other requests meanwhile; asking for it a thread takes over the
-        # process's number of processor threads, on which the last bit of a sum depends
+        # one computation at a time, outside the event loop, which handles other requests meanwhile; the initializer makes the
+        # thread use the process's number of CPU threads, on which the last bit of a sum depends
         self._pool = ThreadPoolExecutor(1, initializer=torch.get_num_threads)
 
     async def opened(self, _: web.Application) -> AsyncIterator[None]:
         """The connections to the server, as long as the application lives."""
-        # connections that lie idle are closed by uvicorn after 5 seconds: be the first
+        # uvicorn closes idle connections after 5 seconds: close them earlier
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, ssl=self._tls or True)
         async with aiohttp.ClientSession(
             connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(),
@@ -188,7 +188,7 @@ class _Proxy:
         self._pool.shutdown()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Pass it on, with the fuse and the head where it is for the model."""
+        """Pass the request on, through the fuse and the head if it is an inference request to the model."""
         if not request.raw_path.startswith("/"):
             return _error(400, "the request's target must be a path")
         try:
@@ -196,7 +196,7 @@ class _Proxy:
         except web.HTTPRequestEntityTooLarge:
             return _error(413, f"the body may have {_LARGEST_BODY} bytes")
         headers = _passed_on(request.headers, _OF_THE_REQUEST)
-        # as servers may read it, so that no spelling of the path leads around the fuse
+        # normalised as servers may do it, so that no spelling of the path bypasses the fuse
         path = posixpath.normpath("/" + unquote(request.raw_path.split("?")[0]).lstrip("/"))
         found = _INFER.fullmatch(path)
         try:
@@ -204,25 +204,27 @@ class _Proxy:
                 return await self._infer(request, headers, body)
             return await self._pass(request, headers, body)
         except TimeoutError:
-            return _error(504, f"{self._upstream} gave no answer within {self._timeout:g} seconds")
+            return _error(504, f"{self._upstream} sent no response within {self._timeout:g} seconds")
         except aiohttp.ClientError as error:
-            return _error(502, f"{self._upstream} cannot be asked: {' '.join(str(error).split())[:200] or type(error).__name__}")
+            return _error(
+                502, f"{self._upstream} cannot be reached: {' '.join(str(error).split())[:200] or type(error).__name__}"
+            )
 
-    def _ask(self, request: web.Request, headers: CIMultiDict[str], body: bytes) -> Any:
+    def _forward(self, request: web.Request, headers: CIMultiDict[str], body: bytes) -> Any:
         url = URL(self._upstream + request.raw_path, encoded=True)
         return self._session.request(request.method, url, headers=headers, data=body or None, allow_redirects=False)
 
     async def _pass(self, request: web.Request, headers: CIMultiDict[str], body: bytes) -> web.StreamResponse:
-        async with self._ask(request, headers, body) as answer:
+        async with self._forward(request, headers, body) as upstream:
             response = web.StreamResponse(
-                status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers, set())
+                status=upstream.status, reason=upstream.reason, headers=_passed_on(upstream.headers, set())
             )  # fmt: skip
             await response.prepare(request)
             try:
-                async for chunk in answer.content.iter_any():
+                async for chunk in upstream.content.iter_any():
                     await response.write(chunk)
             except (aiohttp.ClientError, TimeoutError):
-                # too late for another status: the client sees that the answer is cut off here, too
+                # too late for another status: the client's response is cut off as well
                 if request.transport is not None:
                     request.transport.abort()
             else:
@@ -236,18 +238,18 @@ class _Proxy:
             return _error(400, str(error))
         if LENGTH in headers:
             headers[LENGTH] = str(length)
-        headers["Accept-Encoding"] = "identity"  # the answer has to be read here
-        async with self._ask(request, headers, body) as answer:
-            told, given = await answer.read(), _passed_on(answer.headers, {"content-length"})
-        # a head that changes nothing is none
-        if answer.status == 200 and type(self._trained.head) is not Head:
+        headers["Accept-Encoding"] = "identity"  # the response is read here
+        async with self._forward(request, headers, body) as upstream:
+            content, given = await upstream.read(), _passed_on(upstream.headers, {"content-length"})
+        # the head none changes nothing
+        if upstream.status == 200 and type(self._trained.head) is not Head:
             try:
-                told, length = await self._computed(corrected, self._trained, told, given.get(LENGTH), images)
+                content, length = await self._computed(corrected, self._trained, content, given.get(LENGTH), images)
             except InputError as error:
-                return _error(502, f"{self._upstream} answered with something else than logits: {error}")
+                return _error(502, f"{self._upstream} responded with something else than logits: {error}")
             if LENGTH in given:
                 given[LENGTH] = str(length)
-        return web.Response(status=answer.status, reason=answer.reason, headers=given, body=told)
+        return web.Response(status=upstream.status, reason=upstream.reason, headers=given, body=content)
 
     async def _computed(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
@@ -264,19 +266,19 @@ def _error(status: int, message: str) -> web.Response:
 
 
 def _calibrated(trained: Trained, config: ServeConfig, model: str) -> None:
-    """Make the head that of the chip behind the server, where it is none yet.
+    """Calibrate the head for the chip of the server, if it is not calibrated yet.
 
     Raises:
         InputError: ``--chip-seed`` is missing, or has no effect, or the server is not that of the run.
-        TargetError: the server gave no usable answers.
+        TargetError: the server sent no usable response.
     """
     count, run = trained.calibrating_images, trained.config
     if (config.chip_seed is None) != (count == 0):
         raise InputError(
             f"the head standardize of {config.run} is calibrated for each chip by {count} images sent to the server: give "
-            "--chip-seed, any number where the server knows no chips"
+            "--chip-seed, any number if the server ignores chips"
             if count
-            else f"--chip-seed has no effect with {config.run}, whose head is not to be calibrated: drop it"
+            else f"--chip-seed has no effect with {config.run}, whose head needs no calibration: drop it"
         )
     if config.chip_seed is None:
         return
@@ -295,7 +297,7 @@ def _calibrated(trained: Trained, config: ServeConfig, model: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until told to stop; the first line on standard output is the URL. The exit code."""
+    """Serve until interrupted; the first line on standard output is the URL. The exit code."""
 
     try:
         config = parse(ServeConfig, "python -m bbfuse.serve", arguments)

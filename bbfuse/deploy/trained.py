@@ -1,4 +1,4 @@
-"""What a run was trained to, in use: the fuse in front of a target, the head behind it."""
+"""The trained parts of a run: the fuse in front of a target and the head behind it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["Trained", "Uncalibrated"]
 
 
 class Uncalibrated(Head):
-    """The place of a head that has not met its chip yet."""
+    """Stands for a head that is not calibrated yet."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Refused.
+        """Refuse.
 
         Raises:
             InputError: always.
@@ -34,16 +34,16 @@ class Uncalibrated(Head):
 
 
 class Trained(nn.Module):
-    """``head(target(fuse(images)))``. Frozen: nothing in it is on the tape unless `requires_grad_` puts it there.
+    """``head(target(fuse(images)))``. Frozen: its parameters need no gradient unless `requires_grad_` is called.
 
-    ``fuse`` takes and gives images (n, channels, height, width) in [-1, 1]; ``head`` takes what the run's target answered with,
-    logits or probabilities (n, classes), and gives logits, for the run's one chip, or for that of the last `calibrate`.
+    ``fuse`` maps images (n, channels, height, width) in [-1, 1] to such images. ``head`` maps responses (n, classes) of the kind
+    that the run's target gave, logits or probabilities, to logits, for the run's one chip or the chip of the last `calibrate`.
     """
 
     def __init__(self, config: RunConfig, fuse: Fuse, head: Head, reference: Tensor, probabilities: bool = False) -> None:
-        """``reference`` (n, classes): nominal logits to the images that calibrate a head, none if none were asked.
+        """``reference`` (n, classes): nominal logits of the images that calibrate a head, no rows if there are none.
 
-        ``probabilities``: what the target answers with.
+        ``probabilities``: whether the target responds with probabilities.
         """
         super().__init__()
         self.config = config
@@ -58,7 +58,7 @@ class Trained(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, flag: str = "folder") -> Trained:
-        """What the run in ``folder``, which the user gave as ``flag``, has left.
+        """The trained parts of the run in ``folder``, which the user gave as ``flag``.
 
         Raises:
             InputError: it has not ended, or its files cannot be read.
@@ -84,20 +84,20 @@ class Trained(nn.Module):
         )
 
     @property
-    def answers(self) -> str:
-        """What the head takes, as the target gives it: ``logits`` or ``probabilities``."""
+    def response_kind(self) -> str:
+        """What the target responds with and the head takes: ``logits`` or ``probabilities``."""
         return "probabilities" if self._probabilities else "logits"
 
     @property
     def calibrating_images(self) -> int:
-        """How many images, the first ones that the run owned, `calibrate` wants the answers to; 0 if the head fits already."""
+        """Number of images, the first owned ones of the run, whose responses `calibrate` needs; 0 if the head is ready."""
         return len(self._reference) if isinstance(self.head, Uncalibrated) else 0
 
-    def calibrate(self, answers: Tensor, reference: Tensor | None = None) -> None:
-        """Fit the head standardize to a chip, in place of the one that is there.
+    def calibrate(self, responses: Tensor, reference: Tensor | None = None) -> None:
+        """Calibrate the head standardize for a chip; it replaces the present head.
 
-        ``answers`` (n, classes), the chip's to some raw images, get the mean and sd of ``reference`` (n, classes), the clean
-        target's to the same images; if not given to those that the run asked, whose images are the first that it owned.
+        ``responses`` (n, classes) are the chip's to some raw images, ``reference`` (n, classes) the nominal ones to the same
+        images. If ``reference`` is not given it is that of the run, for the first `calibrating_images` owned images.
 
         Raises:
             InputError: the run has another head, or the two do not fit each other.
@@ -106,17 +106,17 @@ class Trained(nn.Module):
         if not issubclass(kind, CalibratedHead):
             raise InputError(f"the head {self.config.head_name} of this run is not calibrated for other chips: use it as it is")
         if self._probabilities:
-            answers, reference = logits_of(answers), None if reference is None else logits_of(reference)
+            responses, reference = logits_of(responses), None if reference is None else logits_of(reference)
         reference = self._reference if reference is None else reference
-        if answers.shape != reference.shape or answers.ndim != 2 or answers.shape[1] != self.classes or len(answers) < 2:
+        if responses.shape != reference.shape or responses.ndim != 2 or responses.shape[1] != self.classes or len(responses) < 2:
             raise InputError(
-                f"answers must have the shape of reference, at least 2 rows of {self.classes}: got {list(answers.shape)} and "
+                f"responses must have the shape of reference, at least 2 rows of {self.classes}: got {list(responses.shape)} and "
                 f"{list(reference.shape)}"
             )
-        self.head = self._behind(kind.create(self.config.settings_of("head"), answers, reference)).eval()
+        self.head = self._behind(kind.create(self.config.settings_of("head"), responses, reference)).eval()
 
     def _behind(self, head: Head) -> Head:
-        """``head`` for what the target answers with; a head that changes nothing leaves probabilities what they are."""
+        """``head`` for the kind of the target's responses; a head that changes nothing also leaves probabilities unchanged."""
         changes = type(head) not in (Head, Uncalibrated)
         return OfProbabilities(head) if self._probabilities and changes else head
 
@@ -127,4 +127,4 @@ class Trained(nn.Module):
 
 
 def _no_query(images: Tensor, chip: Chip) -> Tensor:
-    raise InputError("the run is over: its target is not asked any more")
+    raise InputError("the run has ended: no more queries are sent to its target")

@@ -1,4 +1,4 @@
-"""What all pictures share."""
+"""What all figures share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["legend_beside", "svg", "without_frame"]
 
 
 def svg(figure: Figure) -> str:
-    """The ``<svg>`` element of ``figure``, the same at every call, its words as text."""
+    """The ``<svg>`` element of ``figure``, identical at every call, with text as text."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "bbfuse", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -21,10 +21,10 @@ def svg(figure: Figure) -> str:
 
 
 def without_frame(axes: Axes) -> None:
-    """Take away the two sides of the frame that carry no scale."""
+    """Remove the two sides of the frame that have no scale."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def legend_beside(axes: Axes) -> None:
-    """The legend to the right of the picture, where it covers nothing."""
+    """The legend to the right of the axes, where it covers nothing."""
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

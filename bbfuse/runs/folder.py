@@ -1,9 +1,9 @@
-"""The run folder: one config in, everything else out.
+"""The run folder: the settings of a run and everything that it writes.
 
 ``config.json`` (settings), ``versions.json`` (the library versions it was computed with, one entry for each change),
-``events.jsonl`` (a line a step, flushed), ``checkpoint`` (written, synced, renamed),
-``answers.jsonl`` (remote: paid answers since the checkpoint), ``start.pt`` (what was taken over from another run), ``fuse.pt``
-(what was trained), ``summary.json``, ``report.html``.
+``events.jsonl`` (one line per step, flushed), ``checkpoint`` (written, synced, renamed),
+``answers.jsonl`` (remote: responses since the checkpoint), ``start.pt`` (warm start from another run), ``fuse.pt``
+(the trained fuse and heads), ``summary.json``, ``report.html``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["RunFolder", "events", "settings", "trained_parts"]
 
 
 class RunFolder:
-    """A run's files. Nothing outside ``path`` is written."""
+    """The files of a run. Nothing outside ``path`` is written."""
 
     def __init__(self, path: Path, created: bool) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class RunFolder:
         """A new run in ``path``, which must not exist or be empty.
 
         Raises:
-            InputError: something is there already, or it cannot be written.
+            InputError: it is not empty, or cannot be written.
         """
         existed = path.exists()
         try:
@@ -52,7 +52,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> tuple[RunFolder, RunConfig]:
-        """The run that ``path`` holds, to go on with.
+        """The run in ``path``, to be resumed.
 
         Raises:
             InputError: there is none, or its settings cannot be read.
@@ -69,12 +69,12 @@ class RunFolder:
         self._events.flush()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; a kill at any moment leaves the old one or the new one."""
+        """Replace the checkpoint; if killed, the old or the new one is left."""
         self._events.flush()
         write_torch(self.path / "checkpoint", {**state, "events": self._events.tell()}, sync=True)
 
     def load(self) -> dict[str, Any] | None:
-        """The checkpoint, if one was written; events after it are dropped, since their steps will be done again.
+        """The checkpoint, if one was written; events after it are dropped, since their steps are repeated.
 
         Raises:
             InputError: there is one that cannot be read.
@@ -84,15 +84,15 @@ class RunFolder:
         return state
 
     def write_fuse(self, fuse: dict[str, Any]) -> None:
-        """The trained fuse and heads, as `bbfuse.training.trainer` names them."""
+        """The trained fuse and heads, as `Trainer.trained` returns them."""
         write_torch(self.path / "fuse.pt", fuse)
 
     def write_start(self, start: dict[str, Any]) -> None:
-        """What the run takes over from another one, as `bbfuse.runs.warm_start` names it."""
+        """The warm start from another run, as `bbfuse.runs.warm_start` returns it."""
         write_torch(self.path / "start.pt", start)
 
     def start(self) -> dict[str, Any] | None:
-        """What `write_start` wrote, if it did.
+        """What `write_start` wrote, ``None`` if nothing.
 
         Raises:
             InputError: it cannot be read.
@@ -100,27 +100,27 @@ class RunFolder:
         return _loaded(self.path / "start.pt")
 
     def versions(self) -> list[dict[str, str]]:
-        """The library versions that the run was computed with, the newest last; none if it has
+        """The library versions that the run was computed with, the newest last; empty if it has
         not begun."""
         path = self.path / "versions.json"
         found: list[dict[str, str]] = json.loads(path.read_text()) if path.exists() else []
         return found
 
     def write_versions(self, found: list[dict[str, str]]) -> None:
-        """Replace what `versions` gives."""
+        """Replace what `versions` returns."""
         write_text(self.path / "versions.json", json.dumps(found, indent=2) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """``summary.json``, whole or not at all."""
+        """``summary.json``, complete or not at all."""
         write_text(self.path / "summary.json", _json(summary))
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a run that has ended."""
+        """The summary of a finished run; ``None`` before its end."""
         path = self.path / "summary.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def discard(self) -> None:
-        """Take back a run that could not begin."""
+        """Remove the files of a run that could not begin."""
         self._events.close()
         if self._created:
             shutil.rmtree(self.path)
@@ -146,7 +146,7 @@ def settings(path: Path, flag: str) -> RunConfig:
 
 
 def trained_parts(path: Path, flag: str) -> dict[str, Any]:
-    """What the run in ``path``, which the user gave as ``flag``, was trained to: its ``fuse.pt``, as `Trainer.trained` has it.
+    """The content of ``fuse.pt`` of the run in ``path``, which the user gave as ``flag``; see `Trainer.trained`.
 
     Raises:
         InputError: there is none, or it cannot be read.
@@ -164,22 +164,22 @@ def trained_parts(path: Path, flag: str) -> dict[str, Any]:
 
 
 def events(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of ``events.jsonl`` in the run folder ``path``; a torn last line is left out."""
+    """All whole lines of ``events.jsonl`` in the run folder ``path``; an incomplete last line is left out."""
     lines = (path / "events.jsonl").read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
-_SPOILT = (
+_READ_ERRORS = (
     OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, struct.error, pickle.UnpicklingError,
 )  # fmt: skip
-"""What reading a file of torch may raise that holds something else, or only a part."""
+"""What torch may raise for a file that is incomplete or has other content."""
 
 
 def _loaded(path: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
         return state
-    except _SPOILT as error:
+    except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
 
 

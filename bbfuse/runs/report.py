@@ -45,8 +45,8 @@ def write_report(folder: Path, summary: dict[str, Any], images: torch.Tensor, fu
     }
     if summary["energy"]["saving"] is not None:
         figures["Recovered points against energy saved"] = _trade_off(summary)
-    if seen := [line for line in events(folder) if "validation" in line]:
-        figures = {"Accuracy on owned validation images against images sent": _curve(seen, summary), **figures}
+    if validations := [line for line in events(folder) if "validation" in line]:
+        figures = {"Accuracy on owned validation images against images sent": _curve(validations, summary), **figures}
     parts = "\n".join(f"<figure><figcaption>{title}</figcaption>{svg(figure)}</figure>" for title, figure in figures.items())
     accuracy, queries = summary["accuracy"], summary["queries"]
     rate = summary["config"]["bit_error_rate"]
@@ -59,12 +59,12 @@ def write_report(folder: Path, summary: dict[str, Any], images: torch.Tensor, fu
     (folder / "report.html").write_text(page)
 
 
-def _curve(seen: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
+def _curve(validations: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(
-        [line["images"] for line in seen],
-        [100 * line["validation"] for line in seen],
+        [line["images"] for line in validations],
+        [100 * line["validation"] for line in validations],
         "o-",
         color=_COLOURS["perturbed_fused"],
         label="fuse and head",
@@ -110,8 +110,8 @@ def _trade_off(summary: dict[str, Any]) -> Figure:
         saved = energy["saving"] if key in ("perturbed_fuse", "perturbed_fused") else energy["saving_bare"]
         points.append((label, accuracy[key]["mean"], saved, _COLOURS[key]))
     for label, value, saved, colour in points:
-        won = 100 * (value - accuracy["perturbed"]["mean"])
-        axes.plot(100 * saved, won, "o", color=colour, label=label)
+        recovered = 100 * (value - accuracy["perturbed"]["mean"])
+        axes.plot(100 * saved, recovered, "o", color=colour, label=label)
     axes.axhline(summary["lost_points"], linestyle="--", color=_COLOURS["nominal"], lw=1)
     axes.axvline(0.0, color="#bbbbbb", lw=1)
     axes.set_xlabel("energy of the target's weight reads saved, %")

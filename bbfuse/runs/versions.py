@@ -1,4 +1,4 @@
-"""Versions of the libraries that enter a run's numbers; the same seeds give the same numbers only with the same versions."""
+"""Versions of the libraries that affect results; the same seeds give the same numbers only with the same versions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 __all__ = ["LIBRARIES", "changed", "versions"]
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "nevergrad", "cma", "snntorch", "datasets", "pillow")
-"""Distributions that compute, draw or read what a run works with."""
+"""Distributions that compute, draw or read the numbers of a run."""
 
 
 def versions() -> dict[str, str]:
@@ -23,6 +23,6 @@ def versions() -> dict[str, str]:
 
 
 def changed(before: dict[str, str], now: dict[str, str]) -> str:
-    """What differs between two answers of `versions`, such as ``torch 2.12.0 -> 2.13.0``; empty if nothing does."""
+    """The difference between two results of `versions`, such as ``torch 2.12.0 -> 2.13.0``; empty if there is none."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}" for name in names)

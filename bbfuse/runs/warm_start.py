@@ -1,4 +1,4 @@
-"""A run that begins where another one ended: with its fuse, and with its head where that one still fits."""
+"""A warm start: a run begins with the trained fuse of another run, and with its head if that fits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["warm_start"]
 
 
 def warm_start(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dict[str, Any] | None:
-    """What the run takes over from the one in ``config.init``, ``None`` if it is given none: state dicts ``fuse`` and ``heads``.
+    """The state dicts ``fuse`` and ``heads`` of the run in ``config.init``; ``None`` without `init`.
 
-    ``heads`` is ``None`` unless both runs learnt a head of one kind for one chip of one target. ``folder``, the run's own, keeps
-    a copy, which is read from then on: a resumed run does not need the other folder any more.
+    ``heads`` is ``None`` unless both runs train a head of the same kind for the same chip of the same target. The run's own
+    ``folder`` keeps a copy, so that a resumed run does not need the other folder.
 
     Raises:
-        InputError: there is no fuse in ``config.init``, or it is one of another generator or for images of another ``shape``.
+        InputError: there is no fuse in ``config.init``, or it has another generator or image ``shape``.
     """
     if config.init is None:
         return None
@@ -44,7 +44,7 @@ def warm_start(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dic
 
 
 def _one_chip(a: RunConfig, b: RunConfig) -> bool:
-    """Whether the heads of both are of one kind and correct the answers of one chip of one target."""
+    """Whether both runs have the same kind of head for the same chip of the same target."""
     names = ("head_name", "chip_seed", "bit_error_rate", "target", "data", "memory")
     return all(getattr(a, name) == getattr(b, name) for name in names) and (
         (a.remote.url, a.remote.model) == (b.remote.url, b.remote.model)

@@ -183,7 +183,7 @@ def plan(
     before = before_training.images + warm_up_steps * first.whole.images + (2 + drift.times) * check.images
     other = before + config.validation.times * validation.images
     free = _free(config, other, reported, size.whole, step.whole.images)
-    last = optimizers[-1]  # one kind of optimizer trains all stages but the colour mix
+    last = optimizers[-1]  # all stages but the warm-up have the same kind of optimizer
     steps = free // step.whole.images * last.query_interval if step.whole.images else last.steps
     return Plan(
         steps=warm_up_steps + steps, validations=config.validation.times,
@@ -195,7 +195,7 @@ def plan(
 
 
 def _free(config: RunConfig, other: int, reported: int, whole: int, step: int) -> int:
-    """Images for training; one request is kept for a run that is killed with requests in flight.
+    """Images for training; one request is reserved for a run that is killed with requests in flight.
 
     Raises:
         InputError: fewer than one ``step`` sends.

@@ -1,4 +1,4 @@
-"""The base of methods that step the fuse through a surrogate, as it is or as simulated chips read it."""
+"""The base of optimizers that train the fuse through a surrogate, with or without simulated chips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Imitation"]
 
 
 class Imitation(GradientEstimator):
-    """Holds the surrogate. If it ``simulates`` chips, a copy in a memory replaces the target in the objective."""
+    """Holds the surrogate. If it ``simulates`` chips, a copy in simulated memory replaces the target in the objective."""
 
     uses_surrogate = True
     scores_probes = False
@@ -36,11 +36,11 @@ class Imitation(GradientEstimator):
             self.simulated_target = self.responses
 
     def renew(self) -> None:
-        """Store the surrogate as it is now."""
+        """Copy the present surrogate into simulated memory."""
         self._simulator = self.surrogate.simulator(self._memory) if self.simulates else None
 
     def responses(self, images: Tensor, chip: Chip) -> Tensor:
-        """The surrogate's answers (n, classes), on the tape; those of a simulated ``chip`` where chips are simulated."""
+        """The surrogate's logits (n, classes), differentiable; on the simulated ``chip`` if chips are simulated."""
         simulator = self._simulator
         return self.surrogate.logits(images, None if simulator is None else lambda these: simulator.logits(these, chip))
 

@@ -1,9 +1,9 @@
-"""Training through a surrogate that follows the fuse: it goes on learning from the target's answers to what the fuse makes now.
+"""Training through a surrogate that follows the fuse: it is trained on the target's responses to the fuse's present outputs.
 
-A fuse soon leaves the images that a surrogate once knew, and its gradient misleads there. So every ``every`` steps one batch of
-answers is bought, a share of it to raw images, the rest to fused ones, half of all with Gaussian noise so that slopes are seen as
-well as values; the surrogate takes some least-squares steps on it and on what it remembers; and the fuse is stepped through it,
-at a rate that falls with the share of the new answers' variance that it had not foretold.
+The outputs of the fuse soon differ from the images that a surrogate was fitted to, and its gradient is wrong there. So every
+``every`` steps one batch is sent: a share of raw images, the rest fused, half of all with Gaussian noise, which shows slopes as
+well as values. The surrogate takes some least-squares steps on the new and on stored responses. The fuse is then trained through
+it, with a learning rate proportional to the share of the variance of new responses that the surrogate predicted.
 
 For one chip it follows that chip. For the population it follows the target at nominal voltage, and chips are simulated on it.
 """
@@ -31,12 +31,12 @@ __all__ = ["Follow", "FollowConfig"]
 
 @dataclass(frozen=True)
 class FollowConfig:
-    """Training through a surrogate that goes on learning from the target's answers where the fuse now is."""
+    """Training through a surrogate that keeps learning from the target's responses to the fuse's present outputs."""
 
     lr: Positive = 3e-3
-    """learning rate at the start, falling linearly to a twentieth, times the trust in the surrogate"""
+    """learning rate at the start, decaying linearly to a twentieth, times the trust in the surrogate"""
     every: Count | None = None
-    """steps of the fuse for each batch of answers; if not given 2 for one chip, 16 for the population, whose chips are
+    """steps of the fuse for each batch of queries; if not given 2 for one chip, 16 for the population, whose chips are
     simulated"""
     raw: Share = 0.25
     """share of the images sent as they are, the others through the fuse"""
@@ -48,7 +48,7 @@ class FollowConfig:
 class Follow(Imitation):
     """Trains through a surrogate that keeps learning from the target's responses to the fuse's current outputs.
 
-    Asks each image of a batch once, in every ``every``-th step.
+    Sends each image of a batch once, in every ``every``-th step.
     """
 
     Config = FollowConfig
@@ -63,12 +63,12 @@ class Follow(Imitation):
 
     @property
     def trust(self) -> float:  # type: ignore[override]
-        """That in the surrogate."""
+        """Share of the variance of new responses that the surrogate predicted."""
         return self.surrogate.trust
 
-    def prepare(self, owned: Split, answered: Sequence[Responses], query: QueryFn) -> None:
+    def prepare(self, owned: Split, received: Sequence[Responses], query: QueryFn) -> None:
         """See `Optimizer`."""
-        self.surrogate.prepare(owned, [a for a in answered if (a.chip == NOMINAL) == self.simulates])
+        self.surrogate.prepare(owned, [r for r in received if (r.chip == NOMINAL) == self.simulates])
         self.renew()
 
     def estimate(self, step: Step) -> None:

@@ -1,10 +1,10 @@
-"""Input probes with a surrogate as control variate: what it foretells of a probe need not be learned from it.
+"""Input probes with a surrogate as control variate: the memory has to learn only what the surrogate does not predict.
 
-The target's Jacobian at image ``i`` is modelled as ``w J_s(z_i) + S + M_i``: the surrogate's, times a weight, and `broyden`'s
-memory of what is missing. A pair of probes changes the logits by ``y`` and the surrogate's by ``p``; the memory is corrected with
-``y - w p``. ``w = <y, p> / <p, p>`` over the last pairs, held in [0, 1], is the least-squares weight: where the surrogate
-misleads it is zero and the pure estimate is left (P-RGF, Cheng et al. 2019, sets its trust from an estimated cosine instead). The
-surrogate goes on learning from every answer that the probes buy.
+The target's Jacobian at image ``i`` is modelled as ``w J_s(z_i) + S + M_i``: the surrogate's Jacobian times a weight, and a
+Broyden memory of the rest. A pair of probes changes the target's logits by ``y`` and the surrogate's by ``p``; the memory is
+corrected with ``y - w p``. ``w = <y, p> / <p, p>`` over the last pairs, clipped to [0, 1], is the least-squares weight: it is
+zero where the surrogate is wrong, which leaves the estimate without it (P-RGF, Cheng et al. 2019, sets its weight from an
+estimated cosine instead). The surrogate is trained on every response to a probe.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["Guided", "GuidedConfig"]
 
 @dataclass(frozen=True)
 class GuidedConfig:
-    """rge with the surrogate's Jacobian, weighed by how well it foretells probes, before the memory's correction."""
+    """rge with the surrogate's Jacobian, weighted by how well it predicts probes, before the memory's correction."""
 
     lr: Positive | None = None
-    """learning rate as of rge"""
+    """learning rate, as for rge"""
     smoothing: Positive | None = None
-    """size of a probe per pixel, as of rge"""
+    """size of a probe per pixel, as for rge"""
     directions: Count = 1
-    """pairs of probes a step of each image"""
+    """pairs of probes per step and image"""
     basis: Literal["pixels", "coarse", "dct", "coordinates"] = "pixels"
-    """as of rge"""
+    """basis of directions, as for rge"""
 
 
 _MEMORY = 0.95
@@ -71,19 +71,19 @@ class Guided(InputRge):
 
     @property
     def trust(self) -> float:  # type: ignore[override]
-        """Squared correlation of foretold and real changes, 0 if they are opposed."""
-        real_foretold, foretold, real = self._products.tolist()
-        return max(real_foretold, 0.0) ** 2 / (foretold * real) if foretold * real > 0.0 else 0.0
+        """Squared correlation of predicted and measured changes, 0 if it is negative."""
+        product, predicted, measured = self._products.tolist()
+        return max(product, 0.0) ** 2 / (predicted * measured) if predicted * measured > 0.0 else 0.0
 
     @property
     def weight(self) -> float:
         """``w``."""
-        real_foretold, foretold, _ = self._products.tolist()
-        return min(max(real_foretold / foretold, 0.0), 1.0) if foretold > 0.0 else 0.0
+        product, predicted, _ = self._products.tolist()
+        return min(max(product / predicted, 0.0), 1.0) if predicted > 0.0 else 0.0
 
-    def prepare(self, owned: Split, answered: Sequence[Responses], query: QueryFn) -> None:
+    def prepare(self, owned: Split, received: Sequence[Responses], query: QueryFn) -> None:
         """See `Optimizer`."""
-        self._surrogate.prepare(owned, answered)
+        self._surrogate.prepare(owned, received)
 
     def _explained(self, above: Tensor, below: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
         with torch.no_grad():
@@ -101,7 +101,7 @@ class Guided(InputRge):
         return self.weight * gradient
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer, the Jacobians, the surrogate and its record."""
+        """The optimizer, the Jacobians, the surrogate and the sums for its weight."""
         return {**super().state_dict(), "surrogate": self._surrogate.state_dict(), "products": self._products}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
-"""A network of our own that answers like the target, and whose gradient we have.
+"""The surrogate: a network of our own that imitates the target and gives gradients.
 
-It is fitted to the labels that the user has, and then to the target's answers as they come, on the images that the fuse makes
-now. What it is worth is known before it learns from a batch: the share of the variance of answers not yet seen that it foretold.
-No part of the target is used but its answers.
+It is fitted to the user's labels, and then to the target's responses as they arrive. Before it is trained on a batch its quality
+is measured: the share of the variance of the new responses that it predicted. It uses nothing of the target but its responses.
 """
 
 from __future__ import annotations
@@ -33,28 +32,28 @@ __all__ = ["ARCHITECTURES", "Surrogate", "SurrogateConfig"]
 
 @dataclass(frozen=True)
 class SurrogateConfig:
-    """The network of ours that imitates the target, for transfer, follow and guided."""
+    """The network that imitates the target, for transfer, follow and guided."""
 
     arch: Literal["plain", "residual", "perceptron"] = "plain"
-    """convolutions and pools, residual blocks, or two hidden layers"""
+    """architecture: convolutions and pools, residual blocks, or two hidden layers"""
     steps: NonNegativeInt | None = None
-    """batches of 128 that it is fitted with to the labels beforehand, 0 for fresh weights; if not given 600, or 3000 for
+    """batches of 128 of the fit to the labels beforehand, 0 for fresh weights; if not given 600, or 3000 for
     images of 32x32 and more"""
     lr: Positive = 1e-3
-    """learning rate on the target's answers"""
+    """learning rate on the target's responses"""
     rounds: NonNegativeInt = 5
-    """passes over the answers that were there before the fuse is trained"""
+    """passes over the responses that are there before the fuse is trained"""
     updates: NonNegativeInt = 4
-    """steps on answers for each batch of them that is bought: the new one, then remembered ones"""
+    """steps for each new batch of responses: one on the new batch, the others on stored ones"""
     memory: Count = 200
-    """batches of answers that are remembered"""
+    """batches of responses that are stored"""
     weights: str | None = None
-    """state dict of ``--surrogate.arch`` to begin with, in place of a fit to the labels"""
+    """file with the state dict of a network of `surrogate.arch`, in place of a fit to the labels"""
 
 
 _BATCH = 128
 _PENALTY = 0.1
-_MEMORY_OF_TRUST = 0.9
+_TRUST_DECAY = 0.9
 
 
 class _Network(nn.Module):
@@ -81,9 +80,9 @@ def _block(inputs: int, outputs: int, stride: int = 1, normalised: bool = True) 
 
 
 def _plain(shape: Sequence[int], classes: int) -> _Network:
-    """Two convolutions and a pool for each halving of the sides, 32, 64, ... channels, and a hidden layer: as VGG has it.
+    """Two convolutions and a pool for each halving of the sides, 32, 64, ... channels, and a hidden layer: as in VGG.
 
-    Batch normalisation from two pools on; a shallower one fits without.
+    Batch normalisation from two pools on.
     """
     layers: list[nn.Module] = []
     inputs = shape[0]
@@ -108,7 +107,7 @@ class _Residual(nn.Module):
 
 
 def _residual(shape: Sequence[int], classes: int) -> _Network:
-    """A stem, then two residual blocks and a convolution of stride 2 for each halving, global average: as ResNet has it."""
+    """A stem, then two residual blocks and a convolution of stride 2 for each halving, global average: as in ResNet."""
     layers, inputs = _block(shape[0], 16), 16
     for _ in range(_stages(shape)):
         layers += [_Residual(inputs), _Residual(inputs), *_block(inputs, 2 * inputs, stride=2)]
@@ -125,17 +124,16 @@ def _perceptron(shape: Sequence[int], classes: int) -> _Network:
 ARCHITECTURES: dict[str, Callable[[Sequence[int], int], _Network]] = {
     "plain": _plain, "residual": _residual, "perceptron": _perceptron,
 }  # fmt: skip
-"""By the name that ``--surrogate.arch`` takes; each is made for an image shape (channels, height, width) and a number of
-classes."""
+"""Architectures by the name that `surrogate.arch` takes; each takes an image shape and a number of classes."""
 
 
 class Surrogate:
-    """Follows the target by least squares on its answers, newest and remembered ones together."""
+    """Imitates the target by least squares on its responses, new and stored ones."""
 
     def __init__(
         self, settings: SurrogateConfig, shape: tuple[int, int, int], classes: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
-        """Fresh weights drawn from ``seed``, or those of ``settings.weights``; it computes on ``device``, its answers come back.
+        """Weights drawn from ``seed``, or those of ``settings.weights``; it computes on ``device`` and returns logits on the CPU.
 
         Raises:
             InputError: ``settings.weights`` does not hold weights of this architecture.
@@ -149,51 +147,51 @@ class Surrogate:
             self._load(settings.weights)
         self._recipe = recipe_for(shape)
         self._large = self._recipe.bfloat16
-        """Worth bfloat16 and channels last, which are two times as fast there."""
+        """Whether to use bfloat16 and channels last, which double the speed for large images."""
         if self._large:
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device = device
         self._network.to(device)
-        self._bought: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.memory)
-        self._seen = 0
+        self._received: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.memory)
+        self._batches = 0
         self.trust = 0.0
-        """Share of the variance of answers that it foretold, in [0, 1], over the last ten purchases or so."""
+        """Share of the variance of responses that it predicted, in [0, 1], over about the last ten batches."""
         self._optimizer = torch.optim.Adam(self._network.parameters(), settings.lr)
         self._network.eval()
 
-    def prepare(self, owned: Split, answered: Sequence[Responses]) -> None:
-        """Fit it to the labels, then to what was ``answered`` already."""
+    def prepare(self, owned: Split, received: Sequence[Responses]) -> None:
+        """Fit it to the labels, then to the responses ``received`` so far."""
         steps = self._settings.steps if self._settings.steps is not None else 3000 if self._large else 600
         if steps and self._settings.weights is None:
-            # batch normalisation keeps the statistics of this fit: answers then depend on one image alone
+            # batch normalisation keeps the statistics of this fit, so that the logits of an image do not depend on the batch
             recipe = replace(self._recipe, steps=steps, seed=self._seed)
             kept(self._network, owned, recipe, f"surrogate-{self._settings.arch}", str(self._device)).to(self._device)
         self._network.eval()
-        if answered:
-            images, answers = torch.cat([a.images for a in answered]), torch.cat([a.logits for a in answered])
-            self._rematch(images, answers)
+        if received:
+            images, responses = torch.cat([r.images for r in received]), torch.cat([r.logits for r in received])
+            self._rescale(images, responses)
             order = torch.randperm(len(images), generator=stream(self._seed, "surrogate", "order"))
-            self._bought.extend((images[part], answers[part]) for part in order.split(_BATCH))
-            for number in range(self._settings.rounds * len(self._bought)):
-                self._fit(*self._recalled(("warm-up", number)))
+            self._received.extend((images[part], responses[part]) for part in order.split(_BATCH))
+            for number in range(self._settings.rounds * len(self._received)):
+                self._fit(*self._stored(("warm-up", number)))
 
-    def learn(self, images: Tensor, answers: Tensor) -> None:
-        """From bought ``answers`` (n, classes) to ``images``; `trust` is measured before."""
+    def learn(self, images: Tensor, responses: Tensor) -> None:
+        """Update `trust`, then train on the ``responses`` (n, classes) to ``images``."""
         with torch.no_grad():
-            error = (self.logits(images) - answers).square().sum()
-        foretold = 1.0 - (error / (answers - answers.mean(0)).square().sum().clamp_min(1e-12)).item()
-        weight = 1.0 - _MEMORY_OF_TRUST if self._seen else 1.0
-        self.trust += weight * (max(foretold, 0.0) - self.trust)
-        if not self._seen and not self._bought:
-            self._rematch(images, answers)
-        self._bought.append((images, answers))
+            error = (self.logits(images) - responses).square().sum()
+        predicted = 1.0 - (error / (responses - responses.mean(0)).square().sum().clamp_min(1e-12)).item()
+        weight = 1.0 - _TRUST_DECAY if self._batches else 1.0
+        self.trust += weight * (max(predicted, 0.0) - self.trust)
+        if not self._batches and not self._received:
+            self._rescale(images, responses)
+        self._received.append((images, responses))
         for number in range(self._settings.updates):
-            # the newest first, then any of those remembered
-            self._fit(*(self._bought[-1] if number == 0 else self._recalled(("step", self._seen, number))))
-        self._seen += 1
+            # the new batch first, then random stored ones
+            self._fit(*(self._received[-1] if number == 0 else self._stored(("step", self._batches, number))))
+        self._batches += 1
 
     def logits(self, images: Tensor, reader: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Its answers (n, classes), on the tape wherever ``images`` are; those of ``reader``, of the same size, in its place."""
+        """Its logits (n, classes), differentiable, or those of ``reader`` in place of its own network."""
         if self._large:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._large):
@@ -201,35 +199,35 @@ class Surrogate:
         return output.float().cpu()
 
     def simulator(self, memory: Memory) -> Simulator:
-        """The surrogate as it is now, stored in ``memory``: it answers for chips that nobody has seen."""
+        """The present surrogate stored in ``memory``, which simulates chips."""
         return Simulator(copy.deepcopy(self._network), memory)
 
     def _load(self, path: str) -> None:
         try:
             self._network.load_state_dict(torch.load(path, weights_only=True))
-        except Exception as error:  # whatever the reader of a foreign file trips over
-            arch, said = self._settings.arch, " ".join(str(error).split())[:200]
+        except Exception as error:  # reading a file of unknown content may raise anything
+            arch, words = self._settings.arch, " ".join(str(error).split())[:200]
             raise InputError(
-                f"--surrogate.weights {path} does not hold the state dict of a {arch} surrogate for these images: {said}"
+                f"`surrogate.weights` {path} does not hold the state dict of a {arch} surrogate for these images: {words}"
             ) from error
 
-    def _recalled(self, name: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        drawn = torch.randint(len(self._bought), (), generator=stream(self._seed, "surrogate", *name))
-        return self._bought[int(drawn)]
+    def _stored(self, name: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        drawn = torch.randint(len(self._received), (), generator=stream(self._seed, "surrogate", *name))
+        return self._received[int(drawn)]
 
-    def _fit(self, images: Tensor, answers: Tensor) -> None:
-        """One step of Adam on the squared error in units of the answers' variance."""
+    def _fit(self, images: Tensor, responses: Tensor) -> None:
+        """One step of Adam on the squared error in units of the responses' variance."""
         self._optimizer.zero_grad()
-        spread = answers.var(0, correction=0).mean().clamp_min(1e-6)
-        (F.mse_loss(self.logits(images), answers) / spread).backward()
+        spread = responses.var(0, correction=0).mean().clamp_min(1e-6)
+        (F.mse_loss(self.logits(images), responses) / spread).backward()
         self._optimizer.step()
 
-    def _rematch(self, images: Tensor, answers: Tensor) -> None:
-        """Bring the last layer to the scale of the answers: ridge regression on the features, towards the layer that it was."""
+    def _rescale(self, images: Tensor, responses: Tensor) -> None:
+        """Fit the last layer to the scale of the responses: ridge regression on the features, towards the present layer."""
         with torch.no_grad():
             last = self._network.last
             features = torch.cat([self._network.body(part) for part in images.split(_BATCH)])
-            missing = answers.double() - last(features).cpu().double()
+            missing = responses.double() - last(features).cpu().double()
             features = features.cpu()
             design = torch.cat([features, torch.ones(len(features), 1)], 1).double()
             gram = design.T @ design
@@ -239,15 +237,15 @@ class Surrogate:
             last.bias.add_(change[-1].to(self._device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer, and the answers that are remembered."""
+        """Weights, optimizer, and the stored responses."""
         return {
-            "network": self._network.state_dict(), "optimizer": self._optimizer.state_dict(), "bought": list(self._bought),
-            "seen": self._seen, "trust": self.trust,
+            "network": self._network.state_dict(), "optimizer": self._optimizer.state_dict(), "bought": list(self._received),
+            "seen": self._batches, "trust": self.trust,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to where `state_dict` was taken."""
+        """Restore `state_dict`."""
         self._network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._bought = deque(state["bought"], maxlen=self._settings.memory)
-        self._seen, self.trust = state["seen"], state["trust"]
+        self._received = deque(state["bought"], maxlen=self._settings.memory)
+        self._batches, self.trust = state["seen"], state["trust"]

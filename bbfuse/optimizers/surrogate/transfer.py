@@ -1,7 +1,8 @@
 """Training through a surrogate on which chips are simulated: NeuralFuse's restricted access (Sun et al. 2024, section 4.5).
 
-The surrogate is an architecture of ours, fitted to the labels of the owned images and, where answers were bought, to the target's
-at nominal voltage; bit errors are then drawn on its own stored weights. The fuse is applied to the target unchanged.
+The surrogate has an architecture of our own. It is fitted to the labels of the owned images and, if there are any, to the
+target's responses at nominal voltage; chips are then simulated by bit errors in its stored weights. The fuse is used with the
+target without further training.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ class TransferConfig:
     """Training through a surrogate on which chips are simulated (NeuralFuse's restricted access)."""
 
     lr: Positive = 3e-3
-    """learning rate at the start, falling linearly to a twentieth"""
+    """learning rate at the start, decaying linearly to a twentieth"""
     steps: Count = 2000
-    """batches"""
+    """steps of training, one batch each"""
     images: NonNegativeInt = 0
-    """answers at nominal voltage that the surrogate is fitted to beforehand; 0 for labels alone"""
+    """images sent at nominal voltage, whose responses the surrogate is fitted to beforehand; 0 for labels alone"""
 
 
 @OPTIMIZERS.register("transfer")
 class Transfer(Imitation):
     """Trains through a surrogate with simulated chips (restricted access); sends `transfer.images` images at most.
 
-    ``steps`` of backpropagation through the surrogate, a fresh simulated chip each; the target is asked nothing in them.
+    ``steps`` of backpropagation through the surrogate, with a new simulated chip each; they send no query to the target.
     """
 
     Config = TransferConfig
@@ -50,15 +51,15 @@ class Transfer(Imitation):
         self.steps = config.steps
         self.images_before_training = min(config.images, problem.owned)
 
-    def prepare(self, owned: Split, answered: Sequence[Responses], query: QueryFn) -> None:
+    def prepare(self, owned: Split, received: Sequence[Responses], query: QueryFn) -> None:
         """See `Optimizer`."""
-        bought = [a for a in answered if a.chip == NOMINAL]
+        nominal = [r for r in received if r.chip == NOMINAL]
         if self.images_before_training:
             images = owned.images[: self.images_before_training]
-            bought.append(Responses(images, NOMINAL, query(images, NOMINAL)))
-        self.surrogate.prepare(owned, bought)
+            nominal.append(Responses(images, NOMINAL, query(images, NOMINAL)))
+        self.surrogate.prepare(owned, nominal)
         self.renew()
 
     def estimate(self, step: Step) -> None:
-        """See `GradientEstimator`: the surrogate's gradient, exact for it and nothing more for the target."""
+        """See `GradientEstimator`: the exact gradient of the surrogate."""
         step.backward_through(self.responses)

@@ -114,7 +114,7 @@ REFUSED: list[tuple[Settings, str]] = [
         for optimizer in ("backprop", "transfer", "follow")
     ],
     ({**URL, "workers": 3, "remote.store": "kept"},
-     "--remote.store does not go with --workers, which make their images themselves: drop one of the two"),
+     "--remote.store does not go with --workers, which compute their images themselves: drop one of the two"),
     ({**REMOTE, "workers": 3, "ray.address": "auto"},
      "the built-in server listens on this machine only: give --remote.url, or --ray.address local"),
     # how the fuse is made, and what methods remember

@@ -128,8 +128,8 @@ def test_a_head_that_each_chip_has_of_its_own_is_not_written(tmp_path: Path) -> 
     assert main(["--run", str(run), "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {"fuse.onnx", "README.md"}
     card = (out / "README.md").read_text()
-    assert "calibrated for each chip, from its answers to 20 raw images" in card
-    assert "the population of chips, reported on 1 never met before" in card
+    assert "calibrated for each chip, from its responses to 20 raw images" in card
+    assert "the population of chips, reported on 1 unseen ones" in card
     assert 'head.onnx"' not in card
 
 
@@ -147,9 +147,9 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
         (["--run", str(run), "--out", str(full)], "is not empty: choose another folder"),
         (["--run", str(run), "--out", str(full / "mine" / "deeper")], "cannot be written"),
         (["--run", str(run), "--out", str(bare), "--takes", "int4"], "--takes"),
-        (["--run", str(run), "--out", str(bare)], "the export needs onnxscript, which is not here"),
+        (["--run", str(run), "--out", str(bare)], "the export needs onnxscript, which is not installed"),
     ):
-        if "not here" in told:
+        if "not installed" in told:
             monkeypatch.setitem(sys.modules, "onnxscript", None)
         assert main(words) == 2
         out, err = capsys.readouterr()

@@ -47,9 +47,9 @@ def test_a_card_gives_the_numbers_of_the_summary() -> None:
     assert found == {
         "target": "digits, simulated; 7 classes", "for": "chip 29, 3.75 % bit errors", "fuse": "Filter, 228 parameters",
         "head": "affine", "trained by": "spsa, seed 41", "images sent": "18,453 in 1,276 requests",
-        "points won back": "38.7 of 51.9 lost",
-        "energy": "13.7 % of the target's weight-read energy is saved at 0.837 of the lowest voltage without errors, the fuse's "
-                  "own reads taken off",
+        "recovered points": "38.7 of 51.9 lost",
+        "energy": "13.7 % of the target's weight-read energy is saved at 0.837 of the lowest voltage without errors, "
+                  "with the fuse's own reads subtracted",
         "accuracy on held-out images": "%", "at nominal voltage": "93.1", "at nominal voltage, fuse and head": "91.7",
         "3.75 % bit errors, unprotected": "41.2", "3.75 % bit errors, head alone": "58.3",
         "3.75 % bit errors, fuse alone": "64.7", "3.75 % bit errors, fuse and head": "79.9",
@@ -62,13 +62,11 @@ def test_a_card_gives_the_numbers_of_the_summary() -> None:
 def test_a_card_for_the_population_gives_spreads_and_how_a_chip_is_calibrated() -> None:
     text = card(trained("standardize"), made_summary(saving=None), ExportConfig(Path("run"), Path("out"), "uint8", "float32"))
     found = rows(text)
-    assert found["for"] == "the population of chips, reported on 3 chips never met before, 3.75 % bit errors".replace(
-        "3 chips", "3"
-    )
+    assert found["for"] == "the population of chips, reported on 3 chips unseen ones, 3.75 % bit errors".replace("3 chips", "3")
     assert found["3.75 % bit errors, unprotected"] == "41.2 ± 3.1"
     assert found["3.75 % bit errors, fuse and head"] == "79.9 ± 2.6"
-    assert found["energy"] == "not known: no voltage was measured for this rate, or the target's architecture is not known"
-    assert "from its answers to 23 raw images" in text
+    assert found["energy"] == "unknown: no voltage was measured for this rate, or the target's architecture is unknown"
+    assert "from its responses to 23 raw images" in text
     assert 'head.onnx"' not in text
     assert "`images` (n, 3, 4, 5) uint8 from 0 to 255 to `fused` (n, 3, 4, 5) float32 in [-1, 1]" in text
     two = card(trained("standardize"), made_summary(chips=2), ExportConfig(Path("run"), Path("out")))

@@ -357,11 +357,11 @@ def test_a_server_that_is_slow_or_gone_is_said_in_the_protocols_shape(proxied: t
     upstream.pause = 1.5
     for call in (requests.post(url + INFER, json=GOOD, timeout=10), requests.get(url + "/v2", timeout=10)):
         assert call.status_code == 504
-        assert "gave no answer within 1 seconds" in call.json()["error"]
+        assert "sent no response within 1 seconds" in call.json()["error"]
     with running(application(bbfuse.load(folder), "http://127.0.0.1:1", "digits", 1.0)) as proxy:
         for call in (requests.post(proxy + INFER, json=GOOD, timeout=10), requests.get(proxy + "/v2", timeout=10)):
             assert call.status_code == 502
-            assert "http://127.0.0.1:1 cannot be asked" in call.json()["error"]
+            assert "http://127.0.0.1:1 cannot be reached" in call.json()["error"]
 
 
 def test_an_answer_that_breaks_off_breaks_off_at_the_client(folder: Path) -> None:

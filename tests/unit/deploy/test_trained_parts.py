@@ -66,7 +66,7 @@ def test_it_is_the_head_of_the_target_s_answers_to_the_fuse_s_images(probabiliti
     expected = z @ of(affine().matrix).T / 1.9 + of(affine().bias)
     found = loaded(IMAGES, (lambda images: target(images).softmax(1)) if probabilities else target)
     np.testing.assert_allclose(of(found), expected, rtol=1e-4, atol=1e-5)
-    assert loaded.answers == ("probabilities" if probabilities else "logits")
+    assert loaded.response_kind == ("probabilities" if probabilities else "logits")
     assert not found.requires_grad
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
@@ -76,7 +76,7 @@ def test_it_is_the_head_of_the_target_s_answers_to_the_fuse_s_images(probabiliti
 
 
 def test_by_default_a_target_answers_with_logits_and_no_head_leaves_probabilities_what_they_are() -> None:
-    assert Trained(RunConfig(), fuse(), Head(), NOTHING).answers == "logits"
+    assert Trained(RunConfig(), fuse(), Head(), NOTHING).response_kind == "logits"
     shares = target(IMAGES).softmax(1)
     assert Trained(RunConfig(head="none"), fuse(), Head(), NOTHING, True)(IMAGES, lambda _: shares) is shares
 
@@ -143,14 +143,14 @@ def test_a_folder_gives_the_head_of_its_chip_or_the_place_of_one(
     loaded = Trained.load(run_folder(tmp_path / "a", head, chip_seed))
     assert loaded.calibrating_images == wanted
     assert type(loaded.head).__name__ == {"none": "Head", "affine": "Affine", "net": "Net"}.get(head, "Uncalibrated")
-    assert loaded.answers == "logits"
+    assert loaded.response_kind == "logits"
     saved = torch.load(tmp_path / "a" / "fuse.pt", weights_only=True)
     for name, value in loaded.fuse.state_dict().items():
         assert torch.equal(value, saved["fuse"][name])
     if head in ("affine", "net"):
         for name, value in loaded.head.state_dict().items():
             assert torch.equal(value, saved["heads"]["kept"][name])
-    assert Trained.load(run_folder(tmp_path / "b", head, chip_seed, answers="probabilities")).answers == "probabilities"
+    assert Trained.load(run_folder(tmp_path / "b", head, chip_seed, answers="probabilities")).response_kind == "probabilities"
 
 
 def test_a_folder_whose_parts_do_not_fit_is_refused_with_the_flag_that_named_it(tmp_path: Path) -> None:

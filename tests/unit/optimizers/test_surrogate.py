@@ -121,7 +121,7 @@ def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path: Path)
     (tmp_path / "text").write_text("nothing")
     for name in ("weights", "text", "missing"):
         with pytest.raises(
-            InputError, match=r"--surrogate.weights .*does not hold the state dict of a plain surrogate"
+            InputError, match=r"`surrogate.weights` .*does not hold the state dict of a plain surrogate"
         ) as raised:
             Surrogate(SurrogateConfig(weights=str(tmp_path / name)), SMALL, 3, 0)
         assert "\n" not in str(raised.value)

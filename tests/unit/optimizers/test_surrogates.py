@@ -202,7 +202,7 @@ def test_of_what_is_wrong_with_a_file_of_weights_200_characters_are_said(tmp_pat
     with pytest.raises(InputError) as error:
         Surrogate(dataclasses.replace(SETTINGS, weights=str(tmp_path / "weights")), SMALL, 3, 0)
     start, _, said = str(error.value).partition(" for these images: ")
-    assert start == f"--surrogate.weights {tmp_path / 'weights'} does not hold the state dict of a perceptron surrogate"
+    assert start == f"`surrogate.weights` {tmp_path / 'weights'} does not hold the state dict of a perceptron surrogate"
     assert len(said) == 200
     assert said.startswith("Error(s) in loading state_dict for _Network: ")
 

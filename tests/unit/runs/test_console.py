@@ -15,7 +15,7 @@ from bbfuse.progress import ProgressDisplay
 from bbfuse.training.trainer import Status
 from tests.helpers.summaries import made_summary
 
-FUSE_ALONE = "fuse alone: this run's fuse with the head taken away; --head none trains one without a head"
+FUSE_ALONE = "fuse alone: this run's fuse without the head; --head none trains a fuse for use without a head"
 ENERGY = "84 % of the voltage saves 33.6 % of the energy of weight reads, 13.7 % with the fuse in front"
 SENT = "51.9 points lost, 38.7 recovered; 18,453 images in 1,276 requests (budget 20,500); 84 s"
 
@@ -172,8 +172,8 @@ def test_the_plan_gives_what_each_purpose_sends(capsys: pytest.CaptureFixture[st
     (rule,) = [number for number, line in enumerate(told) if line.startswith("├")]
     assert "closing report" in told[rule - 1]
     assert told[-1] == (
-        "16,850 images in 877 requests (budget 20,000); exact without retries, which are paid from the reserve "
-        "first, then from training"
+        "16,850 images in 877 requests (budget 20,000); exact without retries, which use the reserve "
+        "first, then the budget for training"
     )
 
 
@@ -185,8 +185,8 @@ def test_a_plan_names_cost_and_size_and_leaves_out_what_is_not_asked(capsys: pyt
     assert [row[0] for row in cells[1:3]] == ["labels and head", "training, 1,692 steps"]
     assert lines == [
         "16,850 images in 877 requests that cost 17.50 (budget 20,000); about 123,456.0 MB up and 0.8 MB down, without HTTP "
-        "headers; at most that, since a smaller fuse may send less, without retries, which are "
-        "paid from the reserve first, then from training"
+        "headers; at most that, since a smaller fuse may send less, without retries, which "
+        "use the reserve first, then the budget for training"
     ]
 
 

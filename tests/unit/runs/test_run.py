@@ -119,7 +119,7 @@ def test_other_versions_than_the_latest_are_recorded_and_said(
     summary = execute(RunConfig(resume=tmp_path / "run"))
     *others, last = earlier if latest == "1.5" else [*earlier, {"torch": "1.5"}]
     assert (summary["earlier_versions"], summary["versions"]) == (others, last)
-    first = "other versions than this run began with: torch 1.4; its results may differ from an uninterrupted run\n"
+    first = "library versions differ from the start of this run: torch 1.4; its results may differ from an uninterrupted run\n"
     assert capsys.readouterr().err == (first if said else "") + f"run folder: {tmp_path / 'run'}\n"
 
 
@@ -158,7 +158,7 @@ def test_a_target_that_fails_says_how_to_go_on(
     folder = tmp_path / "run"
     with pytest.raises(TargetError) as told:
         execute(dataclasses.replace(CONFIG, out=folder))
-    assert str(told.value) == f"{words} training so far is kept, continue with `resume={folder}`"
+    assert str(told.value) == f"{words} training so far is saved, continue with `resume={folder}`"
     assert (folder / "config.json").exists()
 
 

@@ -53,7 +53,7 @@ def test_a_run_records_its_versions_and_says_if_it_goes_on_with_others(
     assert command.main(["--resume", str(out)]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "versions" in line]
     assert said == [
-        f"other versions than this run began with: torch 2.0 -> {version('torch')}, cma 3.9 -> {version('cma')}; "
+        f"library versions differ from the start of this run: torch 2.0 -> {version('torch')}, cma 3.9 -> {version('cma')}; "
         "its results may differ from an uninterrupted run"
     ]
     resumed = json.loads((out / "summary.json").read_text())
