@@ -20,6 +20,6 @@ def load(folder: str | Path) -> Trained:
     Raises:
         InputError: ``folder`` holds no finished run, or it cannot be read.
     """
-    from bbfuse.deploy.trained import Trained  # torch is imported by those who load
+    from bbfuse.deploy.trained import Trained  # imports torch, only when needed
 
     return Trained.load(Path(folder))

@@ -96,7 +96,7 @@ class _Described:
 
 
 def _folder(config: RunConfig) -> tuple[RunFolder, RunConfig]:
-    """The run folder, new or of the run to continue, and the settings in force."""
+    """The run folder, new or of the run to continue, and the settings in use."""
     if config.resume is None:
         validate(config)
         return RunFolder.create(config.out or _new_path(config), config), config

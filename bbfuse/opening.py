@@ -56,7 +56,7 @@ def with_server(config: RunConfig, say: Callable[[str], None], stack: ExitStack)
 
 
 def described(config: RunConfig) -> Description:
-    """What a plan needs to know of the backend: the metadata of a server are read, no target is fitted and no server started.
+    """What a plan needs to know of the backend: it reads a server's metadata, fits no target and starts no server.
 
     Raises:
         InputError: it could not be opened.

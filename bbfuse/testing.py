@@ -39,7 +39,7 @@ _CHIP = Chip(0.05, 0)
 
 
 def check_optimizer(optimizer: str | type[Optimizer], settings: Any = None) -> None:
-    """``optimizer``, a name or a class, trains a small fuse as the contract of `Optimizer` says.
+    """``optimizer``, a name or a class, trains a small fuse according to the contract of `Optimizer`.
 
     It moves the fuse; it sends as many images as it declares; a strict one never uses gradients of the target; a saved and loaded
     one continues identically; results do not depend on the order of scores or on the process that computes them; lost scores

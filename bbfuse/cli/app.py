@@ -19,11 +19,11 @@ COMMANDS = {
     "fit-target": ("backends.targets.fit:main", "fit a target, also one that tolerates bit errors, and write it to a file"),
     "server": ("backends.server.command:main", "serve targets on simulated low-voltage memory over HTTP"),
 }
-"""Name, function that takes the arguments and gives the exit code, description."""
+"""Name; function that takes the arguments and returns the exit code; description."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the subcommand that ``arguments`` begin with; the exit code."""
+    """Execute the subcommand that ``arguments`` begin with; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())

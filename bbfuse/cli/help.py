@@ -55,7 +55,7 @@ def full_help(kind: type, program: str) -> str:
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """What the string below each field of the dataclass ``kind`` says."""
+    """The string below each field of the dataclass ``kind``."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(base):

@@ -56,6 +56,6 @@ def _build(kind: Any, plain: dict[str, Any], where: str) -> Any:
             try:
                 values[name] = adapter(kind, name).validate_python(value)
             except ValidationError as error:
-                said = error.errors()[0]["msg"].replace("Input should be", "should be")
-                raise InputError(f"config.json has {where}{name} = {value}, which {said}") from None
+                words = error.errors()[0]["msg"].replace("Input should be", "should be")
+                raise InputError(f"config.json has {where}{name} = {value}, which {words}") from None
     return kind(**values)

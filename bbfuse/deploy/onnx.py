@@ -148,7 +148,7 @@ def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str
     rate = f"{100 * run.bit_error_rate:g} % bit errors"
     chips = accuracy["perturbed"]["chips"]
     population = f"the population of chips, reported on {chips} unseen ones"
-    who = population if run.chip_seed is None else f"chip {run.chip_seed}"
+    chip_or_population = population if run.chip_seed is None else f"chip {run.chip_seed}"
     backend = f"{run.model} behind a server" if run.backend == "remote" else f"{run.target}, simulated"
 
     def percent(part: dict[str, float]) -> str:
@@ -189,7 +189,7 @@ were trained from the classifier's responses to queries by `bbfuse`.
 | | |
 |---|---|
 | target | {backend}; {trained.classes} classes |
-| for | {who}, {rate} |
+| for | {chip_or_population}, {rate} |
 | fuse | {trained.fuse.name}, {parameters:,} parameters |
 | head | {run.head_name} |
 | trained by | {run.optimizer}, seed {run.seed} |

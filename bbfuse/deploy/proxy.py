@@ -113,8 +113,8 @@ def _pixels(trained: Trained, images: Tensor, eight_bits: bool) -> Pixels:
     for layout, shape in shapes.items():
         if layout == (remote.layout or layout) and list(images.shape[1:]) == shape and len(images):
             return Pixels(layout, "levels" if eight_bits else remote.range or "signed")
-    wanted = ", ".join(map(str, shapes[remote.layout or "nchw"]))
-    raise InputError(f"inputs[0].shape must be [n, {wanted}], n > 0, got {list(images.shape)}")
+    expected = ", ".join(map(str, shapes[remote.layout or "nchw"]))
+    raise InputError(f"inputs[0].shape must be [n, {expected}], n > 0, got {list(images.shape)}")
 
 
 def corrected(trained: Trained, body: bytes, length: str | None, images: int) -> tuple[bytes, int]:

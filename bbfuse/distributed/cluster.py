@@ -49,7 +49,7 @@ _WAITING = 0.05  # CPUs of a worker that waits for a server most of the time
 
 @dataclass(eq=False)
 class _WorkerHandle:
-    """A worker as the driver knows it."""
+    """The driver's record of a worker."""
 
     actor: Any
     hello: ray.ObjectRef[int]

@@ -22,7 +22,7 @@ __all__ = ["OPTIMIZERS", "GradientEstimator", "Optimizer", "Problem", "adam", "l
 
 @dataclass(frozen=True)
 class Problem:
-    """What an optimizer gets to know about the run: sizes, whether chips change, and the root of its random streams."""
+    """The problem of an optimizer: sizes, whether chips change, and the root of its random streams."""
 
     owned: int
     classes: int
@@ -111,7 +111,7 @@ class GradientEstimator(Optimizer):
         self._lr = lr
 
     def estimate(self, step: Step) -> None:
-        """Add the estimated gradient to ``step.fuse``'s parameters; without information leave them without a gradient."""
+        """Add the estimated gradient to ``step.fuse``'s parameters; if all scores failed leave the gradients unset."""
         raise NotImplementedError
 
     def learning_rate(self, step: int, steps: int) -> float:

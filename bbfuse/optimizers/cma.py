@@ -41,7 +41,7 @@ class Cma(AskAndTell):
         super().__init__(fuse, config.subspace, problem.seed, config.population)
         options = {
             "popsize": self.queries_per_image, "verbose": -9, "seed": np.nan, "CMA_diagonal": config.subspace is None,
-            # a generator of its own: pycma would seed and use numpy's global one
+            # its own generator: pycma would seed and use numpy's global one
             "randn": _Normal(problem.seed),
         }  # fmt: skip
         self._strategy = cma.CMAEvolutionStrategy(np.zeros(self.dimensions), config.sigma, options)
@@ -61,7 +61,7 @@ class Cma(AskAndTell):
 
 
 class _Normal:
-    """Standard normal numbers in the form in which pycma asks for them."""
+    """Standard normal numbers with the interface that pycma expects."""
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)

@@ -123,7 +123,7 @@ class Ledger:
             for request in requests:
                 self._look_up(request, self.cache)
         waiting = [request for request in requests if request.response is None]
-        # the first response tells how to read all others
+        # the first response shows how to read all others
         self.scheduler.send_all(waiting, self._reserve, self._send, one_at_a_time=lambda: self.kind is None)
         return [torch.cat([request.response for request in parts if request.response is not None]) for parts in parts_of_queries]
 
@@ -210,7 +210,7 @@ class Ledger:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the counts of a checkpoint; what the journal holds beyond them is recalled, not sent."""
+        """Restore the counts of a checkpoint; later responses are read from the journal, not sent again."""
         budget = self.budget
         budget.images, budget.requests, budget.lost = state["images"], state["requests"], state["lost"]
         self.kept, self._number = state["kept"], state["number"]

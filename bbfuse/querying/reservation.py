@@ -29,14 +29,14 @@ class Reservation:
 
 
 class WorkerQueries:
-    """Counts in ``ledger`` what workers send."""
+    """Counts what workers send in ``ledger``."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     @property
     def keeps_responses(self) -> bool:
-        """Whether responses go to a journal, so that a resumed run need not pay for them again."""
+        """Whether responses go to a journal, so that a resumed run does not send these queries again."""
         return self._ledger.journal is not None
 
     def numbered(self, sizes: Sequence[int]) -> Reservation:

@@ -1,4 +1,4 @@
-"""Responses: what a target's response must look like, and probabilities turned into logits."""
+"""Responses: checks of their form, and probabilities converted to logits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QueryAllFn = Callable[[Sequence[Query]], list[Tensor]]
 
 @dataclass(frozen=True)
 class Responses:
-    """Logits (n, classes) of ``chip`` for ``images`` (n, channels, height, width), received and paid once."""
+    """Logits (n, classes) of ``chip`` for ``images`` (n, channels, height, width), received once."""
 
     images: Tensor
     chip: Chip
@@ -76,7 +76,7 @@ def _are_probabilities(response: Tensor) -> bool:
 
 
 def _recognised(response: Tensor, count: int, classes: int) -> str:
-    """What a response of the wrong shape to ``count`` images seems to be, with the way out."""
+    """A guess what a response of the wrong shape to ``count`` images is, and how to solve it."""
     shape = tuple(response.shape)
     if shape in ((count,), (count, 1)):
         found = "one label per image"

@@ -29,7 +29,7 @@ class Request:
     keys: list[bytes] = field(default_factory=list)
     """Names of the images in the cache; empty if it was not searched."""
     kept: list[Tensor | None] = field(default_factory=list)
-    """The rows of the response that the cache has."""
+    """The rows of the response that are in the cache."""
     reserved: int = 0
     """Images of the budget that are reserved for it."""
     response: Tensor | None = None
@@ -55,7 +55,7 @@ class Scheduler:
     ) -> None:  # fmt: skip
         """Call ``reserve`` and then ``send`` for each request; ``reserve`` in order, ``send`` from several threads.
 
-        While ``one_at_a_time`` says so there is one request in flight.
+        While ``one_at_a_time`` returns true one request is in flight at most.
 
         Raises:
             BudgetSpentError, TargetError: that of the first request which failed, once all others in flight have ended.
@@ -70,7 +70,7 @@ class Scheduler:
         failed: list[tuple[int, BaseException]] = []
 
         def send_in_thread(request: Request) -> None:
-            with torch.set_grad_enabled(with_gradient):  # every thread has a mode of its own
+            with torch.set_grad_enabled(with_gradient):  # the mode is set per thread
                 send(request)
 
         def settle(when: str, timeout: float | None = None) -> None:

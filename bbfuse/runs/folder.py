@@ -164,7 +164,7 @@ def trained_parts(path: Path, flag: str) -> dict[str, Any]:
 
 
 def events(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of ``events.jsonl`` in the run folder ``path``; an incomplete last line is left out."""
+    """All complete lines of ``events.jsonl`` in the run folder ``path``; an incomplete last line is left out."""
     lines = (path / "events.jsonl").read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
 

@@ -191,7 +191,7 @@ class Surrogate:
         self._batches += 1
 
     def logits(self, images: Tensor, reader: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Its logits (n, classes), differentiable, or those of ``reader`` in place of its own network."""
+        """Its logits (n, classes), differentiable; ``reader`` replaces the network if given."""
         if self._large:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._large):

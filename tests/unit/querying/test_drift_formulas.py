@@ -1,4 +1,4 @@
-"""What a watch finds, from answers made by hand: noise, drift and knowledge of chips, relative to the spread of all logits."""
+"""Drift checks on responses made by hand: noise, drift and dependence on the chip, relative to the spread of all logits."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def changed(by: float, place: tuple[int, int, int] = (1, 5, 0)) -> Tensor:
 
 
 def opened(*answers: Tensor, store: ResponseCache | None = None) -> tuple[DriftCheck, Any, list[str]]:
-    watch, ledger = DriftCheck(IMAGES, CHIP, 3), Answering(answers, store)
-    return watch, ledger, watch.first_check(ledger)  # type: ignore[arg-type]
+    drift, ledger = DriftCheck(IMAGES, CHIP, 3), Answering(answers, store)
+    return drift, ledger, drift.first_check(ledger)  # type: ignore[arg-type]
 
 
 def test_the_first_eight_images_are_asked_twice_at_nominal_voltage_and_on_the_chip() -> None:
-    watch, ledger, told = opened(FIRST, FIRST)
+    drift, ledger, told = opened(FIRST, FIRST)
     assert ledger.asked == [[(8, NOMINAL, True), (8, CHIP, True)]] * 2
-    assert watch.queries_per_check == (8, 8)
+    assert drift.queries_per_check == (8, 8)
     assert told == []
-    assert watch.summary("logits") == {
+    assert drift.summary("logits") == {
         "answers": "logits",
         "deterministic": True,
         "honours_chip": True,
@@ -65,8 +65,8 @@ def test_the_first_eight_images_are_asked_twice_at_nominal_voltage_and_on_the_ch
 
 @pytest.mark.parametrize("by", [0.85, -0.85])
 def test_noise_is_the_largest_change_of_a_logit_in_shares_of_the_spread(by: float) -> None:
-    watch, ledger, told = opened(FIRST, changed(by))
-    found = watch.summary("logits")
+    drift, ledger, told = opened(FIRST, changed(by))
+    found = drift.summary("logits")
     assert found["noise"] == pytest.approx(0.85, rel=1e-5)
     assert found["deterministic"] is False
     assert told == ["responses are not repeatable: the same query changed a logit by 85 % of their spread"]
@@ -75,10 +75,10 @@ def test_noise_is_the_largest_change_of_a_logit_in_shares_of_the_spread(by: floa
 
 @pytest.mark.parametrize(("by", "deterministic"), [(0.6e-5, True), (1.4e-5, False)])
 def test_a_hundred_thousandth_of_the_spread_is_what_rounding_may_change(by: float, deterministic: bool) -> None:
-    watch = DriftCheck(IMAGES, CHIP, 3)
+    drift = DriftCheck(IMAGES, CHIP, 3)
     ledger = Answering([FIRST.double(), FIRST.double() + by * SPREAD])
-    assert len(watch.first_check(ledger)) == (not deterministic)  # type: ignore[arg-type]
-    assert watch.summary("logits")["deterministic"] is ledger.uses_cache is deterministic
+    assert len(drift.first_check(ledger)) == (not deterministic)  # type: ignore[arg-type]
+    assert drift.summary("logits")["deterministic"] is ledger.uses_cache is deterministic
     again = DriftCheck(IMAGES, CHIP, 3)
     ledger = Answering([FIRST.double(), FIRST.double(), FIRST.double() - by * SPREAD])
     again.first_check(ledger)  # type: ignore[arg-type]
@@ -92,13 +92,13 @@ def test_a_change_of_exactly_what_is_allowed_is_allowed(tmp_path: Path, monkeypa
     sides = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]] * 4, [[1.0, -1.0], [1.0, -1.0]] + [[-1.0, 1.0], [1.0, -1.0]] * 3])
     flipped = sides.clone()
     flipped[0, 3, 1] *= -1.0
-    watch, ledger, told = opened(sides, flipped)
-    assert watch.summary(None)["noise"] == 2.0
-    assert watch.summary(None)["deterministic"] is ledger.uses_cache is True
-    assert watch.summary(None)["honours_chip"] is False  # on the chip the sign changes as well, and nothing else
+    drift, ledger, told = opened(sides, flipped)
+    assert drift.summary(None)["noise"] == 2.0
+    assert drift.summary(None)["deterministic"] is ledger.uses_cache is True
+    assert drift.summary(None)["honours_chip"] is False  # on the chip the sign changes as well, and nothing else
     assert len(told) == 1
-    watch, ledger, _ = opened(sides, sides, flipped)
-    assert watch.check(ledger) == 2.0
+    drift, ledger, _ = opened(sides, sides, flipped)
+    assert drift.check(ledger) == 2.0
     assert ledger.uses_cache
     store = ResponseCache(tmp_path, "somebody")
     store.keep(store.keys(IMAGES[:8], NOMINAL), flipped[0])
@@ -108,16 +108,16 @@ def test_a_change_of_exactly_what_is_allowed_is_allowed(tmp_path: Path, monkeypa
 
 
 def test_drift_is_the_largest_change_since_the_opening_and_three_times_the_noise_is_still_noise() -> None:
-    watch, ledger, _ = opened(FIRST, changed(0.1), changed(0.2, (0, 7, 1)), changed(0.29, (0, 0, 1)), changed(-0.31), FIRST)
+    drift, ledger, _ = opened(FIRST, changed(0.1), changed(0.2, (0, 7, 1)), changed(0.29, (0, 0, 1)), changed(-0.31), FIRST)
     ledger.uses_cache = True
-    assert watch.check(ledger) == pytest.approx(0.2, rel=1e-5)
-    assert watch.summary(None)["drift"] == pytest.approx(0.2, rel=1e-5)
-    assert watch.check(ledger) == pytest.approx(0.29, rel=1e-5)
+    assert drift.check(ledger) == pytest.approx(0.2, rel=1e-5)
+    assert drift.summary(None)["drift"] == pytest.approx(0.2, rel=1e-5)
+    assert drift.check(ledger) == pytest.approx(0.29, rel=1e-5)
     assert ledger.uses_cache
-    assert watch.check(ledger) == pytest.approx(0.31, rel=1e-5)
+    assert drift.check(ledger) == pytest.approx(0.31, rel=1e-5)
     assert not ledger.uses_cache
-    assert watch.check(ledger) == 0.0
-    assert watch.summary(None)["drift"] == pytest.approx(0.31, rel=1e-5)
+    assert drift.check(ledger) == 0.0
+    assert drift.summary(None)["drift"] == pytest.approx(0.31, rel=1e-5)
     assert ledger.asked[-1] == [(8, NOMINAL, True), (8, CHIP, True)]
 
 
@@ -129,9 +129,9 @@ def test_a_chip_is_known_if_it_answers_otherwise_by_more_than_the_noise(apart: f
     spread_now = float(np.std(alike.numpy()))
     noisy = alike.clone()
     noisy[0, 0, 0] -= 0.1 * spread
-    watch, _, told = opened(alike, noisy)
-    assert watch.summary(None)["noise"] == pytest.approx(0.1 * spread / spread_now, rel=1e-6)
-    assert watch.summary(None)["honours_chip"] is honours
+    drift, _, told = opened(alike, noisy)
+    assert drift.summary(None)["noise"] == pytest.approx(0.1 * spread / spread_now, rel=1e-6)
+    assert drift.summary(None)["honours_chip"] is honours
     assert told[1:] == ([] if honours else [
         "responses are the same at nominal voltage and on chip 4: the server ignores chips, or is itself one chip"
     ])  # fmt: skip
@@ -139,16 +139,16 @@ def test_a_chip_is_known_if_it_answers_otherwise_by_more_than_the_noise(apart: f
 
 def test_answers_that_are_all_the_same_have_the_smallest_spread() -> None:
     flat = torch.full((2, 8, 2), 0.7, dtype=torch.float64)
-    watch, _, _ = opened(flat, flat + 3e-12)
-    assert watch.summary(None)["noise"] == pytest.approx(3.0, rel=1e-3)
+    drift, _, _ = opened(flat, flat + 3e-12)
+    assert drift.summary(None)["noise"] == pytest.approx(3.0, rel=1e-3)
 
 
 def test_without_bit_errors_nominal_voltage_alone_is_asked_and_without_times_nothing() -> None:
-    watch, ledger = DriftCheck(IMAGES, NOMINAL, 2), Answering([FIRST[:1], FIRST[:1]])
-    assert watch.first_check(ledger) == []  # type: ignore[arg-type]
+    drift, ledger = DriftCheck(IMAGES, NOMINAL, 2), Answering([FIRST[:1], FIRST[:1]])
+    assert drift.first_check(ledger) == []  # type: ignore[arg-type]
     assert ledger.asked == [[(8, NOMINAL, True)]] * 2
-    assert watch.queries_per_check == (8,)
-    assert watch.summary("logits")["honours_chip"] is None
+    assert drift.queries_per_check == (8,)
+    assert drift.summary("logits")["honours_chip"] is None
     never, ledger = DriftCheck(IMAGES, CHIP, 0), Answering([])
     assert never.first_check(ledger) == []  # type: ignore[arg-type]
     assert never.queries_per_check == ()
@@ -156,10 +156,10 @@ def test_without_bit_errors_nominal_voltage_alone_is_asked_and_without_times_not
 
 
 def test_what_was_found_goes_on_after_loading() -> None:
-    watch, _, _ = opened(FIRST, changed(0.1))
+    drift, _, _ = opened(FIRST, changed(0.1))
     other = DriftCheck(IMAGES, CHIP, 3)
-    other.load_state_dict(watch.state_dict())
-    assert other.summary("x") == watch.summary("x")
+    other.load_state_dict(drift.state_dict())
+    assert other.summary("x") == drift.summary("x")
     ledger = Answering([changed(0.29), changed(0.31)])
     assert other.check(ledger) == pytest.approx(0.29, rel=1e-5)  # type: ignore[arg-type]
     assert ledger.uses_cache
