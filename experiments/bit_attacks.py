@@ -43,7 +43,7 @@ def _rows(target: HardenedTarget) -> list[Row]:
     data = load("digits")
     simulator = target.simulator("digits", data, RECIPE)
     stored, seen = simulator.stored, data.validation[:SEEN]
-    victim = AttackLoss(simulator, seen.images, seen.labels)
+    harm = AttackLoss(simulator, seen.images, seen.labels)
 
     def error_with(weights: dict[str, torch.Tensor]) -> float:
         with torch.no_grad():
@@ -54,9 +54,9 @@ def _rows(target: HardenedTarget) -> list[Row]:
         return mean(error_with(simulator.weights(Chip(rate, chip))) for chip in reporting_chips(CHIPS))
 
     found: dict[str, Callable[[int], float]] = {
-        "projected": lambda flips: error_with(simulator.read(attacks.projected(stored, victim.gradient, flips))),
-        "progressive": lambda flips: error_with(simulator.read(attacks.progressive(stored, victim.gradient, victim.loss, flips))),
-        "halved": lambda flips: error_with(simulator.read(attacks.halved(stored, victim.loss, flips, QUERIES))),
+        "projected": lambda flips: error_with(simulator.read(attacks.projected(stored, harm.gradient, flips))),
+        "progressive": lambda flips: error_with(simulator.read(attacks.progressive(stored, harm.gradient, harm.loss, flips))),
+        "halved": lambda flips: error_with(simulator.read(attacks.halved(stored, harm.loss, flips, QUERIES))),
         "random": random,
     }
     clean = error_with(simulator.read(stored.patterns))

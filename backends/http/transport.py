@@ -1,9 +1,8 @@
 """Requests to one server: connections, retries, pauses, a rate limit and an API key. The only file that imports `requests`.
 
 Retried are the statuses 408, 425, 429, 500, 502, 503 and 504, broken connections, timeouts, and a 200 whose body is not a valid
-response. Such a body may be damage on the way (cut off, a wrong length, HTML from a gateway) or a fault of the target (a wrong
-shape, NaN). The two cannot be told apart, so both have the same number of attempts, and the last error is reported. Every other
-status is final. Redirects are not followed: images and the API key go to the address that the user gave and nowhere else.
+response: damaged by the network (cut off, HTML from a gateway) or by the target (a wrong shape, NaN), which look alike. The last
+error is reported. Every other status is final. Redirects are not followed: images and key go to the given address alone.
 """
 
 from __future__ import annotations
@@ -296,8 +295,6 @@ def _is_timeout(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     """The innermost cause, which names the actual problem."""
     cause: BaseException = error
-    while (deeper := getattr(cause, "reason", None) or cause.__cause__ or (cause.args[0] if cause.args else None)) and isinstance(
-        deeper, BaseException
-    ):
+    while isinstance(deeper := getattr(cause, "reason", None) or cause.__cause__ or next(iter(cause.args), None), BaseException):
         cause = deeper
     return str(cause) or type(error).__name__
