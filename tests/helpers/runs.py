@@ -88,7 +88,7 @@ def run(
     validate(config)
     records = RunFolder.open(folder)[0] if (folder / "config.json").exists() else RunFolder.create(folder, config)
     journal = Journal(folder / "answers.jsonl") if paid else None
-    kept = ResponseCache(store, "somebody") if store else None
+    kept = ResponseCache(store, "endpoint") if store else None
     ledger = Ledger(backend, config.budget, journal, kept, in_flight)
     try:
         trainer = Trainer(config, backend.info, data.owned(config.images), ledger, records)

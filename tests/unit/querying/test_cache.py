@@ -1,4 +1,4 @@
-"""Answers kept for other runs: found again by what was sent, whole after a kill, and never in place of a fresh one."""
+"""The response cache: rows are found by image, chip and endpoint, complete after a kill, and not used for fresh queries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def images(*values: float) -> Tensor:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ResponseCache]:
-    opened = ResponseCache(tmp_path / "store", "somebody")
+    opened = ResponseCache(tmp_path / "store", "endpoint")
     yield opened
     opened.close()
 
@@ -39,10 +39,10 @@ def store(tmp_path: Path) -> Iterator[ResponseCache]:
     st.integers(1, 3),
 )
 @settings(max_examples=40)
-def test_no_image_is_sent_again_in_any_batch_and_answers_are_those_of_the_target(
+def test_no_image_is_sent_twice_in_any_batch_and_responses_are_those_of_the_target(
     tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[list[int], int]], in_flight: int
 ) -> None:
-    kept, backend = ResponseCache(tmp_path_factory.mktemp("store"), "somebody"), Crowd()
+    kept, backend = ResponseCache(tmp_path_factory.mktemp("store"), "endpoint"), Crowd()
     ledger = Ledger(backend, 10**6, cache=kept, in_flight=in_flight)
     for values, chip in asked:
         answers = ledger.query(images(*map(float, values)), Chip(0.1, chip))
@@ -56,9 +56,9 @@ def test_no_image_is_sent_again_in_any_batch_and_answers_are_those_of_the_target
     kept.close()
 
 
-def test_what_is_asked_of_others_or_otherwise_is_not_found(store: ResponseCache, tmp_path: Path) -> None:
+def test_responses_of_other_endpoints_chips_or_shapes_are_not_found(store: ResponseCache, tmp_path: Path) -> None:
     store.keep(store.keys(images(1.0), CHIP), torch.ones(1, 3))
-    other = ResponseCache(tmp_path / "store", "somebody else")
+    other = ResponseCache(tmp_path / "store", "another endpoint")
     for keys in (
         other.keys(images(1.0), CHIP), store.keys(images(1.0), NOMINAL), store.keys(images(1.0), Chip(0.1, 2)),
         store.keys(images(1.0000001), CHIP), store.keys(images(1.0).reshape(1, 2, 1, 1), CHIP),
@@ -71,7 +71,7 @@ def test_what_is_asked_of_others_or_otherwise_is_not_found(store: ResponseCache,
     assert torch.equal(store.find(store.keys(images(1.0), CHIP))[0], torch.ones(3))  # the first answer stays
 
 
-def test_fresh_answers_and_targets_that_are_not_repeatable_leave_the_store_alone(store: ResponseCache) -> None:
+def test_fresh_queries_and_targets_that_are_not_repeatable_do_not_use_the_cache(store: ResponseCache) -> None:
     backend = Crowd()
     ledger = Ledger(backend, 100, cache=store)
     ledger.query(images(1.0, 2.0), CHIP)
@@ -83,15 +83,15 @@ def test_fresh_answers_and_targets_that_are_not_repeatable_leave_the_store_alone
     assert (backend.received, ledger.kept) == (5, 0)
 
 
-def test_a_killed_run_counts_the_same_whatever_the_store_has_by_then(tmp_path: Path) -> None:
+def test_counts_of_a_killed_run_do_not_depend_on_later_rows_of_the_cache(tmp_path: Path) -> None:
     """The answers that the first process paid for are in the store when it is resumed; they count as sent all the same."""
-    whole = Ledger(Crowd(), 100, cache=ResponseCache(tmp_path / "other", "somebody"))
+    whole = Ledger(Crowd(), 100, cache=ResponseCache(tmp_path / "other", "endpoint"))
     asked = [images(1.0, 2.0), images(2.0, 3.0), images(1.0, 3.0), images(4.0)]
     expected = [whole.query(one, CHIP) for one in asked]
     assert whole.cache is not None
     whole.cache.close()
     for forgotten in (False, True):
-        path, store = tmp_path / f"answers{forgotten}.jsonl", ResponseCache(tmp_path / f"store{forgotten}", "somebody")
+        path, store = tmp_path / f"answers{forgotten}.jsonl", ResponseCache(tmp_path / f"store{forgotten}", "endpoint")
         journal, backend = Journal(path), Crowd(wrong=(4.0,))
         first = Ledger(backend, 100, journal, store)
         with pytest.raises(KilledError):
@@ -100,7 +100,7 @@ def test_a_killed_run_counts_the_same_whatever_the_store_has_by_then(tmp_path: P
         store.close()
         if forgotten:
             (tmp_path / "storeTrue" / "answers.db").unlink()
-        journal, store, calm = Journal(path), ResponseCache(tmp_path / f"store{forgotten}", "somebody"), Crowd()
+        journal, store, calm = Journal(path), ResponseCache(tmp_path / f"store{forgotten}", "endpoint"), Crowd()
         ledger = Ledger(calm, 100, journal, store)
         assert all(torch.equal(ledger.query(one, CHIP), answer) for one, answer in zip(asked, expected, strict=True))
         assert (ledger.images, ledger.kept, ledger.lost) == (whole.images, whole.kept, 1)
@@ -118,7 +118,7 @@ from bbfuse.querying.cache import ResponseCache
 
 print("ready", flush=True)
 sys.stdin.readline()
-store = ResponseCache(Path(sys.argv[1]), "somebody")
+store = ResponseCache(Path(sys.argv[1]), "endpoint")
 for number in range(30):
     images = torch.full((4, 1, 1, 2), float(number)) + torch.arange(4.0)[:, None, None, None] / 8
     keys = store.keys(images, Chip(0.1, 1))
@@ -144,20 +144,20 @@ def test_two_processes_use_one_folder_at_once(tmp_path: Path) -> None:
             assert process.returncode == 0
 
 
-def test_a_file_that_is_no_store_or_a_torn_one_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_cache_or_incomplete_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "garbage", tmp_path / "file"):
         if folder.name == "garbage":
             folder.mkdir()
             (folder / "answers.db").write_bytes(b"garbage " * 1000)
         with pytest.raises(InputError, match=f"`remote.store` .*{folder.name} cannot be used") as error:
-            ResponseCache(folder, "somebody")
+            ResponseCache(folder, "endpoint")
         assert "\n" not in str(error.value)
-    store = ResponseCache(tmp_path / "torn", "somebody")
+    store = ResponseCache(tmp_path / "torn", "endpoint")
     many = images(*torch.arange(2000.0).tolist())
     store.keep(store.keys(many, CHIP), many.flatten(1))
     store.close()
     database = tmp_path / "torn" / "answers.db"
     database.write_bytes(database.read_bytes()[: database.stat().st_size // 2])
     with pytest.raises((InputError, TargetError), match="cannot be used"):
-        ResponseCache(tmp_path / "torn", "somebody").find(store.keys(many, CHIP))
+        ResponseCache(tmp_path / "torn", "endpoint").find(store.keys(many, CHIP))

@@ -1,4 +1,4 @@
-"""What a run finds out about its target, what it keeps for others, and that many requests at once change nothing."""
+"""Drift checks and the response cache in whole runs, and runs with many requests in flight."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def odd(data: Dataset, fault: str) -> Odd:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_all_of_it_is_planned_counted_and_on_record(name: str, tmp_path: Path, linear: LinearBackend, digits: Dataset) -> None:
+def test_drift_checks_are_planned_counted_and_recorded(name: str, tmp_path: Path, linear: LinearBackend, digits: Dataset) -> None:
     found = run(CASES[name], tmp_path / "a", linear, digits)
     assert found["exact"]
     assert found["planned"] == Queries(found["images"], found["requests"])
@@ -89,7 +89,7 @@ def test_all_of_it_is_planned_counted_and_on_record(name: str, tmp_path: Path, l
         ("drift", None, {"deterministic": True, "honours_chip": True, "noise": 0.0}),
     ],
 )
-def test_a_fault_of_the_target_is_said_in_one_line_and_in_the_summary(
+def test_a_fault_of_the_target_is_reported_in_one_line_and_in_the_summary(
     fault: str, words: str | None, expected: dict[str, Any], tmp_path: Path, digits: Dataset
 ) -> None:
     told: list[str] = []
@@ -107,7 +107,7 @@ def test_a_fault_of_the_target_is_said_in_one_line_and_in_the_summary(
     assert (again["kept"] == 0) == (fault == "noise")
 
 
-def test_a_run_that_was_paid_before_costs_its_watch_alone_and_is_the_same_run(tmp_path: Path, digits: Dataset) -> None:
+def test_a_repeated_run_with_a_cache_sends_its_drift_checks_alone_and_is_identical(tmp_path: Path, digits: Dataset) -> None:
     bare = run(WATCHED, tmp_path / "bare", LinearBackend(digits), digits)
     first = run(WATCHED, tmp_path / "a", LinearBackend(digits), digits, store=tmp_path / "store")
     backend = LinearBackend(digits)
@@ -121,7 +121,7 @@ def test_a_run_that_was_paid_before_costs_its_watch_alone_and_is_the_same_run(tm
     assert losses[0] == losses[1] == losses[2]
 
 
-def test_a_store_of_a_target_that_has_changed_since_is_not_used(tmp_path: Path, digits: Dataset) -> None:
+def test_a_cache_of_a_target_that_has_changed_is_not_used(tmp_path: Path, digits: Dataset) -> None:
     run(WATCHED, tmp_path / "a", LinearBackend(digits), digits, store=tmp_path / "store")
     told: list[str] = []
     found = run(WATCHED, tmp_path / "b", odd(digits, "another"), digits, store=tmp_path / "store", say=told.append)
@@ -152,7 +152,7 @@ class Busy(LinearBackend):
 @pytest.mark.parametrize(
     "name", ["rge", "nes", "cma", "rge, plain", "follow", "guided", "population, all terms, two chips a step"]
 )
-def test_a_run_with_many_requests_in_flight_is_that_with_one(name: str, tmp_path: Path, digits: Dataset) -> None:
+def test_a_run_with_many_requests_in_flight_is_identical_to_one_with_one(name: str, tmp_path: Path, digits: Dataset) -> None:
     one = run(RUNS[name], tmp_path / "a", LinearBackend(digits), digits)
     busy = Busy(digits)
     many = run(RUNS[name], tmp_path / "b", busy, digits, in_flight=4)
@@ -164,7 +164,9 @@ def test_a_run_with_many_requests_in_flight_is_that_with_one(name: str, tmp_path
 
 
 @pytest.mark.parametrize("kill", [1, 3, 30, 170])
-def test_killed_with_several_in_flight_and_resumed_it_is_the_same_run(kill: int, tmp_path: Path, digits: Dataset) -> None:
+def test_a_run_killed_with_several_requests_in_flight_and_resumed_is_identical(
+    kill: int, tmp_path: Path, digits: Dataset
+) -> None:
     config = dataclasses.replace(WATCHED, optimizer="nes")
     whole = run(config, tmp_path / "a", LinearBackend(digits), digits)
     busy = Busy(digits)
@@ -186,12 +188,12 @@ def test_killed_with_several_in_flight_and_resumed_it_is_the_same_run(kill: int,
         (RemoteConfig(in_flight=0), "`remote.in_flight` must be above 0, got 0"),
     ],
 )
-def test_what_cannot_be_is_refused(remote: RemoteConfig, words: str) -> None:
+def test_invalid_combinations_of_remote_settings_are_refused(remote: RemoteConfig, words: str) -> None:
     with pytest.raises(InputError, match=words):
         validate(RunConfig(backend="remote", remote=remote))
 
 
-def test_only_servers_of_others_are_watched_by_default() -> None:
+def test_only_a_given_server_is_checked_for_drift_by_default() -> None:
     assert RunConfig().remote.checks == RunConfig(backend="remote").remote.checks == 0
     assert RunConfig(backend="remote", remote=RemoteConfig(url="http://x")).remote.checks == 3
     assert RunConfig(backend="remote", remote=RemoteConfig(url="http://x", watch=0)).remote.checks == 0

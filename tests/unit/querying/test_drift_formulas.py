@@ -48,7 +48,7 @@ def opened(*answers: Tensor, store: ResponseCache | None = None) -> tuple[DriftC
     return drift, ledger, drift.first_check(ledger)  # type: ignore[arg-type]
 
 
-def test_the_first_eight_images_are_asked_twice_at_nominal_voltage_and_on_the_chip() -> None:
+def test_the_first_eight_images_are_sent_twice_at_nominal_voltage_and_on_the_chip() -> None:
     drift, ledger, told = opened(FIRST, FIRST)
     assert ledger.asked == [[(8, NOMINAL, True), (8, CHIP, True)]] * 2
     assert drift.queries_per_check == (8, 8)
@@ -86,7 +86,7 @@ def test_a_hundred_thousandth_of_the_spread_is_what_rounding_may_change(by: floa
     assert ledger.uses_cache is deterministic
 
 
-def test_a_change_of_exactly_what_is_allowed_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_equal_to_the_threshold_is_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers with a spread of exactly 1; one logit changes its sign, which is a change of exactly 2."""
     monkeypatch.setattr("bbfuse.querying.drift._ROUNDING", 2.0)
     sides = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]] * 4, [[1.0, -1.0], [1.0, -1.0]] + [[-1.0, 1.0], [1.0, -1.0]] * 3])
@@ -107,7 +107,7 @@ def test_a_change_of_exactly_what_is_allowed_is_allowed(tmp_path: Path, monkeypa
     store.close()
 
 
-def test_drift_is_the_largest_change_since_the_opening_and_three_times_the_noise_is_still_noise() -> None:
+def test_drift_is_the_largest_change_since_the_first_check_and_three_times_the_noise_is_noise() -> None:
     drift, ledger, _ = opened(FIRST, changed(0.1), changed(0.2, (0, 7, 1)), changed(0.29, (0, 0, 1)), changed(-0.31), FIRST)
     ledger.uses_cache = True
     assert drift.check(ledger) == pytest.approx(0.2, rel=1e-5)
@@ -122,7 +122,7 @@ def test_drift_is_the_largest_change_since_the_opening_and_three_times_the_noise
 
 
 @pytest.mark.parametrize(("apart", "honours"), [(0.28, False), (0.32, True)])
-def test_a_chip_is_known_if_it_answers_otherwise_by_more_than_the_noise(apart: float, honours: bool) -> None:
+def test_chips_are_honoured_if_responses_differ_by_more_than_the_noise(apart: float, honours: bool) -> None:
     alike = torch.stack([FIRST[0], FIRST[0]]).double()
     spread = float(np.std(alike.numpy()))
     alike[1, 2, 1] += apart * spread
@@ -137,13 +137,13 @@ def test_a_chip_is_known_if_it_answers_otherwise_by_more_than_the_noise(apart: f
     ])  # fmt: skip
 
 
-def test_answers_that_are_all_the_same_have_the_smallest_spread() -> None:
+def test_constant_responses_have_the_smallest_spread() -> None:
     flat = torch.full((2, 8, 2), 0.7, dtype=torch.float64)
     drift, _, _ = opened(flat, flat + 3e-12)
     assert drift.summary(None)["noise"] == pytest.approx(3.0, rel=1e-3)
 
 
-def test_without_bit_errors_nominal_voltage_alone_is_asked_and_without_times_nothing() -> None:
+def test_without_bit_errors_only_nominal_queries_are_sent_and_without_times_none() -> None:
     drift, ledger = DriftCheck(IMAGES, NOMINAL, 2), Answering([FIRST[:1], FIRST[:1]])
     assert drift.first_check(ledger) == []  # type: ignore[arg-type]
     assert ledger.asked == [[(8, NOMINAL, True)]] * 2
@@ -155,7 +155,7 @@ def test_without_bit_errors_nominal_voltage_alone_is_asked_and_without_times_not
     assert never.summary(None) == {"answers": None, "deterministic": None, "honours_chip": None, "noise": None, "drift": None}
 
 
-def test_what_was_found_goes_on_after_loading() -> None:
+def test_results_are_restored_by_loading() -> None:
     drift, _, _ = opened(FIRST, changed(0.1))
     other = DriftCheck(IMAGES, CHIP, 3)
     other.load_state_dict(drift.state_dict())
@@ -171,7 +171,7 @@ def test_what_was_found_goes_on_after_loading() -> None:
 
 
 @pytest.mark.parametrize(("moved", "told"), [(0.0, 0), (0.9e-5, 0), (1.2e-5, 1), (-0.4, 1)])
-def test_a_store_is_used_if_it_holds_what_the_target_says_and_is_filled_if_it_holds_nothing(
+def test_a_cache_is_used_if_it_agrees_with_the_responses_and_is_filled_if_it_is_empty(
     moved: float, told: int, tmp_path: Path
 ) -> None:
     with_store = ResponseCache(tmp_path, "somebody")

@@ -50,7 +50,7 @@ def test_counts_are_those_of_the_backend_and_the_limit_holds(sizes: list[int], l
         (torch.zeros(3, 1), r"shape \(3, 1\), .*one label per image"),
     ],
 )
-def test_what_is_no_answer_is_refused(answer: Tensor, words: str) -> None:
+def test_invalid_responses_are_refused(answer: Tensor, words: str) -> None:
     backend = Scripted()
     backend.answer = answer
     with pytest.raises(TargetError, match=words):
@@ -59,7 +59,9 @@ def test_what_is_no_answer_is_refused(answer: Tensor, words: str) -> None:
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_after_a_kill_nothing_answered_is_asked_again(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_after_a_kill_no_query_with_a_response_is_sent_again(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     """Any number of kills, each before, in or after any request: the answers are the same, every image that was answered was
     paid once, and one under way when the process died is counted as lost."""
     path = tmp_path_factory.mktemp("journal") / "answers.jsonl"
@@ -86,7 +88,7 @@ def test_after_a_kill_nothing_answered_is_asked_again(tmp_path_factory: pytest.T
     assert ledger.images + ledger.lost == received
 
 
-def test_a_torn_last_line_never_happened(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     journal = Journal(path)
     Ledger(Scripted(), 100, journal).query(images(2), CHIP)
@@ -129,7 +131,7 @@ def questions_of(sizes: list[int]) -> list[tuple[Tensor, Chip]]:
 
 @given(sizes_of_questions, st.integers(0, 1500), st.integers(1, 3), st.integers(2, 5), st.integers(0, 99))
 @settings(max_examples=60)
-def test_in_whatever_order_answers_come_they_and_the_counts_are_those_of_one_at_a_time(
+def test_responses_and_counts_do_not_depend_on_the_order_of_arrival(
     sizes: list[int], limit: int, attempts: int, in_flight: int, seed: int
 ) -> None:
     """Counts are compared where no retry competes for the last of the budget."""
@@ -151,7 +153,7 @@ def test_in_whatever_order_answers_come_they_and_the_counts_are_those_of_one_at_
         assert one is None or many is None or all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
 
 
-def test_requests_are_really_under_way_together() -> None:
+def test_several_requests_are_in_flight_at_once() -> None:
     barrier = threading.Barrier(3)
 
     class Meeting(Scripted):
@@ -164,7 +166,7 @@ def test_requests_are_really_under_way_together() -> None:
     assert ledger.query(images(6 * 128), CHIP).shape == (768, 2)
 
 
-def test_no_more_images_are_under_way_than_may_be_lost() -> None:
+def test_no_more_images_are_in_flight_than_may_be_lost() -> None:
     backend = Crowd()
     ledger = Ledger(backend, 10_000, in_flight=5)
     ledger.scheduler.at_risk = 100
@@ -175,7 +177,7 @@ def test_no_more_images_are_under_way_than_may_be_lost() -> None:
 
 @given(sizes_of_questions, st.sets(st.integers(0, 5), min_size=1), st.integers(1, 5), st.integers(0, 99))
 @settings(max_examples=40)
-def test_of_several_failures_the_first_is_raised_and_what_was_answered_is_not_lost(
+def test_of_several_failures_the_first_is_raised_and_no_response_is_lost(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], wrong: set[int], in_flight: int, seed: int
 ) -> None:
     assume(min(wrong) < len(sizes))
@@ -228,14 +230,14 @@ def test_a_journal_of_interleaved_requests_may_end_anywhere(
         assert ledger.images + ledger.lost == sum(entry.get("sent", 0) for entry in entries) + backend.received
 
 
-def test_large_queries_are_cut_the_same_way_whoever_answers() -> None:
+def test_large_queries_are_split_the_same_way_for_every_backend() -> None:
     backend = Scripted()
     ledger = Ledger(backend, 1000)
     ledger.query(images(300), CHIP)
     assert (ledger.images, ledger.requests) == (300, 3)
 
 
-def test_what_others_send_is_granted_before_and_counted_after(tmp_path: Path) -> None:
+def test_queries_of_workers_are_reserved_before_and_counted_after(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers.jsonl")
     ledger = Ledger(Scripted(), 100, journal)
     first, second, third, fourth = (WorkerQueries(ledger).numbered([20, 10]) for _ in range(4))

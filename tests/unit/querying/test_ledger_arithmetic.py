@@ -58,7 +58,7 @@ def test_a_new_ledger_has_counted_nothing() -> None:
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (127, [127]), (128, [128]), (129, [128, 1]), (300, [128, 128, 44])])
-def test_a_question_is_cut_into_requests_of_128_images(count: int, sizes: list[int]) -> None:
+def test_a_query_is_split_into_requests_of_128_images(count: int, sizes: list[int]) -> None:
     backend = Sized()
     ledger = Ledger(backend, 1000)
     answer = ledger.query(images(count), CHIP)
@@ -69,7 +69,7 @@ def test_a_question_is_cut_into_requests_of_128_images(count: int, sizes: list[i
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
-def test_the_limit_may_be_reached_and_not_passed_and_what_would_pass_it_is_not_sent(in_flight: int) -> None:
+def test_the_limit_can_be_reached_and_a_request_that_would_pass_it_is_not_sent(in_flight: int) -> None:
     backend = Sized()
     ledger = Ledger(backend, 50, in_flight=in_flight)
     ledger.query(images(20), CHIP)
@@ -82,7 +82,7 @@ def test_the_limit_may_be_reached_and_not_passed_and_what_would_pass_it_is_not_s
         ledger.query(images(1), CHIP)
 
 
-def test_every_attempt_counts_and_one_that_would_pass_the_limit_is_not_made() -> None:
+def test_every_attempt_counts_and_one_that_would_pass_the_limit_is_not_sent() -> None:
     ledger = Ledger(Scripted(attempts=3), 60)
     ledger.query(images(20), CHIP)
     assert (ledger.images, ledger.requests) == (60, 3)
@@ -96,7 +96,7 @@ def test_every_attempt_counts_and_one_that_would_pass_the_limit_is_not_made() ->
     assert ledger.images == 59
 
 
-def test_a_request_that_fails_before_it_is_sent_leaves_its_room_to_others() -> None:
+def test_a_request_that_fails_before_it_is_sent_releases_its_reservation() -> None:
     class Refusing(Scripted):
         def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
             raise TargetError("nobody there")
@@ -109,7 +109,7 @@ def test_a_request_that_fails_before_it_is_sent_leaves_its_room_to_others() -> N
     WorkerQueries(ledger).reserve(Reservation(0, [20, 10]))
 
 
-def test_what_was_lost_counts_against_the_limit(tmp_path: Path) -> None:
+def test_lost_images_count_against_the_limit(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers.jsonl")
     ledger = Ledger(Scripted(), 50, journal)
     grant = WorkerQueries(ledger).numbered([7, 8])
@@ -129,7 +129,7 @@ def test_what_was_lost_counts_against_the_limit(tmp_path: Path) -> None:
         ledger.query(images(1), CHIP)
 
 
-def test_grants_are_numbered_with_the_requests_and_settled_by_what_was_sent() -> None:
+def test_reservations_are_numbered_with_the_requests_and_settled_by_what_was_sent() -> None:
     ledger = Ledger(Scripted(), 100)
     ledger.query(images(3), CHIP)
     first, second = WorkerQueries(ledger).numbered([20, 10, 5]), WorkerQueries(ledger).numbered([6])
@@ -142,7 +142,7 @@ def test_grants_are_numbered_with_the_requests_and_settled_by_what_was_sent() ->
         WorkerQueries(ledger).reserve(Reservation(10, [1]))
 
 
-def test_answers_of_others_are_read_again_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_responses_of_workers_are_recalled_whole_or_not_at_all(tmp_path: Path) -> None:
     path, rows = tmp_path / "answers.jsonl", [torch.arange(12.0).view(6, 2), torch.arange(12.0, 20.0).view(4, 2)]
     journal = Journal(path)
     ledger = Ledger(Scripted(), 100, journal)
@@ -184,7 +184,7 @@ def test_rows_of_shares_that_sum_to_one_up_to_rounding_are_probabilities(first: 
     torch.testing.assert_close(found, expected if kind == "logits" else expected.clamp_min(1e-8).log())
 
 
-def test_the_first_answer_says_what_all_others_are() -> None:
+def test_the_first_response_decides_the_kind_of_all_others() -> None:
     shares, others = torch.tensor([[0.2, 0.3, 0.5]]), torch.tensor([[2.0, -3.0, 0.5]])
     ledger = answering(shares, 3)
     ledger.query(images(1), CHIP)
@@ -210,9 +210,7 @@ LABELS, TOP = "one label per image", "the top {} of 4 classes"
     [((3,), LABELS), ((3, 1), LABELS), ((2, 1), None), ((3, 2), TOP.format(2)), ((3, 3), TOP.format(3)), ((2, 3), None),
      ((3, 5), None), ((3, 4, 1), None), ((2, 4), None), ((4,), None)],
 )  # fmt: skip
-def test_an_answer_of_another_shape_is_refused_and_named_where_it_is_a_common_one(
-    shape: tuple[int, ...], found: str | None
-) -> None:
+def test_a_response_of_another_shape_is_refused_and_recognised_if_it_is_common(shape: tuple[int, ...], found: str | None) -> None:
     with pytest.raises(TargetError) as error:
         answering(torch.zeros(shape), 4).query(images(3), CHIP)
     way_out = f": it seems to be {found}; configure the server to return logits or probabilities of all classes" if found else ""
@@ -220,15 +218,15 @@ def test_an_answer_of_another_shape_is_refused_and_named_where_it_is_a_common_on
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_one_number_that_is_none_is_refused(value: float) -> None:
+def test_one_number_that_is_not_finite_is_refused(value: float) -> None:
     answer = torch.zeros(3, 4)
     answer[1, 2] = value
     with pytest.raises(TargetError, match="not finite"):
         answering(answer, 4).query(images(3), CHIP)
 
 
-def test_what_a_store_has_is_not_sent_and_counts_as_kept(tmp_path: Path) -> None:
-    store, backend = ResponseCache(tmp_path, "somebody"), Sized()
+def test_images_in_the_cache_are_not_sent_and_count_as_kept(tmp_path: Path) -> None:
+    store, backend = ResponseCache(tmp_path, "endpoint"), Sized()
     ledger = Ledger(backend, 1000, cache=store)
     expected = images(9).flatten(1).sum(1, keepdim=True).repeat(1, 2)
     ledger.query(images(9)[2:5], CHIP)
@@ -247,11 +245,11 @@ def test_what_a_store_has_is_not_sent_and_counts_as_kept(tmp_path: Path) -> None
     store.close()
 
 
-def test_a_process_that_takes_over_counts_what_was_sent_and_what_was_kept(tmp_path: Path) -> None:
+def test_a_resumed_process_counts_what_was_sent_and_what_was_kept(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     found = []
     for _ in range(2):
-        journal, store = Journal(path), ResponseCache(tmp_path, "somebody")
+        journal, store = Journal(path), ResponseCache(tmp_path, "endpoint")
         store.keep(store.keys(images(9)[2:5], CHIP), torch.zeros(3, 2))
         ledger = Ledger(Scripted(attempts=2), 1000, journal, store)
         budget = ledger.budget
@@ -285,7 +283,7 @@ class Patient(Crowd):
         return images.flatten(1)
 
 
-def test_no_more_images_are_under_way_than_may_be_lost_and_that_many_may_be() -> None:
+def test_no_more_images_are_in_flight_than_may_be_lost_and_that_many_may_be() -> None:
     for at_risk, most in ((60, 60), (59, 40), (None, 100)):
         backend = Patient(most)
         ledger = Ledger(backend, 10_000, in_flight=5)
@@ -294,7 +292,7 @@ def test_no_more_images_are_under_way_than_may_be_lost_and_that_many_may_be() ->
         assert backend.most[1] == most
 
 
-def test_a_state_goes_on_where_it_was_taken() -> None:
+def test_a_state_is_restored_by_loading() -> None:
     ledger = Ledger(Scripted(), 1000)
     ledger.query(images(200), CHIP)
     grant = WorkerQueries(ledger).numbered([5])
@@ -308,7 +306,7 @@ def test_a_state_goes_on_where_it_was_taken() -> None:
     }  # fmt: skip
 
 
-def test_only_a_target_with_gradients_is_asked_with_tape_and_its_tape_reaches_the_images() -> None:
+def test_only_a_backend_with_gradients_takes_queries_with_gradient() -> None:
     backend = Scripted()
     with pytest.raises(AssertionError):
         Ledger(backend, 100).query_with_gradient(images(3), CHIP)
@@ -321,13 +319,13 @@ def test_only_a_target_with_gradients_is_asked_with_tape_and_its_tape_reaches_th
     assert not ledger.query(asked, CHIP).requires_grad
 
 
-def test_answers_and_grants_cannot_be_changed() -> None:
+def test_responses_and_reservations_cannot_be_changed() -> None:
     for made, name in ((Responses(images(1), CHIP, torch.zeros(1, 2)), "chip"), (Reservation(0, [3]), "first")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 5)
 
 
-def test_a_ledger_asks_one_question_at_a_time_unless_told_otherwise() -> None:
+def test_a_ledger_has_one_request_in_flight_by_default() -> None:
     crowd = Crowd()
     ledger = Ledger(crowd, 100)
     ledger.query_all([(images(2), CHIP), (images(3), CHIP), (images(4), CHIP)])
