@@ -2,7 +2,7 @@
 
 import sys
 
-from bbfuse.deploy.proxy import main
+from bbfuse.deploy.serving import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -13,10 +13,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import dataclasses
-import logging
 import math
-import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,9 +24,11 @@ import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, WorkerCrashedError
 from torch import Tensor
 
-from backends.base import InputError, TargetError
+from backends.base import TargetError
 from backends.kinds.base import BACKENDS
 from bbfuse.config.schema import RunConfig
+from bbfuse.distributed.order import next_probe
+from bbfuse.distributed.session import join, reason_of
 from bbfuse.distributed.worker import OpenTarget, Reply, StepMessage, Worker, open_target, state_of, unpacked
 from bbfuse.objective.step import Probe, Score, Step
 from bbfuse.querying.budget import BudgetSpentError
@@ -39,11 +38,9 @@ from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 
 __all__ = ["Cluster"]
 
-_OBJECT_STORE = 256 << 20  # bytes, for a Ray that is started here: some steps of the largest fuse
 _PROBES_PER_WORKER = 2  # the one that it scores, and the next
 _DEATHS = 3  # workers lost with the same probe, or per worker without any reply in between, before the run fails
 _POLL = 1.0  # seconds between checks for workers that do not reply
-_CONNECT = 10.0  # seconds for a cluster to accept a connection
 _WAITING = 0.05  # CPUs of a worker that waits for a server most of the time
 
 
@@ -106,7 +103,7 @@ class Cluster:
         self._open_target = open_target
         self._joined = not ray.is_initialized()
         if self._joined:
-            _join(config)
+            join(config)
         cpus = config.ray.cpus or (_WAITING if BACKENDS[config.backend].over_network else config.threads)
         self._claim = {"num_cpus": cpus, "num_gpus": config.ray.gpus or 0}
         self._start = ray.remote(Worker).options(**self._claim, max_restarts=0).remote
@@ -149,7 +146,7 @@ class Cluster:
             try:
                 worker.pid = ray.get(worker.hello, timeout=self._config.ray.timeout)
             except (RayActorError, GetTimeoutError) as error:
-                raise TargetError(f"a worker did not start: {_reason(error)}") from error
+                raise TargetError(f"a worker did not start: {reason_of(error)}") from error
 
     def close(self) -> None:
         """Stop the workers, and disconnect from Ray if this object connected; may be called twice."""
@@ -179,7 +176,7 @@ class Cluster:
         ready = [worker for worker in self._workers if worker.pid is not None]
         while in_flight.waiting and ready:
             worker = min(ready, key=lambda one: len(one.calls))
-            number = _next(in_flight.waiting, worker.last if worker.message is in_flight.message else None)
+            number = next_probe(in_flight.waiting, worker.last if worker.message is in_flight.message else None)
             reservation = in_flight.reservations[number]
             at_risk = self._ledger.scheduler.at_risk or math.inf
             if worker.calls and (
@@ -212,7 +209,7 @@ class Cluster:
             try:
                 result: list[Any] | int = ray.get(ref)
             except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
-                self._replace(worker, _reason(error), in_flight)
+                self._replace(worker, reason_of(error), in_flight)
                 continue
             worker.heard, self._deaths = time.monotonic(), 0
             if isinstance(result, int):
@@ -277,19 +274,6 @@ class Cluster:
             raise TargetError(f"{self._deaths} workers were lost in a row, the last one because {why}")
 
 
-def _next(waiting: Sequence[int], last: int | None) -> int:
-    """The next probe for a worker that was given ``last``. Probes 2k and 2k + 1 are usually the two sides of a pair, which share
-    most of their computation."""
-    if last is not None and _has(waiting, last ^ 1):
-        return last ^ 1
-    return next((number for number in waiting if _has(waiting, number ^ 1)), waiting[0])
-
-
-def _has(waiting: Sequence[int], number: int) -> bool:
-    place = bisect.bisect_left(waiting, number)
-    return place < len(waiting) and waiting[place] == number
-
-
 def _arrived(refs: list[Any], timeout: float, in_flight: _StepInFlight) -> list[Any]:
     """The results that have arrived, after ``timeout`` seconds at most; until then the driver prepares probes."""
     if not refs:
@@ -297,11 +281,6 @@ def _arrived(refs: list[Any], timeout: float, in_flight: _StepInFlight) -> list[
     while not (done := ray.wait(refs, num_returns=len(refs), timeout=0)[0]) and in_flight.unprepared:
         in_flight.probes[in_flight.unprepared.pop()].prepare(in_flight.step)
     return done or ray.wait(refs, timeout=timeout)[0]
-
-
-def _reason(error: Exception) -> str:
-    """The last line of Ray's error message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
 
 
 def _stop(worker: _WorkerHandle) -> None:
@@ -313,23 +292,3 @@ def _by_term(responses: Sequence[Tensor], step: Step) -> list[Tensor]:
     """The responses (n, classes) for each term, from those of its requests."""
     each = len(responses) // len(step.terms)
     return [torch.cat(list(responses[first : first + each])) for first in range(0, len(responses), each)]
-
-
-def _join(config: RunConfig) -> None:
-    """Start Ray on this machine, or connect to the cluster at ``ray.address``."""
-    address = config.ray.address
-    started: dict[str, Any] = {
-        "num_cpus": max(os.cpu_count() or 1, math.ceil(config.workers * (config.ray.cpus or config.threads))),
-        "object_store_memory": _OBJECT_STORE, "include_dashboard": False,
-    }  # fmt: skip
-    try:
-        if address not in ("local", "auto"):  # Ray itself takes minutes to report that there is no cluster
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_CONNECT).close()
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(started if address == "local" else {}))
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"`ray.address` {address} cannot be reached: {' '.join(str(error).split())[:200]}") from error
-    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    if address == "local" and gpus < (config.ray.gpus or 0):  # a cluster may grow
-        ray.shutdown()
-        raise InputError(f"`ray.gpus` {config.ray.gpus:g} cannot be met: Ray finds {gpus:g} GPUs on this machine, drop it")

@@ -27,7 +27,8 @@ from backends.kinds.remote import RemoteConfig
 from backends.memory.simulator import Simulator
 from backends.server.subprocess_server import OwnServer
 from bbfuse.config.schema import RunConfig
-from bbfuse.deploy.proxy import application, fused, main
+from bbfuse.deploy.proxy import application, fused
+from bbfuse.deploy.serving import main
 from bbfuse.deploy.trained import Trained
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
