@@ -90,3 +90,7 @@ class Crowd(Scripted):
         finally:
             with self._lock:
                 self.now.remove(len(images))
+
+
+def images(count: int, value: float = 0.3) -> Tensor:
+    return torch.full((count, 1, 1, 2), value) + torch.arange(count)[:, None, None, None] / 1000.0
