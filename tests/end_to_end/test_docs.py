@@ -29,7 +29,7 @@ PAGES = {page.relative_to(DOCS / "pages").as_posix(): page for page in sorted((D
 COMMANDS = [(name, command) for name, page in PAGES.items() for block in blocks(page) for command in block.commands]
 NOT_HERE = (
     "python -m pip install",  # and then the tests, which are these
-    "ray job submit",  # tests/end_to_end/test_ray_jobs.py submits one
+    "ray job submit",  # tests/end_to_end/distributed/test_ray_jobs.py submits one
     "bbfuse run --population --backend whitebox --optimizer backprop --device cuda",  # needs a GPU
 )
 NEED_RUNS = ("index.md", "guides/deployment.md", "guides/run-folder.md")
