@@ -14,7 +14,7 @@ from bbfuse.optimizers.backprop import Backprop, BackpropConfig
 from bbfuse.optimizers.base import GradientEstimator
 from bbfuse.optimizers.directions import BASES, Directions
 from bbfuse.optimizers.rge import InputRge, RgeConfig
-from tests.helpers.methods import PROBLEM, VARIANTS, make
+from tests.helpers.references.methods import PROBLEM, VARIANTS, make
 from tests.helpers.targets import CHIP, StepMaker
 
 UNBIASED = [name for name in VARIANTS if name.startswith(("spsa", "rge")) and not name.endswith(("broyden", "coarse"))]

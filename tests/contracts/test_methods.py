@@ -20,7 +20,7 @@ from bbfuse.objective.eopm import Term
 from bbfuse.objective.step import Probe, Score, Step
 from bbfuse.optimizers.base import OPTIMIZERS, Optimizer, Problem
 from bbfuse.querying.ledger import Ledger
-from tests.helpers.methods import ASKING, STRICT, VARIANTS, make
+from tests.helpers.references.methods import ASKING, STRICT, VARIANTS, make
 from tests.helpers.targets import CHIP, SMALL, StepMaker
 
 

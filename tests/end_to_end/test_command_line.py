@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bbfuse.cli.run import main
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 SMALL = ["--chip-seed", "0", "--budget", "4000", "--validation.times", "3"]
 

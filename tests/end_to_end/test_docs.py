@@ -21,8 +21,8 @@ from bbfuse.cli.run import parse
 from bbfuse.fuse.generators.base import GENERATORS
 from bbfuse.heads.base import HEADS
 from bbfuse.optimizers.base import OPTIMIZERS
-from tests.helpers.blocks import Reader, blocks, check_text
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.blocks import Reader, blocks, check_text
+from tests.helpers.documents.pages import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = {page.relative_to(DOCS / "pages").as_posix(): page for page in sorted((DOCS / "pages").rglob("*.md"))}

@@ -15,7 +15,7 @@ from backends.server.subprocess_server import OwnServer
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig
 from bbfuse.execution import execute
-from tests.helpers.faults import FAULTS, FaultyProxy, faulty
+from tests.helpers.http.faults import FAULTS, FaultyProxy, faulty
 
 SMALL = RunConfig(
     backend="remote", chip_seed=1, head="none", budget=5_000, batch=8, report=ReportConfig(images=100),

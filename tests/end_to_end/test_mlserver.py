@@ -26,8 +26,8 @@ from backends.base import Chip
 from backends.datasets.base import Dataset
 from backends.http.backend import RemoteBackend
 from backends.memory.simulator import Simulator
-from tests.helpers.pages import ROOT
-from tests.helpers.servers import command
+from tests.helpers.documents.pages import ROOT
+from tests.helpers.http.servers import command
 
 pytestmark = [pytest.mark.peer, pytest.mark.xdist_group("mlserver")]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 OPTIMIZER = '''
 """An optimizer in one file."""

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from bbfuse.cli.run import parse
-from tests.helpers.blocks import blocks, output_of, served
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.blocks import blocks, output_of, served
+from tests.helpers.documents.pages import ROOT
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "experiments" / "README.md"]

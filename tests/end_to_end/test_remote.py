@@ -21,7 +21,7 @@ from backends.http.codecs.oip_json import chip_of, request_body, tensor_of
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
 from backends.server.subprocess_server import OwnServer
-from tests.helpers.faults import Reply, script
+from tests.helpers.http.faults import Reply, script
 
 METADATA = {
     "name": "m",

@@ -18,8 +18,8 @@ from backends.http.backend import RemoteBackend, TransportSettings
 from backends.server.subprocess_server import OwnServer
 from bbfuse.cli.run import main, parse
 from bbfuse.config.checks import validate
-from tests.helpers.faults import Handler, faulty, script
-from tests.helpers.servers import METADATA, images, right, sums
+from tests.helpers.http.faults import Handler, faulty, script
+from tests.helpers.http.servers import METADATA, images, right, sums
 
 KEY = "s3cr3t/Key+of=the~paid-API"
 

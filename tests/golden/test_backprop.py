@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bbfuse.optimizers.backprop import Backprop, BackpropConfig
-from tests.helpers.descent import (
+from tests.helpers.references.descent import (
     MATRICES,
     PROBLEM,
     START,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bbfuse.optimizers.base import Problem
 from bbfuse.optimizers.cma import Cma, CmaConfig
-from tests.helpers.points import PARAMETERS, loss_at, named, small_fuse, step_for
+from tests.helpers.references.points import PARAMETERS, loss_at, named, small_fuse, step_for
 
 SEED, SIGMA = 12, 0.07
 

@@ -19,8 +19,8 @@ from bbfuse.optimizers.surrogate.follow import Follow, FollowConfig
 from bbfuse.optimizers.surrogate.network import ARCHITECTURES, SurrogateConfig
 from bbfuse.optimizers.surrogate.transfer import Transfer, TransferConfig
 from bbfuse.querying.responses import Responses
-from tests.helpers.imitator import Adam, Imitator, loss_of
-from tests.helpers.points import answers, images_of, named, small_fuse, step_for
+from tests.helpers.references.imitator import Adam, Imitator, loss_of
+from tests.helpers.references.points import answers, images_of, named, small_fuse, step_for
 from tests.helpers.targets import CHIP
 
 SEED, LR, STEPS = 6, 0.02, 9

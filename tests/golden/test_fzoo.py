@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from bbfuse.optimizers.fzoo import Fzoo, FzooConfig
-from tests.helpers.descent import (
+from tests.helpers.references.descent import (
     PARAMETERS,
     PROBLEM,
     START,

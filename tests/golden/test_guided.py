@@ -14,8 +14,8 @@ from bbfuse.objective.step import Step
 from bbfuse.optimizers.base import Problem
 from bbfuse.optimizers.surrogate.guided import Guided, GuidedConfig
 from bbfuse.optimizers.surrogate.network import SurrogateConfig
-from tests.helpers.imitator import Adam, Imitator
-from tests.helpers.points import TERMS, answers, images_of, named, small_fuse, step_for
+from tests.helpers.references.imitator import Adam, Imitator
+from tests.helpers.references.points import TERMS, answers, images_of, named, small_fuse, step_for
 
 SEED, STEPS, CLASSES, PIXELS = 9, 8, 3, 16
 SETTINGS = SurrogateConfig("perceptron", steps=0, lr=2e-3, updates=2, memory=5)

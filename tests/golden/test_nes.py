@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from bbfuse.optimizers.nes import Nes, NesConfig
 from bbfuse.optimizers.ranks import centred_ranks
-from tests.helpers.descent import (
+from tests.helpers.references.descent import (
     PARAMETERS,
     PROBLEM,
     START,

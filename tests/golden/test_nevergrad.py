@@ -13,7 +13,7 @@ import torch
 from backends.base import InputError
 from bbfuse.optimizers.base import Problem
 from bbfuse.optimizers.nevergrad import Nevergrad, NevergradConfig
-from tests.helpers.points import PARAMETERS, loss_at, named, small_fuse, step_for
+from tests.helpers.references.points import PARAMETERS, loss_at, named, small_fuse, step_for
 
 SIGMA, LOW = 0.06, 3_000_000_077
 SEED = 5 * 2**32 + LOW

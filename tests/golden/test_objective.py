@@ -16,7 +16,20 @@ from bbfuse.heads.standardize import Standardize
 from bbfuse.objective.eopm import Term
 from bbfuse.objective.step import FixedImages, Probe, Score, Step
 from bbfuse.querying.responses import Query
-from tests.helpers.eopm import CHIPS, CLASSES, FIRST, IMAGE_WEIGHTS, IMAGES, LABELS, Array, Case, drawn, eopm, of, target
+from tests.helpers.references.eopm import (
+    CHIPS,
+    CLASSES,
+    FIRST,
+    IMAGE_WEIGHTS,
+    IMAGES,
+    LABELS,
+    Array,
+    Case,
+    drawn,
+    eopm,
+    of,
+    target,
+)
 
 
 def close(found: Any, expected: Any) -> None:

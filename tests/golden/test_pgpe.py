@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from bbfuse.optimizers.pgpe import ClipUp, Pgpe, PgpeConfig
-from tests.helpers.descent import PARAMETERS, PROBLEM, START, Array, estimated, falls, follows, loss_at, named, vectors
+from tests.helpers.references.descent import PARAMETERS, PROBLEM, START, Array, estimated, falls, follows, loss_at, named, vectors
 
 CONFIG = PgpeConfig(lr=0.05, sigma=0.5, sigma_lr=0.9, largest_change=0.15, pairs=5)
 

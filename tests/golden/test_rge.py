@@ -15,7 +15,7 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from bbfuse.optimizers.rge import InputRge, ParameterRge, Rge, RgeConfig
-from tests.helpers.descent import (
+from tests.helpers.references.descent import (
     BATCH,
     CLASSES,
     OWNED,

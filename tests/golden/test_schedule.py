@@ -19,7 +19,7 @@ from bbfuse.optimizers.nes import Nes, NesConfig
 from bbfuse.optimizers.pgpe import Pgpe, PgpeConfig
 from bbfuse.optimizers.rge import InputRge, Rge, RgeConfig
 from bbfuse.optimizers.surrogate.guided import Guided, GuidedConfig
-from tests.helpers.descent import PROBLEM, small_fuse, step_for
+from tests.helpers.references.descent import PROBLEM, small_fuse, step_for
 
 INPUTS, PARAMETERS = RgeConfig(), RgeConfig(space="parameters")
 FALLING: dict[str, tuple[Any, Any, float]] = {

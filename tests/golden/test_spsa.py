@@ -10,7 +10,7 @@ import torch
 
 from bbfuse.optimizers.spsa import Spsa, SpsaConfig
 from bbfuse.optimizers.spsa_gc import SpsaGc, SpsaGcConfig
-from tests.helpers.descent import (
+from tests.helpers.references.descent import (
     PARAMETERS,
     PROBLEM,
     START,

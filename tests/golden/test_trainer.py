@@ -18,7 +18,7 @@ from bbfuse.objective.eopm import EopmConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import events
 from bbfuse.training.trainer import Trainer
-from tests.helpers.open_target import (
+from tests.helpers.references.open_target import (
     CLASSES,
     CONFIG,
     DATA,
@@ -32,7 +32,7 @@ from tests.helpers.open_target import (
     terms,
     trained,
 )
-from tests.helpers.points import named
+from tests.helpers.references.points import named
 
 
 def drawn_batch(difficulty: Any, batch: int, rng: torch.Generator) -> tuple[Any, Tensor]:

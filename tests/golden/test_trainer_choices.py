@@ -28,8 +28,20 @@ from bbfuse.optimizers.spsa import Spsa
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder, events
 from bbfuse.training.trainer import Trainer
-from tests.helpers.open_target import CLASSES, CONFIG, DATA, ONE, POPULATION, STRICT, Open, answers, chips, steps_of, trained
-from tests.helpers.points import named
+from tests.helpers.references.open_target import (
+    CLASSES,
+    CONFIG,
+    DATA,
+    ONE,
+    POPULATION,
+    STRICT,
+    Open,
+    answers,
+    chips,
+    steps_of,
+    trained,
+)
+from tests.helpers.references.points import named
 
 
 def shifted(image: Tensor, down: int, right: int) -> Tensor:

@@ -19,7 +19,7 @@ from backends.server.subprocess_server import OwnServer
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import RayConfig
 from bbfuse.execution import execute
-from tests.helpers.faults import faulty
+from tests.helpers.http.faults import faulty
 from tests.helpers.ray_runs import RUNS, at_reply, summary_of
 
 

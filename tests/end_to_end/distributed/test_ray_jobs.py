@@ -29,7 +29,7 @@ from backends.base import InputError
 from bbfuse.cli.run import parse
 from bbfuse.config.checks import validate
 from bbfuse.execution import execute
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 MANIFEST = ROOT / "experiments" / "rayjob.yaml"
 

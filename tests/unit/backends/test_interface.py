@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from backends.base import NOMINAL, Access, BackendInfo, Chip, InputError, levels
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 TINY = 5e-324
 

@@ -13,7 +13,7 @@ import torch
 
 from backends.base import NOMINAL
 from experiments.benchmarks import overhead, proxy, remote
-from tests.helpers.toys import cells, headers
+from tests.helpers.studies.toys import cells, headers
 
 
 def test_the_settings_are_the_stated_ones() -> None:

@@ -14,7 +14,7 @@ from backends.memory.config import Quantization
 from backends.memory.encoding import store
 from backends.memory.faults.independent import random_flips
 from experiments.benchmarks import injection
-from tests.helpers.toys import cells, headers
+from tests.helpers.studies.toys import cells, headers
 
 SIZES = (700, 1900)
 

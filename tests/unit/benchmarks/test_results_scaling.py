@@ -17,7 +17,7 @@ import torch
 
 from backends.base import NOMINAL
 from experiments.benchmarks import evotorch_actors, scaling, serving, workers
-from tests.helpers.toys import cells, headers
+from tests.helpers.studies.toys import cells, headers
 
 
 def test_the_cases_are_the_stated_ones() -> None:

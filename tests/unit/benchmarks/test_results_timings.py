@@ -16,7 +16,7 @@ from backends.memory.config import Quantization
 from backends.training.hardening import Hardening
 from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 from experiments.benchmarks import hardening, proxy, remote, serving, timing, training
-from tests.helpers.toys import cells, headers
+from tests.helpers.studies.toys import cells, headers
 
 
 def test_a_work_s_time_is_the_median_of_its_turns_without_the_first() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 PACKAGES = ("backends", "bbfuse", "experiments")
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))

@@ -13,7 +13,7 @@ from backends.base import NOMINAL, Chip
 from backends.memory.simulator import Simulator
 from bbfuse.compare.display.tables import table
 from bbfuse.compare.measured import Measurement, accuracies, across, band, value
-from tests.helpers import toys
+from tests.helpers.studies import toys
 
 
 def test_a_measurement_uses_one_thread_draws_its_rows_and_asks_for_settings_last(monkeypatch: pytest.MonkeyPatch) -> None:

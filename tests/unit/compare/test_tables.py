@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from bbfuse.compare import plots, tables
-from tests.helpers.drawn import cells, headers
+from tests.helpers.studies.drawn import cells, headers
 
 ROWS = [
     {"arm": "b", "chip": 0, "points": 2.0, "share": 0.5},

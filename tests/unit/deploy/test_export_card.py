@@ -21,7 +21,7 @@ from bbfuse.deploy.onnx import ExportConfig, card, export
 from bbfuse.deploy.trained import Trained, Uncalibrated
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import HEADS, Head
-from tests.helpers.summaries import made_summary
+from tests.helpers.studies.summaries import made_summary
 
 SHAPE = (3, 4, 5)
 

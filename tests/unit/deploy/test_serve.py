@@ -26,9 +26,9 @@ from bbfuse.deploy.proxy import application, fused
 from bbfuse.deploy.trained import Trained
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import Head
+from tests.helpers.http.servers import command
 from tests.helpers.http.upstream import CHIP, INFER, INFERENCE, SHAPE, Got, Upstream, classifier, logits_of, running
 from tests.helpers.runs import run_folder
-from tests.helpers.servers import command
 
 
 @pytest.mark.parametrize("images", [1, 5])

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from experiments import tables
-from tests.helpers import claims
-from tests.helpers.pages import PAGES, ROOT, prose
+from tests.helpers.documents import claims
+from tests.helpers.documents.pages import PAGES, ROOT, prose
 
 SETTINGS = {"README.md": ["on a chip with 5 % bit errors"], "experiments/README.md": []}
 """Rates of errors and the like, no results."""

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import claims, selected, tables
 from experiments.study import RESULTS
-from tests.helpers.pages import MAIN_JOB, ROOT, rows, tables_of, whole, with_sd
+from tests.helpers.documents.pages import MAIN_JOB, ROOT, rows, tables_of, whole, with_sd
 
 
 def test_the_committed_pages_are_those_that_the_results_give(capsys: pytest.CaptureFixture[str]) -> None:

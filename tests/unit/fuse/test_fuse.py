@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backends.base import InputError
 from bbfuse.fuse.module import Fuse
-from tests.helpers.points import drawn
+from tests.helpers.references.points import drawn
 
 SHAPE = (2, 8, 8)
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from backends.base import InputError
 from bbfuse.fuse.generators.base import GENERATORS
-from tests.helpers.points import drawn
+from tests.helpers.references.points import drawn
 
 TABLES = {
     "ConvL": "B3-32 B32-32 MP B32-64 B64-64 MP B64-128 B128-128 MP "

@@ -16,7 +16,7 @@ from bbfuse.optimizers.base import OPTIMIZERS, Problem
 from bbfuse.optimizers.cma import Cma, CmaConfig
 from bbfuse.optimizers.spsa import Spsa, SpsaConfig
 from bbfuse.training.stages import Stage, Stages, no_longer_improves, stages
-from tests.helpers.points import drawn, named
+from tests.helpers.references.points import drawn, named
 
 SHAPE = (3, 8, 8)
 IMAGES = drawn(1, 6, *SHAPE).clamp(-1.0, 1.0)

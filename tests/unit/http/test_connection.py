@@ -16,8 +16,8 @@ import torch
 from backends.base import NOMINAL, Chip, InputError, TargetError
 from backends.http import transport as connection
 from backends.http.backend import RemoteBackend, TransportSettings
-from tests.helpers.faults import script
-from tests.helpers.servers import METADATA, images, right, sums
+from tests.helpers.http.faults import script
+from tests.helpers.http.servers import METADATA, images, right, sums
 
 
 def sizes(got: list[Any]) -> list[int]:

@@ -25,7 +25,7 @@ from backends.memory.simulator import Simulator
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig
 from bbfuse.execution import execute
-from tests.helpers.faults import script
+from tests.helpers.http.faults import script
 
 CHIP = Chip(0.05, 7)
 IMAGES = torch.rand((3, 3, 4, 5), generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -24,7 +24,7 @@ from bbfuse.optimizers.probes import (
     simultaneous_perturbation,
 )
 from bbfuse.optimizers.rge import InputProbe
-from tests.helpers.descent import (
+from tests.helpers.references.descent import (
     BATCH,
     IMAGES,
     PARAMETERS,

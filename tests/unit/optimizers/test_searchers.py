@@ -9,7 +9,7 @@ import torch
 
 from bbfuse.fuse.module import Fuse
 from bbfuse.optimizers.ask_and_tell import AskAndTell, PointProbe, Space, Subspace
-from tests.helpers.points import drawn, named, small_fuse, step_for
+from tests.helpers.references.points import drawn, named, small_fuse, step_for
 
 
 def test_the_basis_is_normal_with_variance_one_in_m() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bbfuse.optimizers.surrogate.network import ARCHITECTURES
-from tests.helpers.points import drawn
+from tests.helpers.references.points import drawn
 
 
 def told(layer: nn.Module) -> str:

@@ -18,8 +18,8 @@ from backends.memory.config import Memory
 from backends.training.recipe import LARGE_RECIPE, RECIPE, Recipe
 from bbfuse.optimizers.surrogate.network import ARCHITECTURES, Surrogate, SurrogateConfig
 from bbfuse.querying.responses import Responses
-from tests.helpers.imitator import Imitator
-from tests.helpers.points import answers, drawn, images_of
+from tests.helpers.references.imitator import Imitator
+from tests.helpers.references.points import answers, drawn, images_of
 
 SMALL = (1, 4, 4)
 SETTINGS = SurrogateConfig("perceptron", steps=0, lr=2e-3, rounds=2, updates=3, memory=4)

@@ -16,7 +16,7 @@ from bbfuse.config.schema import RunConfig
 from experiments.paper import __main__ as paper
 from experiments.paper.rows import KEYS
 from experiments.paper.tiers import TIERS
-from tests.helpers.drawn import cells, headers
+from tests.helpers.studies.drawn import cells, headers
 
 
 def row(study: str, target: str, method: str, rate: float, **known: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.paper import figures
 from experiments.paper.rows import KEYS
-from tests.helpers.drawn import deviations, figures_of, points, rectangles, segments
+from tests.helpers.studies.drawn import deviations, figures_of, points, rectangles, segments
 
 
 def row(study: str, target: str, method: str, rate: float, **known: Any) -> dict[str, Any]:

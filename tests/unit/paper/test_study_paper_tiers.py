@@ -16,7 +16,7 @@ from bbfuse.compare.tasks import configs_of
 from bbfuse.config.checks import validate
 from experiments.paper import tiers
 from experiments.paper.tiers import TIERS
-from tests.helpers.drawn import committed
+from tests.helpers.studies.drawn import committed
 
 ALL = ("ConvL", "ConvS", "DeConvL", "DeConvS", "UNetL", "UNetS")
 SIZES: dict[str, dict[str, Any]] = {

@@ -18,7 +18,7 @@ from bbfuse.querying.cache import ResponseCache
 from bbfuse.querying.journal import Journal
 from bbfuse.querying.ledger import Ledger
 from tests.helpers.answering import Crowd, KilledError
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 CHIP = Chip(0.1, 1)
 

@@ -16,7 +16,7 @@ from backends.memory.simulator import Simulator
 from backends.training.recipe import RECIPE
 from experiments import bit_attacks, hardened_targets
 from experiments.hardened_targets import HardenedTarget
-from tests.helpers.toys import cells, headers, kept_figures, lines, toy_data, toy_network
+from tests.helpers.studies.toys import cells, headers, kept_figures, lines, toy_data, toy_network
 
 TARGET = HardenedTarget("toy target", bits=4, clip=0.9, norm="bn")
 

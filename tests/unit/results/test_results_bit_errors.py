@@ -15,7 +15,7 @@ from backends.base import NOMINAL, Chip
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
 from experiments import bit_errors
-from tests.helpers.toys import band, cells, headers, kept_figures, lines, tables_of, toy_data, toy_network
+from tests.helpers.studies.toys import band, cells, headers, kept_figures, lines, tables_of, toy_data, toy_network
 
 
 def test_the_setting_is_the_stated_one() -> None:

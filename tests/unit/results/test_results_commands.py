@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.study import RESULTS
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 NAMES = (
     "bit_errors", "bit_error_robustness", "bit_attacks", "cross_layer", "cross_layer_cifar10", "cross_layer_profiles",

@@ -23,7 +23,7 @@ from backends.training.recipe import LARGE_RECIPE, RECIPE
 from bbfuse.config.schema import RunConfig
 from experiments import cross_layer_designs
 from experiments.cross_layer_designs import Design, DesignBench, constrained
-from tests.helpers.toys import TOY_SHAPE, toy_data, toy_network
+from tests.helpers.studies.toys import TOY_SHAPE, toy_data, toy_network
 
 
 def data(name: str) -> Dataset:

@@ -10,7 +10,7 @@ import torch
 
 from experiments import cross_layer, cross_layer_cifar10
 from experiments.cross_layer_search import Trial
-from tests.helpers.toys import cells, headers, kept_figures, lines, tables_of
+from tests.helpers.studies.toys import cells, headers, kept_figures, lines, tables_of
 
 
 def found(cost: float, accuracy: float, feasible: bool = False) -> Trial:

@@ -18,7 +18,7 @@ from backends.memory.protection.simulator import Scores, layers_of
 from backends.memory.simulator import Simulator
 from bbfuse.seeds import training_chips
 from experiments import cross_layer_profiles
-from tests.helpers.toys import TOY_SHAPE, cells, headers, toy_network
+from tests.helpers.studies.toys import TOY_SHAPE, cells, headers, toy_network
 
 ALL = (4**8 - 1) // 3  # 1 + 4 + 16 + ... + 4^7
 

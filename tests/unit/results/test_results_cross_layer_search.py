@@ -16,7 +16,7 @@ from experiments import cross_layer_search, cross_layer_space
 from experiments.cross_layer_designs import DIGITS, FULL, Design
 from experiments.cross_layer_search import Requirements, Trial, best, requirements_of, search
 from experiments.cross_layer_space import FAMILIES, NOTHING, Values, design_of
-from tests.helpers.toys import cells, headers
+from tests.helpers.studies.toys import cells, headers
 
 
 def test_the_space_is_the_stated_one() -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from backends.targets import networks
 from bbfuse.fuse.generators.base import GENERATORS
 from experiments import energy
-from tests.helpers.toys import kept_figures, lines
+from tests.helpers.studies.toys import kept_figures, lines
 
 # NeuralFuse, Tables 2 (by reads) and 8 (by MACs), in the order of `energy.FUSES`
 TABLE_2 = {

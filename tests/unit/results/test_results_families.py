@@ -9,7 +9,7 @@ import pytest
 
 from experiments import families
 from experiments.families_judged import compared, judged
-from tests.helpers.toys import cells, headers, kept_figures, lines
+from tests.helpers.studies.toys import cells, headers, kept_figures, lines
 
 
 def row(family: str, variant: str, rate: float, clean: float = 0.9, perturbed: float = 0.8, **more: Any) -> dict[str, Any]:

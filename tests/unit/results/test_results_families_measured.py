@@ -21,7 +21,7 @@ from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig
 from experiments import families
 from experiments.families import ARMS, Arm
-from tests.helpers.toys import toy_data, toy_network
+from tests.helpers.studies.toys import toy_data, toy_network
 
 BOTH = ("random", "stuck-at-0", "stuck-at-1")
 

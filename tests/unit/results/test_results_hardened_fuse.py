@@ -14,7 +14,7 @@ from backends.training.recipe import RECIPE
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig
 from experiments import hardened_fuse
-from tests.helpers.toys import cells, headers, tables_of, toy_data
+from tests.helpers.studies.toys import cells, headers, tables_of, toy_data
 
 NAMES = ("normal", "rquant", "clip", "randbet, 10 %")
 

@@ -19,7 +19,7 @@ from backends.training.recipe import Recipe
 from experiments import bit_error_robustness, hardened_targets
 from experiments.bit_error_robustness import tolerated
 from experiments.hardened_targets import HardenedTarget, TargetGroup
-from tests.helpers.toys import band, cells, headers, kept_figures, lines, tables_of, toy_data, toy_network
+from tests.helpers.studies.toys import band, cells, headers, kept_figures, lines, tables_of, toy_data, toy_network
 
 TARGET = HardenedTarget("fixed", bits=4, clip=0.9, randbet=0.2, pattern=6, label_smoothing=0.25, published={0: 3.5, 0.03: 8.25})
 GROUP = TargetGroup("toy", "Toy", "tiny", (TARGET,), Recipe(5), (0.03, 0.2), 19, seeds=(3, 8), chips=4)

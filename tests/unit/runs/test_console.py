@@ -13,7 +13,7 @@ from bbfuse import progress
 from bbfuse.cli.tables import closing_table, plan_table
 from bbfuse.progress import ProgressDisplay
 from bbfuse.training.trainer import Status
-from tests.helpers.summaries import made_summary
+from tests.helpers.studies.summaries import made_summary
 
 FUSE_ALONE = "fuse alone: this run's fuse without the head; --head none trains a fuse for use without a head"
 ENERGY = "84 % of the voltage saves 33.6 % of the energy of weight reads, 13.7 % with the fuse in front"

@@ -19,7 +19,7 @@ from torch import Tensor
 from bbfuse.runs import report
 from bbfuse.runs.figures import svg, without_frame
 from bbfuse.runs.report import write_report
-from tests.helpers.summaries import made_summary
+from tests.helpers.studies.summaries import made_summary
 
 GREY, RED, ORANGE, PURPLE, BLUE = "#555555", "#c44e52", "#dd8452", "#8172b3", "#4c72b0"
 CURVE = "Accuracy on owned validation images against images sent"

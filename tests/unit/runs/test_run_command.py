@@ -15,7 +15,7 @@ from backends.base import InputError, TargetError
 from bbfuse import execution
 from bbfuse.cli.run import main, parse
 from bbfuse.config.schema import RunConfig
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 from bbfuse.cli import run as command
 from bbfuse.compare.results import as_json
 from bbfuse.runs.versions import changed, versions
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 RUN = ["--budget", "1500", "--chip-seed", "0", "--report.images", "20", "--validation.images", "10", "--affine.images", "50"]
 

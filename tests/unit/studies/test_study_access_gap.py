@@ -11,7 +11,7 @@ import pytest
 
 from bbfuse.compare.tasks import configs_of
 from experiments import access_gap, tuning
-from tests.helpers.drawn import cells, committed, deviations, figures_of, headers, points, shown_as_a_program, text_of
+from tests.helpers.studies.drawn import cells, committed, deviations, figures_of, headers, points, shown_as_a_program, text_of
 
 PLACES = {"setting": ("chip", "population"), "owned": (1437, 200), "labels": ("given", "target"), "head": ("none", "affine")}
 

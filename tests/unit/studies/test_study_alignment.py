@@ -19,7 +19,7 @@ from bbfuse.optimizers.rge import RgeConfig
 from bbfuse.optimizers.spsa import SpsaConfig
 from bbfuse.seeds import stream
 from experiments import alignment
-from tests.helpers.drawn import cells, committed, headers, shown_as_a_program
+from tests.helpers.studies.drawn import cells, committed, headers, shown_as_a_program
 
 ALONG = (2.0, -0.5, 1.0, 0.7, 3.0, -1.5, 0.2)
 ACROSS = (0.0, 0.5, 2.0, 0.1, 4.0, 1.0, 9.0)

@@ -10,7 +10,7 @@ import pytest
 
 from bbfuse.compare.tasks import configs_of
 from experiments import cifar10
-from tests.helpers.drawn import cells, committed, deviations, figures_of, points, shown_as_a_program, text_of, unlabelled
+from tests.helpers.studies.drawn import cells, committed, deviations, figures_of, points, shown_as_a_program, text_of, unlabelled
 
 
 def record(method: str, images: int, seed: int, recovered: float, **other: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from backends.base import Chip
 from backends.datasets.base import Dataset, Split
 from experiments import fleet
-from tests.helpers.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, unlabelled
+from tests.helpers.studies.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, unlabelled
 
 CHIPS = range(35_000, 35_003)
 BARE = (0.4, 0.35, 0.3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import main_job
-from tests.helpers.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, written_events
+from tests.helpers.studies.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, written_events
 
 
 def test_a_record_has_points_as_shares_of_those_lost_and_a_share_may_be_above_one() -> None:

@@ -16,7 +16,7 @@ from bbfuse.compare.tasks import configs_of
 from bbfuse.config.checks import validate
 from bbfuse.seeds import stream
 from experiments import misled
-from tests.helpers.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, text_of, written_events
+from tests.helpers.studies.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, text_of, written_events
 
 SUMMARY = {"queries": {"images": 21_312}, "lost_points": 61.0, "recovered_points": 47.5, "trust": 0.83}
 

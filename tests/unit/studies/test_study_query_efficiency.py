@@ -9,7 +9,7 @@ import pytest
 
 from bbfuse.compare.tasks import configs_of
 from experiments import cifar10, query_efficiency
-from tests.helpers.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, text_of, unlabelled
+from tests.helpers.studies.drawn import cells, committed, figures_of, headers, points, shown_as_a_program, text_of, unlabelled
 
 RELAXED = {"chip": (40.0, 50.0, 20.0, 10.0, 80.0), "population": (30.0, 60.0, 45.0, 15.0, 25.0)}
 SHARES = {  # by images, of each seed

@@ -13,7 +13,7 @@ import torch
 
 from experiments import saturation
 from experiments.saturation import Costs, Simulated
-from tests.helpers.drawn import cells, committed, figures_of, headers, points, shown_as_a_program
+from tests.helpers.studies.drawn import cells, committed, figures_of, headers, points, shown_as_a_program
 
 COSTS = Costs(1000, step=8.0, probe=0.5, compute=3.0)
 

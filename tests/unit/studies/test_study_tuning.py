@@ -16,7 +16,7 @@ from backends.datasets.base import Dataset, Split
 from bbfuse.compare.tasks import configs_of
 from bbfuse.optimizers.base import OPTIMIZERS
 from experiments import tuning
-from tests.helpers.drawn import cells, committed, headers, shown_as_a_program
+from tests.helpers.studies.drawn import cells, committed, headers, shown_as_a_program
 
 
 def test_a_row_is_the_mean_of_the_runs_with_the_same_setting_method_and_value() -> None:

@@ -27,7 +27,7 @@ from bbfuse.optimizers.surrogate.transfer import TransferConfig
 from bbfuse.querying.ledger import Ledger
 from bbfuse.training.planning import Queries
 from bbfuse.training.trainer import Trainer
-from tests.helpers.faults import script
+from tests.helpers.http.faults import script
 from tests.helpers.runs import BASE, run
 from tests.helpers.targets import LinearBackend
 

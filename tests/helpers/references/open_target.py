@@ -21,7 +21,7 @@ from bbfuse.objective.step import Probe, Score, Step
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder
 from bbfuse.training.trainer import Status, Trainer
-from tests.helpers.points import named
+from tests.helpers.references.points import named
 
 SHAPE, CLASSES = (1, 8, 8), 4
 ONE = Chip(0.05, 3)

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.study import rows_of
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 PAGES = {"README.md": ROOT / "README.md", "experiments/README.md": ROOT / "experiments" / "README.md"}
 
 MAIN_JOB = (

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.pages import ROOT
+from tests.helpers.documents.pages import ROOT
 
 SHELL = ("", "sh")
 _SCRIPT = "from bbfuse.cli.app import main; raise SystemExit(main())"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bbfuse.objective.step import Step
-from tests.helpers.points import named
+from tests.helpers.references.points import named
 
 
 class Adam:

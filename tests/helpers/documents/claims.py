@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.paper import published
-from tests.helpers.pages import one, rows, whole
+from tests.helpers.documents.pages import one, rows, whole
 
 INPUTS = {"rge", "rge, plain"}
 WITH_GRADIENTS = {"backprop", "control", "head"}

@@ -18,7 +18,7 @@ from torch import nn
 
 from backends.datasets.base import Dataset, Split
 from bbfuse.compare import plots
-from tests.helpers.drawn import cells, headers
+from tests.helpers.studies.drawn import cells, headers
 
 __all__ = ["TOY_SHAPE", "band", "cells", "headers", "kept_figures", "lines", "tables_of", "toy_data", "toy_network"]
 
