@@ -12,9 +12,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from backends.datasets.base import DATASETS
 from backends.flags import as_flags
 from backends.kinds.base import BACKENDS
 from backends.registry import Registry, about
+from backends.targets.base import TARGETS
 from bbfuse.fuse.generators.base import GENERATORS
 from bbfuse.heads.base import HEADS
 from bbfuse.optimizers.base import OPTIMIZERS
@@ -42,6 +44,9 @@ def short_help(kind: type, program: str) -> str:
         lines += ["", f"{as_flags(f'`{choice}`')}, or module:attribute, or FILE.py:attribute"]
         for name, component in registry.items():
             lines += _entry(name, about(component))
+    for choice, names in (("target", list(TARGETS)), ("data", list(DATASETS))):
+        lines += ["", f"{as_flags(f'`{choice}`')}, or module:attribute, or FILE.py:attribute"]
+        lines += [f"  {line}" for line in textwrap.wrap(", ".join(names), _WIDTH - 2)]
     lines += ["", f"All flags, those of every component included: {program} --help-all"]
     return "\n".join(lines)
 

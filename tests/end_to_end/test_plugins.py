@@ -188,6 +188,8 @@ def test_help_lists_installed_components(installed: tuple[tuple[str, ...], Path]
         "Gaussian smoothing with antithetic pairs",
         "Shifts each class's logit to its nominal mean",
         "One 3x3 convolution",
+        "tiny",
+        "stripes",
     ):
         assert words in text
     assert "--smoothed.pairs" in python(["-m", "bbfuse.run", "--help-all"], folder)
