@@ -202,7 +202,7 @@ def test_a_server_that_goes_away_in_mid_run_ends_it_with_its_reason_and_nothing_
             server.kill()
             told = run.communicate(timeout=60)[1]
     assert run.returncode == 1
-    assert re.search(r"error: .* gave no valid response in 2 attempts: .*go on with --resume", told)
+    assert re.search(r"error: .* gave no valid response in 2 attempts: .*continue with --resume", told)
     assert "Traceback" not in told
     port = url.rsplit(":", 1)[1]
     with subprocess.Popen(
