@@ -19,7 +19,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 import experiments
-from bbfuse.compare import plots
+from bbfuse.compare.display import plots
 
 Points = tuple[list[float], list[float]]
 

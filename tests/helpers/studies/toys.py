@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from backends.datasets.base import Dataset, Split
-from bbfuse.compare import plots
+from bbfuse.compare.display import plots
 from tests.helpers.studies.drawn import cells, headers
 
 __all__ = ["TOY_SHAPE", "band", "cells", "headers", "kept_figures", "lines", "tables_of", "toy_data", "toy_network"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bbfuse.compare import shares
+from bbfuse.compare.display import shares
 
 
 def test_there_is_no_share_of_nothing() -> None:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Group
 from rich.table import Table
 
-from bbfuse.compare import plots, tables
+from bbfuse.compare.display import plots, tables
 from tests.helpers.studies.drawn import cells, headers
 
 ROWS = [
