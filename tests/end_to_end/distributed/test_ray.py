@@ -57,7 +57,7 @@ def test_what_cannot_work_is_refused(changed: dict[str, Any], words: str) -> Non
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
 def test_a_cluster_that_is_not_there_is_refused_and_nothing_is_left(address: str, tmp_path: Path) -> None:
     config = dataclasses.replace(BASE, workers=2, optimizer="nes", ray=RayConfig(address=address), out=tmp_path / "run")
-    with pytest.raises(InputError, match=f"--ray.address {address} cannot be reached") as error:
+    with pytest.raises(InputError, match=f"`ray.address` {address} cannot be reached") as error:
         execute(config)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -104,6 +104,6 @@ def test_a_claim_of_gpus_decides_how_many_workers_there_are_and_one_that_cannot_
     finally:
         ray.shutdown()
     far = dataclasses.replace(RUNS["nes"], workers=1, ray=RayConfig(gpus=64), out=tmp_path / "far")
-    with pytest.raises(InputError, match=r"--ray.gpus 64 cannot be met: Ray finds .* on this machine"):
+    with pytest.raises(InputError, match=r"`ray.gpus` 64 cannot be met: Ray finds .* on this machine"):
         execute(far)
     assert not ray.is_initialized()
