@@ -205,6 +205,7 @@ def test_what_is_no_data_set_is_refused_by_name(
 ) -> None:
     (tmp_path / "empty").mkdir()
     name = make(tmp_path / "empty")
+    capsys.readouterr()  # the library that writes the files shows its progress
     assert main(["--data", str(name), "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
     assert told.startswith(words.format(name))
