@@ -48,7 +48,7 @@ class RgeConfig:
     broyden: bool = True
     """inputs: keep a Jacobian for each image and correct it with each pair, instead of a new estimate in every step"""
 
-    rules: ClassVar = (
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             lambda c: c.space == "parameters" and not c.broyden,
             "`rge.broyden=False` has no effect with `rge.space=parameters`: drop it",
