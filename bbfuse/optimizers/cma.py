@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cma
 import numpy as np
 
 from backends.settings import Count, Positive
@@ -38,6 +37,8 @@ class Cma(AskAndTell):
     Config = CmaConfig
 
     def __init__(self, config: CmaConfig, problem: Problem, fuse: Fuse) -> None:
+        import cma  # takes a second: only for runs that use it
+
         super().__init__(fuse, config.subspace, problem.seed, config.population)
         options = {
             "popsize": self.queries_per_image, "verbose": -9, "seed": np.nan, "CMA_diagonal": config.subspace is None,

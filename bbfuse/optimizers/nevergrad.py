@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import nevergrad as ng
 import numpy as np
 
 from backends.base import InputError
@@ -47,6 +47,8 @@ class Nevergrad(AskAndTell):
         Raises:
             InputError: nevergrad has none of that name, or it takes one point at a time only.
         """
+        import nevergrad as ng  # takes seconds: only for runs that use it
+
         if config.name not in ng.optimizers.registry:
             raise InputError(
                 f"`nevergrad.name` must be one of nevergrad's registry, such as DiagonalCMA or TBPSA, got {config.name}"
@@ -58,7 +60,7 @@ class Nevergrad(AskAndTell):
         space = ng.p.Array(init=np.zeros(self.dimensions)).set_mutation(sigma=config.sigma)
         space.random_state = np.random.RandomState(problem.seed % 2**32)
         self._optimizer = kind(space, budget=None, num_workers=self.queries_per_image)
-        self._candidates: list[ng.p.Parameter] = []
+        self._candidates: list[Any] = []
 
     def ask(self) -> Sequence[Point]:
         """See `AskAndTell`."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from backends.base import Chip, InputError
@@ -74,6 +73,8 @@ class Columns:
         rate = chip.bit_error_rate
         rates = np.full(COLUMNS, rate)
         if 0.0 < rate < 1.0:
+            from scipy.optimize import brentq  # half a second: only for chips of this kind
+
             limit = brentq(lambda t: ndtr((t - deviation) / spread).mean() - rate, *_bracket(rate, deviation, spread), xtol=1e-13)
             rates = ndtr((limit - deviation) / spread)
         faulty = rng.random((ROWS, COLUMNS)) < rates
