@@ -124,7 +124,7 @@ def _train(config: RunConfig, folder: RunFolder, display: ProgressDisplay) -> di
     torch.set_num_threads(config.threads)
     with contextlib.ExitStack() as stack:
         try:
-            trainer, backend = _prepared(config, folder, display, stack)
+            trainer = _prepared(config, folder, display, stack)
         except InputError:
             if config.resume is None:
                 folder.discard()
@@ -138,9 +138,7 @@ def _train(config: RunConfig, folder: RunFolder, display: ProgressDisplay) -> di
             ) from error
         except TargetError as error:
             raise TargetError(f"{error}; {_how_to_resume(folder)}") from error
-        summary = _summary(config, folder, trainer, accuracy)
-        summary["energy"] = energy(config, trainer.fuse, backend.info.image_shape)
-        summary["seconds"] = time.monotonic() - began
+        summary = _summary(config, folder, trainer, accuracy, time.monotonic() - began)
         images = trainer.data.test.images
         folder.write_fuse(trainer.trained())
         write_report(folder.path, summary, images.cpu(), trainer.fused(images).cpu())
@@ -148,10 +146,8 @@ def _train(config: RunConfig, folder: RunFolder, display: ProgressDisplay) -> di
     return summary
 
 
-def _prepared(
-    config: RunConfig, folder: RunFolder, display: ProgressDisplay, stack: contextlib.ExitStack
-) -> tuple[Trainer, Backend]:
-    """The opened trainer and backend of a run; ``stack`` closes them."""
+def _prepared(config: RunConfig, folder: RunFolder, display: ProgressDisplay, stack: contextlib.ExitStack) -> Trainer:
+    """The trainer of a run with everything opened; ``stack`` closes it."""
     data = owned_data(config)  # a data set that cannot be used is refused before a server is started or queried
     at = with_server(config, display.say, stack)
     backend = open_backend(at, display.say, stack)
@@ -164,10 +160,12 @@ def _prepared(
         display.say(f"starting from the fuse {'and the head ' if trainer.heads.warm_started else ''}of {config.init}")
     if (note := trainer.smaller_report()) is not None:
         display.say(note)
-    return trainer, backend
+    return trainer
 
 
-def _summary(config: RunConfig, folder: RunFolder, trainer: Trainer, accuracy: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    config: RunConfig, folder: RunFolder, trainer: Trainer, accuracy: dict[str, Any], seconds: float
+) -> dict[str, Any]:  # fmt: skip
     ledger, recorded = trainer.ledger, folder.versions()
     return {
         "schema": SCHEMA,
@@ -187,8 +185,8 @@ def _summary(config: RunConfig, folder: RunFolder, trainer: Trainer, accuracy: d
         "trust": trainer.stages.optimizer.trust,
         "grown_at_step": trainer.stages.grown_at_step,
         "report": {"images": len(trainer.data.test), "chips": trainer.report.chips},
-        "energy": None,
-        "seconds": None,
+        "energy": energy(config, trainer.fuse, trainer.data.image_shape),
+        "seconds": seconds,
         "stopped": "budget",
         "versions": recorded[-1],
         "earlier_versions": recorded[:-1],

@@ -30,15 +30,10 @@ def validate(config: RunConfig) -> None:
         if getattr(config, choice) is not None:
             registry[getattr(config, choice)]  # an unknown name is refused first
     _check_ranges(config, "")
-    for _, section in _sections(config):
+    for f in dataclasses.fields(config):
+        section = getattr(config, f.name)
         _check_rules(getattr(section, "rules", ()), section)
     _check_rules(RULES, config)
-
-
-def _sections(config: RunConfig) -> Iterator[tuple[str, Any]]:
-    for f in dataclasses.fields(config):
-        if dataclasses.is_dataclass(value := getattr(config, f.name)):
-            yield f.name, value
 
 
 def _check_ranges(section: Any, where: str) -> None:
@@ -76,12 +71,8 @@ def rule_of(kind: type, name: str, error: ValidationError) -> str:
     bounds: dict[str, Any] = {}
     for item in _metadata(_hint(kind, name)):
         if isinstance(item, annotated_types.Predicate) and item.func.__doc__:
-            return item.func.__doc__.removeprefix("Whether it is ").rstrip(".").join(("be ", ""))
-        if isinstance(item, annotated_types.GroupedMetadata):
-            parts: Any = list(item)
-        else:
-            parts = [item]
-        for part in parts:
+            return f"be {item.func.__doc__.removeprefix('Whether it is ').rstrip('.')}"
+        for part in item if isinstance(item, annotated_types.GroupedMetadata) else [item]:
             bounds |= {key: getattr(part, key) for key in ("gt", "ge", "lt", "le") if hasattr(part, key)}
     if {"gt", "ge"} & bounds.keys() and {"lt", "le"} & bounds.keys():
         left = f"({bounds['gt']}" if "gt" in bounds else f"[{bounds['ge']}"

@@ -52,18 +52,26 @@ def _section_without_effect(c: RunConfig) -> str | None:
     return None
 
 
-def _differs(c: RunConfig, dotted: str) -> bool:
-    section, _, name = dotted.rpartition(".")
-    owner = getattr(c, section) if section else c
-    return bool(getattr(owner, name) != next(f.default for f in dataclasses.fields(owner) if f.name == name))
-
-
 def _first_changed(c: RunConfig, *dotted: str) -> str | None:
-    return next((name for name in dotted if _differs(c, name)), None)
+    for setting in dotted:
+        section, _, name = setting.rpartition(".")
+        if name in changed(getattr(c, section) if section else c):
+            return setting
+    return None
 
 
-def _single_query(c: RunConfig) -> list[str]:
-    return sorted((name for name, kind in OPTIMIZERS.items() if not kind.scores_probes), key=str.lower)
+def _probes_on_device(c: RunConfig) -> str | None:
+    """The optimizers that compute on a device, if the chosen one does not."""
+    if c.device == "cpu" or not _optimizer(c).scores_probes:
+        return None
+    return _listed([name for name, kind in OPTIMIZERS.items() if not kind.scores_probes])
+
+
+def _network_on_device(c: RunConfig) -> str | None:
+    """The backends that compute here, if the chosen one does not."""
+    if c.device == "cpu" or not _backend(c).over_network:
+        return None
+    return _listed([name for name, kind in BACKENDS.items() if not kind.over_network])
 
 
 def _one_chip_setting(c: RunConfig) -> tuple[str, str] | None:
@@ -82,12 +90,12 @@ RULES = (
         "`memory.{found[0]}` has no effect with `remote.url`, whose server has its own: drop it",
     ),
     Rule(
-        lambda c: c.device != "cpu" and _optimizer(c).scores_probes and _single_query(c),
-        "`device={c.device}` goes with `optimizer` {found[0]}, {found[1]} or {found[2]}, got {c.optimizer}: drop it",
+        _probes_on_device,
+        "`device={c.device}` goes with `optimizer` {found}, got {c.optimizer}: drop it",
     ),
     Rule(
-        lambda c: c.device != "cpu" and _backend(c).over_network,
-        "`device={c.device}` goes with `backend` local or whitebox, got {c.backend}: drop it",
+        _network_on_device,
+        "`device={c.device}` goes with `backend` {found}, got {c.backend}: drop it",
     ),
     Rule(
         lambda c: not c.workers and changed(c.ray),

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Interval, Predicate
-from pydantic import AllowInfNan
+from annotated_types import Predicate
 
+from backends.base import Chip
 from backends.files import short_name
 from backends.kinds.base import BACKENDS
 from backends.memory.config import Memory
 from backends.registry import Registry
-from backends.settings import Count, NonNegativeInt, NoSettings
+from backends.settings import Count, NonNegativeInt, NoSettings, Share
 from bbfuse.config.sections import RayConfig, ReportConfig, ValidationConfig
 from bbfuse.heads.base import HEADS
 from bbfuse.objective.eopm import EopmConfig
@@ -55,7 +55,7 @@ class _Settings:
     less than 2 %, at the latest after half of the steps"""
     warm_up: NonNegativeInt = 0
     """images for a colour mix found by CMA-ES, after the head and before the fuse that is trained on top of it"""
-    bit_error_rate: Annotated[float, Interval(ge=0, le=1), AllowInfNan(False)] = 0.05
+    bit_error_rate: Share = 0.05
     """bit errors per stored bit at low voltage"""
     chip_seed: NonNegativeInt | None = None
     """train for this one chip; for the population of chips if not given"""
@@ -106,6 +106,11 @@ class _Settings:
     def head_name(self) -> str:
         """The head in use: `head`, or its default for one chip or the population."""
         return self.head or ("standardize" if self.chip_seed is None else "affine")
+
+    @property
+    def chip(self) -> Chip | None:
+        """The one chip of the run; ``None`` for the population."""
+        return None if self.chip_seed is None else Chip(self.bit_error_rate, self.chip_seed)
 
     @property
     def model(self) -> str:

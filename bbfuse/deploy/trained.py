@@ -64,7 +64,7 @@ class Trained(nn.Module):
             InputError: it has not ended, or its files cannot be read.
         """
         saved, config = trained_parts(folder, flag), settings(folder, flag)
-        chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
+        chip = config.chip
         try:
             reference: Tensor = saved["heads"]["reference"]
             heads = ChipHeads(config.head_name, config.settings_of("head"), chip, reference[:0], reference.shape[1], _no_query)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from backends.base import Chip, InputError
+from backends.base import InputError
 from backends.datasets.base import Dataset
 from backends.settings import changed
 from bbfuse.config.schema import RunConfig
@@ -72,8 +72,7 @@ class ReportSize:
 
 def objective_of(config: RunConfig) -> Eopm:
     """The objective that ``config`` describes."""
-    chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
-    return Eopm(config.eopm, config.bit_error_rate, chip, config.seed)
+    return Eopm(config.eopm, config.bit_error_rate, config.chip, config.seed)
 
 
 def report_size(config: RunConfig, available: int, images_per_chip: int) -> ReportSize:

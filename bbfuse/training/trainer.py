@@ -70,9 +70,9 @@ class Trainer:
         self.ledger = ledger
         self._folder = folder
         self._scorer = scorer
-        self.chip = None if config.chip_seed is None else Chip(config.bit_error_rate, config.chip_seed)
+        self.chip = config.chip
         data = data.on(config.device)
-        settings = config.settings_of("head")
+        self._head_settings = settings = config.settings_of("head")
         raw = data.train.images[: getattr(settings, "images", HEADS[config.head_name].default_images)]
         self.heads = ChipHeads(config.head_name, settings, self.chip, raw, info.classes, ledger.query)
         self.report = report_size(config, len(data.test), self.heads.images_per_chip)
@@ -245,7 +245,7 @@ class Trainer:
             self.sampler.observe(index, difficulty)
         if self.head_optimizer:
             for group in self.head_optimizer.param_groups:
-                group["lr"] = linear_decay(self.config.settings_of("head").lr, self.step, self.plan.steps)
+                group["lr"] = linear_decay(self._head_settings.lr, self.step, self.plan.steps)
             self.head_optimizer.step()
         return loss
 
