@@ -63,14 +63,17 @@ class BackendInfo:
 
     name: str
     access: Access
-    image_shape: tuple[int, int, int]
-    """Channels, height, width; pixels are float32 in [-1, 1]."""
+    image_shape: tuple[int, ...]
+    """The shape of one input, channels, height, width for an image; values are float32 in [-1, 1]."""
     classes: int
     eight_bits: bool = False
     """Pixels are sent as 256 levels of 8 bits, so that images are rounded."""
 
     limit: int | None = None
     """Images in a request at most; larger queries are sent in parts."""
+
+    repeatable: bool = True
+    """The same query gives the same response."""
 
     def seen(self, images: Tensor) -> Tensor:
         """``images`` as the target sees them."""
@@ -95,7 +98,7 @@ class Backend(Protocol):
         ...
 
     def query(self, images: Tensor, chip: Chip, sending: Sending) -> Tensor:
-        """Logits (n, classes) of ``images`` (n, channels, height, width) on ``chip``.
+        """Logits (n, classes) of ``images`` (n, *image_shape) on ``chip``.
 
         Raises:
             TargetError: there was no valid response.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["replacing", "short_name", "write_bytes", "write_folder", "write_text", "write_torch"]
+__all__ = ["replacing", "short_name", "write_arrays", "write_bytes", "write_folder", "write_text", "write_torch"]
 
 
 @contextlib.contextmanager
@@ -51,6 +51,14 @@ def write_torch(path: Path, state: Any, sync: bool = False) -> None:
 
     with replacing(path, sync) as file:
         torch.save(state, file)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], sync: bool = False) -> None:
+    """Replace the content of ``path`` by numpy's ``arrays`` by name, as .npz; for ``sync`` see `replacing`."""
+    import numpy as np
+
+    with replacing(path, sync) as file:
+        np.savez(file, **arrays)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:

@@ -1,4 +1,5 @@
-"""Components by name: built in, installed by others as entry points, or given as ``module:attribute`` or ``FILE.py:attribute``.
+"""Components by name: built in, installed by others as entry points, given as ``module:attribute`` or ``FILE.py:attribute``, or
+given as an object in Python.
 
 A component registers itself where it is defined::
 
@@ -13,9 +14,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import itertools
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +25,18 @@ from typing import Generic, TypeVar
 
 from backends.base import InputError
 
-__all__ = ["Registry", "about"]
+__all__ = ["GIVEN", "Registry", "about", "executes_code", "objects_in", "restore"]
 
 T = TypeVar("T")
 C = TypeVar("C")
+
+GIVEN = "object:"
+"""The names of objects that were given in Python begin with this."""
+
+_FILE = "bbfuse_file_"
+"""The names of modules that were imported from a file begin with this."""
+
+_given: dict[str, object] = {}
 
 
 class Registry(Generic[T], Mapping[str, T]):
@@ -67,7 +77,7 @@ class Registry(Generic[T], Mapping[str, T]):
         if name in self._found:
             return self._found[name]
         if ":" in name:
-            component: T = _attribute(self.kind, name)
+            component: T = self._object(name) if name.startswith(GIVEN) else _attribute(self.kind, name)
             self._names[id(component)] = name.rpartition(":")[2]
             return component
         close = difflib.get_close_matches(name, self._found, 1, 0.6)
@@ -93,6 +103,32 @@ class Registry(Generic[T], Mapping[str, T]):
                 return name
         return self._names[id(component)]
 
+    def adopt(self, component: T | str, name: str | None = None) -> str:
+        """The name by which this registry finds ``component``, an object that was given in Python; a name is returned unchanged.
+
+        It is the name under which it was registered, or ``module:attribute`` if another process can import it from there. If
+        not, it is ``object:NAME``, which only this process knows, and processes that `restore` was called in. ``name``: use this
+        one of that form, for an object that was given before under it.
+        """
+        if isinstance(component, str):
+            return component
+        if name is None:
+            registered = next((known for known in self if self._found[known] is component), None)
+            name = registered or _place_of(component)
+            if name is not None:
+                return name
+            own = getattr(component, "__name__", type(component).__name__).strip("<>").replace("+", "-")
+            numbers = itertools.count(1)
+            names = (f"{GIVEN}{own}" if number == 1 else f"{GIVEN}{own}-{number}" for number in numbers)
+            name = next(free for free in names if _given.get(free, component) is component)
+        _given[name] = component
+        return name
+
+    def _object(self, name: str) -> T:
+        if name not in _given:
+            raise InputError(f"`{self.kind}` {name} was given as an object in Python, which is not known here: give it again")
+        return _given[name]  # type: ignore[return-value]
+
     def _add(self, name: str, component: T) -> None:
         there = self._found.get(name)
         if there is not None and _origin(there) != _origin(component):  # a file that is imported again replaces its component
@@ -112,6 +148,22 @@ class Registry(Generic[T], Mapping[str, T]):
                 self._add(point.name, point.load())
 
 
+def objects_in(names: Iterable[object]) -> dict[str, object]:
+    """The objects among ``names`` that were given in Python, for another process, which calls `restore` with them."""
+    parts = {part for name in names if isinstance(name, str) for part in name.split("+")}
+    return {name: _given[name] for name in sorted(parts) if name in _given}
+
+
+def restore(objects: Mapping[str, object]) -> None:
+    """Make ``objects``, from `objects_in`, known here under their names."""
+    _given.update(objects)
+
+
+def executes_code(name: str) -> bool:
+    """Whether looking up ``name`` imports a module that the name itself chooses."""
+    return any(":" in part and not part.startswith(GIVEN) for part in name.split("+"))
+
+
 def about(component: object) -> str:
     """The first paragraph of the component's docstring without its full stop, for help and documentation."""
     text = (component.__doc__ or "").strip()
@@ -120,6 +172,17 @@ def about(component: object) -> str:
 
 def _origin(component: object) -> str:
     return f"{getattr(component, '__module__', '')}:{getattr(component, '__qualname__', repr(component))}"
+
+
+def _place_of(component: object) -> str | None:
+    """``module:attribute`` or ``FILE.py:attribute`` of a function or class that another process can import, else ``None``."""
+    module, attribute = getattr(component, "__module__", None), getattr(component, "__qualname__", "")
+    if module in (None, "__main__") or not attribute.isidentifier():
+        return None
+    found = sys.modules.get(module)
+    if found is None or getattr(found, attribute, None) is not component:
+        return None
+    return f"{found.__file__ if module.startswith(_FILE) else module}:{attribute}"
 
 
 def _attribute(kind: str, place: str) -> T:  # type: ignore[type-var]
@@ -137,7 +200,7 @@ def _attribute(kind: str, place: str) -> T:  # type: ignore[type-var]
 
 def _from_file(path: Path) -> ModuleType:
     """The module in ``path``, imported once in a process."""
-    name = f"bbfuse_file_{path.resolve().as_posix().replace('/', '_').removesuffix('.py')}"
+    name = f"{_FILE}{path.resolve().as_posix().replace('/', '_').removesuffix('.py')}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None or not path.is_file():

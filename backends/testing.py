@@ -65,6 +65,8 @@ def responses_have_the_declared_shape(backend: Backend, images: Tensor, _: Seque
 
 def responses_depend_on_images_and_chip_alone(backend: Backend, images: Tensor, chips: Sequence[Chip]) -> None:
     """The same query gives the same response, in any order of queries, and two chips with bit errors give different ones."""
+    if not backend.info.repeatable:
+        return
     first = [backend.query(images, chip, _ignore) for chip in chips]
     again = [backend.query(images, chip, _ignore) for chip in reversed(chips)][::-1]
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
@@ -73,10 +75,11 @@ def responses_depend_on_images_and_chip_alone(backend: Backend, images: Tensor, 
 
 
 def every_attempt_is_announced(backend: Backend, images: Tensor, _: Sequence[Chip]) -> None:
-    """``sending`` is called with the number of images before they are sent, and its exception ends the query."""
+    """``sending`` is called with the number of images before each part is sent, and its exception ends the query."""
     announced: list[int] = []
     backend.query(images[:5], NOMINAL, announced.append)
-    assert announced == [5]
+    assert sum(announced) == 5
+    assert max(announced) <= (backend.info.limit or 5)
 
     class ForbiddenError(Exception): ...
 
@@ -129,7 +132,7 @@ def _hides_its_weights(backend: Backend, images: Tensor, network: nn.Module) -> 
                 assert value.data_ptr() not in weights
 
 
-def check_target(target: str | Maker | nn.Module, image_shape: tuple[int, int, int] = (1, 8, 8)) -> None:
+def check_target(target: str | Maker | nn.Module, image_shape: tuple[int, ...] = (1, 8, 8)) -> None:
     """``target``, a name or a component, makes networks that can be fitted, stored on a chip and kept in a file.
 
     Args:

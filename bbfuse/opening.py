@@ -48,7 +48,7 @@ def with_server(config: RunConfig, say: Callable[[str], None], stack: ExitStack)
     from backends.server.subprocess_server import OwnServer
 
     _check_profile(config)
-    server = OwnServer(config.target, config.data, config.threads, config.memory, config.remote.pixels or "float32")
+    server = OwnServer(config.target, config.data, config.threads, config.memory, config.remote.pixels or "float32", config.trust)
     stack.callback(server.close)
     say(f"no `remote.url` given: started the built-in server at {server.url}, it stops with this run")
     served: RunConfig = config.replaced(remote=dataclasses.replace(config.remote, url=server.url))
@@ -66,7 +66,8 @@ def described(config: RunConfig) -> Description:
 
 
 def _opening(config: RunConfig, say: Callable[[str], None]) -> Opening:
-    return Opening(config.target, load(config.data), config.memory, config.device, config.settings_of("backend"), say)
+    memory, settings = None if config.no_chip else config.memory, config.settings_of("backend")
+    return Opening(config.target, load(config.data), memory, config.device, settings, say, config.trust)
 
 
 def _check_profile(config: RunConfig) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from backends.flags import as_flags
-from bbfuse.training.trainer import Status
+from bbfuse.callbacks.base import Status
 
 __all__ = ["ProgressDisplay"]
 
@@ -17,20 +17,24 @@ _PLAIN_LINES = 10
 
 
 class ProgressDisplay:
-    """A progress bar on a terminal, about ten plain lines elsewhere."""
+    """A progress bar on a terminal and in a notebook, about ten plain lines elsewhere.
 
-    def __init__(self) -> None:
+    ``words`` turns a message of the library into one for the user: on the command line settings become flags.
+    """
+
+    def __init__(self, words: Callable[[str], str] = str) -> None:
+        self._words = words
         self._console = Console(stderr=True, highlight=False)
         self._bar: tuple[Progress, TaskID] | None = None
         self._printed = 0
         self._began: tuple[float, int] | None = None
 
     def say(self, message: str) -> None:
-        """Print one line for the user; settings in backticks become flags."""
-        self._console.print(as_flags(message), soft_wrap=True, markup=False)
+        """Print one line for the user."""
+        self._console.print(self._words(message), soft_wrap=True, markup=False)
 
     def __enter__(self) -> ProgressDisplay:
-        if self._console.is_terminal:
+        if self._console.is_terminal or self._console.is_jupyter:
             columns = (
                 TextColumn("{task.fields[spent]} images"), BarColumn(), TextColumn("loss {task.fields[loss]}"),
                 TextColumn("validation {task.fields[validation]}"), TimeRemainingColumn(compact=True),

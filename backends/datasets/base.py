@@ -12,11 +12,12 @@ an entry point in the group ``bbfuse.datasets``::
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from backends.base import InputError
+from backends.datasets.form import Form
 from backends.registry import Registry
 
 __all__ = ["DATASETS", "FEWEST", "Dataset", "Split"]
@@ -27,7 +28,7 @@ FEWEST = 10
 
 @dataclass(frozen=True)
 class Split:
-    """Images (n, channels, height, width), float32 in [-1, 1], and their labels (n,), int64."""
+    """Inputs (n, *shape), float32 in [-1, 1], images (n, channels, height, width) above all, and their labels (n,), int64."""
 
     images: Tensor
     labels: Tensor
@@ -41,24 +42,37 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set: ``train`` and ``validation`` are the pool that a user may own, ``test`` is for reporting alone."""
+    """A named data set: ``train`` and ``validation`` are the pool that a user may own, ``test`` is for reporting alone.
+
+    ``form`` is the form in which the user's own target takes such inputs: their range, type and layout. Without labels all labels
+    are -1, and ``classes`` is 0 unless it is known.
+    """
 
     name: str
     classes: int
     train: Split
     validation: Split
     test: Split
+    form: Form = field(default_factory=Form)
+    names: tuple[str, ...] = ()
+    """The names of the classes, if labels were words."""
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+    def labelled(self) -> bool:
+        """Whether the labels are known."""
+        return bool((self.train.labels >= 0).all())
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one input: channels, height, width for an image."""
+        return tuple(self.train.images.shape[1:])
 
     def on(self, device: str) -> Dataset:
         """The same data with its images on ``device``; labels stay on the CPU, where responses arrive."""
-        parts = (Split(part.images.to(device), part.labels) for part in (self.train, self.validation, self.test))
-        return Dataset(self.name, self.classes, *parts)
+        train, validation, test = (
+            Split(part.images.to(device), part.labels) for part in (self.train, self.validation, self.test)
+        )
+        return replace(self, train=train, validation=validation, test=test)
 
     def owned(self, images: int | None) -> Dataset:
         """The same data for a user who owns only ``images`` of the pool, a fifth of them kept for validation.
@@ -75,7 +89,7 @@ class Dataset:
         if not least <= images <= pool:
             raise InputError(f"`images` must lie in [{least}, {pool}] for {self.name}, got {images}")
         validation = min(images // 5, len(self.validation))
-        return Dataset(self.name, self.classes, self.train[: images - validation], self.validation[:validation], self.test)
+        return replace(self, train=self.train[: images - validation], validation=self.validation[:validation])
 
 
 DATASETS: Registry[Callable[[], Dataset] | Dataset] = Registry("data", "backends.datasets", "bbfuse.datasets")

@@ -14,12 +14,12 @@ from backends.datasets.base import Split
 __all__ = ["drawn", "stratified"]
 
 
-def drawn(part: Split) -> Split:
-    """``part`` in a random order, stratified by class; the order of ``part`` itself makes no difference."""
+def drawn(part: Split, seed: int = 0) -> Split:
+    """``part`` in a random order from ``seed``, stratified by class; the order of ``part`` itself makes no difference."""
     rows = zip(part.images.numpy(), part.labels.numpy(), strict=True)
     digests = [hashlib.blake2b(image.tobytes() + label.tobytes()).digest() for image, label in rows]
     canonical = part[torch.tensor(sorted(range(len(part)), key=digests.__getitem__))]
-    return canonical[torch.from_numpy(stratified(canonical.labels.numpy(), np.random.default_rng(0)))]
+    return canonical[torch.from_numpy(stratified(canonical.labels.numpy(), np.random.default_rng(seed)))]
 
 
 def stratified(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -11,37 +11,51 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.base import InputError
+from backends.datasets.assembly import divided
 from backends.datasets.base import FEWEST, Dataset, Split
 from backends.datasets.drawing import drawn
 from backends.datasets.pictures import levels
 
-__all__ = ["read"]
+__all__ = ["of", "read"]
 
 _TENTH = 10
 _MODES = {1: "grey", 3: "colour"}
 
 
 def read(name: str) -> Dataset:
-    """The data set in the folder or with the hub id ``name``, with splits ``train`` and ``test`` and columns ``image`` and
-    ``label``.
+    """The data set in the folder or with the hub id ``name``, with columns ``image`` and ``label``.
 
-    A tenth of ``train`` is kept for validation. The tenth and the order of each part are drawn at random and stratified: of the
-    first n images of a part, each class has n times its share of that part, rounded down or up. The seed is fixed, and images are
-    ordered by their content before they are drawn, so that the draw is the same whatever the names and the order of the files.
+    With the splits ``train`` and ``test`` a tenth of ``train`` is kept for validation; with ``train`` alone, which is what a
+    folder of class folders has, `divided` makes the others. What is kept and the order of each part are drawn at random and
+    stratified: of the first n images of a part, each class has n times its share of that part, rounded down or up. The seed is
+    fixed, and images are ordered by their content before they are drawn, so that the draw is the same whatever the names and
+    the order of the files.
 
     Raises:
         InputError: there is no such data set, or it is not one of images of one size with their classes.
     """
     found = _opened(name)
-    if not {"train", "test"} <= set(found):
+    return of(name, {part: rows for part, rows in found.items() if part in ("train", "test")} or found)
+
+
+def of(name: str, found: Mapping[str, Any], seed: int = 0) -> Dataset:
+    """The data set called ``name`` of the splits ``found``, data sets of the library datasets; ``seed`` draws as in `read`.
+
+    Raises:
+        InputError: see `read`.
+    """
+    if "train" not in found:
         raise InputError(f"`data` {name} must have the splits train and test, got {', '.join(found)}")
-    train, test = _labels(name, "train", found["train"]), _labels(name, "test", found["test"])
-    classes = _classes(name, train, test)
-    pictures = {part: _pictures(name, part, found[part]) for part in ("train", "test")}
+    labels = {part: _labels(name, part, rows) for part, rows in found.items()}
+    classes = _classes(name, labels["train"], labels.get("test"))
+    pictures = {part: _pictures(name, part, rows) for part, rows in found.items()}
     _check_alike(name, pictures, found)
-    pool, held = Split(_tensor(pictures["train"]), torch.tensor(train)), Split(_tensor(pictures["test"]), torch.tensor(test))
-    pool, kept = drawn(pool), len(pool) // _TENTH
-    return Dataset(name, classes, drawn(pool[kept:]), drawn(pool[:kept]), drawn(held))
+    splits = {part: Split(_tensor(pictures[part]), torch.tensor(labels[part])) for part in found}
+    if set(splits) != {"train", "test"}:
+        return Dataset(name, classes, *divided(f"`data` {name}", splits, classes, seed=seed))
+    pool = drawn(splits["train"], seed)
+    kept = len(pool) // _TENTH
+    return Dataset(name, classes, drawn(pool[kept:], seed), drawn(pool[:kept], seed), drawn(splits["test"], seed))
 
 
 def _opened(name: str) -> Any:
@@ -72,8 +86,8 @@ def _labels(name: str, part: str, rows: Any) -> list[int]:
     return labels
 
 
-def _classes(name: str, train: list[int], test: list[int]) -> int:
-    if not test:
+def _classes(name: str, train: list[int], test: list[int] | None) -> int:
+    if test is not None and not test:
         raise InputError(f"`data` {name}: the split test must hold images, got none: move some of train there")
     classes = max(train, default=0) + 1
     if len(train) < max(FEWEST, classes):
@@ -83,7 +97,7 @@ def _classes(name: str, train: list[int], test: list[int]) -> int:
         )
     if len(set(train)) == 1:
         raise InputError(f"`data` {name}: train must hold two classes or more, got {classes - 1} alone: add images of others")
-    unknown = sorted(set(test) - set(train))
+    unknown = sorted(set(test or ()) - set(train))
     if unknown:
         raise InputError(
             f"`data` {name}: classes of the split test must be in train, got {unknown[0]}, which is not: add images of it there"

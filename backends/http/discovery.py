@@ -27,8 +27,8 @@ class DiscoveryOverrides:
     range: Range | None = None
     request: str | None = None
     response: str | None = None
-    image_shape: tuple[int, int, int] | None = None
-    """of the data set: channels, height, width"""
+    image_shape: tuple[int, ...] | None = None
+    """of the data set: channels, height, width for images"""
     classes: int | None = None
 
 
@@ -114,20 +114,7 @@ def _described(
     model: str, shape: Any, eight_bits: bool, output_shape: Any, overrides: DiscoveryOverrides
 ) -> tuple[BackendInfo, Pixels, str | None]:
     """The metadata completed by ``overrides``; the last value says in words what had to be assumed."""
-    missing = []
-    if not shape or any(type(side) is not int or side < 1 for side in shape[1:]):
-        if shape and len(shape) != 4:
-            raise ValueError(f"its input has shape {shape}, not that of images")
-        if overrides.image_shape is None:
-            raise ValueError("the metadata do not say which images it takes")
-        image_shape, layout = overrides.image_shape, overrides.layout or "nchw"
-        missing.append(f"images {image_shape}, sent as {layout}")
-    else:
-        if len(shape) != 4:
-            raise ValueError(f"its input has shape {shape}, not that of images")
-        # channels are fewer than rows or columns
-        layout = overrides.layout or ("nchw" if shape[1] <= shape[3] else "nhwc")
-        image_shape = (shape[1], shape[2], shape[3]) if layout == "nchw" else (shape[3], shape[1], shape[2])
+    image_shape, layout, missing = _sides(shape, overrides)
     if output_shape and len(output_shape) != 2:
         raise ValueError(f"its output has shape {output_shape}, not a row of classes for each image")
     classes = output_shape[1] if output_shape and type(output_shape[1]) is int and output_shape[1] > 0 else None
@@ -142,6 +129,28 @@ def _described(
     pixels = Pixels(layout, "levels" if eight_bits else overrides.range or "signed")
     assumed = f"the metadata do not say it, so taken from the data set: {', '.join(missing)}" if missing else None
     return BackendInfo(model, Access.LOGITS, image_shape, classes, eight_bits), pixels, assumed
+
+
+def _sides(shape: Any, overrides: DiscoveryOverrides) -> tuple[tuple[int, ...], Layout, list[str]]:
+    """Shape and layout of one input, from the ``shape`` of the metadata or from the data set, and what was assumed."""
+    of_data = overrides.image_shape
+    known = bool(shape) and all(type(side) is int and side >= 1 for side in shape[1:])
+    if of_data is not None and len(of_data) != 3 and (not shape or len(shape) == len(of_data) + 1):
+        if overrides.layout is not None:
+            raise InputError(
+                f"`remote.layout={overrides.layout}` is for images, but `data` has inputs of the shape {of_data}: drop it"
+            )
+        return (tuple(shape[1:]), "nchw", []) if known else (of_data, "nchw", [f"inputs {of_data}"])
+    if shape and len(shape) != 4:
+        raise ValueError(f"its input has shape {shape}, not that of images")
+    if not known:
+        if of_data is None:
+            raise ValueError("the metadata do not say which images it takes")
+        layout = overrides.layout or "nchw"
+        return of_data, layout, [f"images {of_data}, sent as {layout}"]
+    # channels are fewer than rows or columns
+    layout = overrides.layout or ("nchw" if shape[1] <= shape[3] else "nhwc")
+    return ((shape[1], shape[2], shape[3]) if layout == "nchw" else (shape[3], shape[1], shape[2])), layout, []
 
 
 def _only(entries: Any, kind: str) -> dict[str, Any]:

@@ -24,12 +24,15 @@ class Opening:
 
     target: str
     data: Dataset
-    memory: Memory
+    memory: Memory | None
+    """``None``: the target has no bit errors, a network of one's own is not stored but used as it is."""
     device: str
     settings: Any
     """An instance of the kind's ``Config``."""
     say: Callable[[str], None]
     """Takes one-line notes for the user."""
+    trust: bool = False
+    """Code that comes with files may be executed."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,16 @@ class BackendKind:
     """Its settings: a frozen dataclass. They are the section of the kind's name."""
     access: ClassVar[Access] = Access.LOGITS
     """The access that it grants."""
+    on_chip: ClassVar[bool] = True
+    """Whether the target is a network stored on the chip, so that what it costs to run is known from its architecture."""
     over_network: ClassVar[bool] = False
     """Whether responses are paid: they are written to a journal, several requests are in flight at once, and nothing of it
     computes on a device of this machine."""
+
+    @classmethod
+    def granted(cls, target: str) -> Access:
+        """The access that it grants to the target of that name."""
+        return cls.access
 
     @classmethod
     def open(cls, opening: Opening) -> Backend:

@@ -162,7 +162,7 @@ class Remote(BackendKind):
             with closing(_connected(opening)) as backend:
                 return Description(backend.info, backend.dialect)
         data, eight_bits = opening.data, opening.settings.pixels == "uint8"
-        build(opening.target, data.image_shape, data.classes)
+        build(opening.target, data.image_shape, data.classes, data.form, opening.trust)
         info = BackendInfo(opening.target, cls.access, data.image_shape, data.classes, eight_bits)
         pixels = Pixels(range="levels" if eight_bits else "signed")
         return Description(info, OpenInference(info, pixels, binary=opening.settings.protocol != "oip"))

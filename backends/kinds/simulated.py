@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from backends.base import Access, Backend, BackendInfo, InputError
 from backends.kinds.base import BACKENDS, BackendKind, Description, Opening
+from backends.memory.declared import differentiable
 from backends.simulated import SimulatedBackend
 
 __all__ = ["Local", "WhiteBox"]
@@ -23,8 +25,13 @@ class Local(BackendKind):
         if opening.device != "cpu" and not torch.cuda.is_available():
             raise InputError(f"`device={opening.device}` is not available here: use cpu")
         data = opening.data
-        network = fitted(opening.target, data).to(opening.device)
-        return SimulatedBackend(opening.target, network, data.image_shape, data.classes, opening.memory, cls.access)
+        network = fitted(opening.target, data, trust=opening.trust)
+        cls._grants(opening.target, network)
+        network = network.to(opening.device)
+        memory = opening.memory
+        return SimulatedBackend(
+            opening.target, network, data.image_shape, data.classes, memory, cls.access, stored=memory is not None
+        )  # fmt: skip
 
     @classmethod
     def describe(cls, opening: Opening) -> Description:
@@ -32,8 +39,13 @@ class Local(BackendKind):
         from backends.targets.networks import build
 
         data = opening.data
-        build(opening.target, data.image_shape, data.classes)
+        cls._grants(opening.target, build(opening.target, data.image_shape, data.classes, data.form, opening.trust))
         return Description(BackendInfo(opening.target, cls.access, data.image_shape, data.classes))
+
+    @classmethod
+    def _grants(cls, target: str, network: nn.Module) -> None:
+        if cls.access >= Access.GRADIENTS and not differentiable(network):
+            raise InputError(f"`target` {target} is run by onnxruntime, which has no gradients: choose `backend=local`")
 
 
 @BACKENDS.register("whitebox")

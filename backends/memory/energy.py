@@ -24,6 +24,7 @@ _MEASURED = [
 ]  # fmt: skip
 _ARRAY_SIDE = 32
 _WEIGHTS_PER_WORD = 8
+_POOLS = (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 def voltage(bit_error_rate: float) -> float | None:
@@ -49,7 +50,7 @@ def bit_error_rate(relative_voltage: float) -> float | None:
     return float(10 ** np.interp(relative_voltage, volts, [math.log10(rate) for _, rate in reversed(_MEASURED)]))
 
 
-def weight_reads(network: nn.Module, image_shape: tuple[int, int, int], padding: Mapping[str, int] | None = None) -> float:
+def weight_reads(network: nn.Module, image_shape: tuple[int, ...], padding: Mapping[str, int] | None = None) -> float:
     """Words of 64 bits read from the weight memory for one image: ``sum_l weights_l * ceil(E_l / 32) / 8``.
 
     ``E_l`` is the number of output pixels of layer ``l``, 1 for a linear one: an output-stationary array of 32 rows reads all
@@ -64,8 +65,8 @@ def weight_reads(network: nn.Module, image_shape: tuple[int, int, int], padding:
         nonlocal total
         if isinstance(layer, nn.Linear):
             pixels = 1
-        elif isinstance(layer, nn.Conv2d):
-            pads: Any = (assumed[name],) * 2 if name in assumed else layer.padding
+        elif isinstance(layer, nn.Conv1d | nn.Conv2d):
+            pads: Any = (assumed[name],) * len(layer.kernel_size) if name in assumed else layer.padding
             pixels = math.prod(
                 math.ceil((h + 2 * pad - k) / s + 1)
                 for h, pad, k, s in zip(image.shape[2:], pads, layer.kernel_size, layer.stride, strict=True)
@@ -80,7 +81,7 @@ def weight_reads(network: nn.Module, image_shape: tuple[int, int, int], padding:
     return total
 
 
-def macs(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
+def macs(network: nn.Module, image_shape: tuple[int, ...]) -> float:
     """Multiply-accumulates of one image as NeuralFuse's Table 7 counts them (ptflops).
 
     Convolutions by their weights at every output pixel (transposed ones too, four times too many at stride 2), linear layers by
@@ -91,14 +92,14 @@ def macs(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
 
     def count(_: str, layer: nn.Module, image: Tensor, output: Tensor) -> None:
         nonlocal total
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             pixels = output.numel() // output.shape[1]
             total += layer.weight.numel() * pixels + (output.numel() if layer.bias is not None else 0)
-        elif isinstance(layer, nn.BatchNorm2d):
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             total += 2 * output.numel()
         elif isinstance(layer, nn.ReLU | nn.Upsample):
             total += output.numel()
-        elif isinstance(layer, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
+        elif isinstance(layer, _POOLS):
             total += image.numel()
 
     _visit(network, image_shape, count)
@@ -114,7 +115,7 @@ def saving(access_energy: float, target_cost: float, fuse_cost: float) -> float:
     return 1.0 - access_energy - fuse_cost / target_cost
 
 
-def _visit(network: nn.Module, image_shape: tuple[int, int, int], see: Callable[[str, nn.Module, Tensor, Tensor], None]) -> None:
+def _visit(network: nn.Module, image_shape: tuple[int, ...], see: Callable[[str, nn.Module, Tensor, Tensor], None]) -> None:
     """Run one black image through ``network`` in evaluation mode and show ``see`` every layer with its input and output."""
 
     layers = {name: module for name, module in network.named_modules() if not list(module.children())}

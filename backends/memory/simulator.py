@@ -15,6 +15,7 @@ from torch.func import functional_call, vmap
 
 from backends.base import Chip, InputError
 from backends.memory.config import PRESETS, Memory, Quantization
+from backends.memory.declared import DeclaredNetwork
 from backends.memory.encoding import Errors, Patterns, Reading, Stored, store, store_by_codes
 from backends.memory.faults import arrays
 from backends.memory.faults import independent as chips
@@ -139,8 +140,14 @@ def errors(memory: Memory) -> Errors:
 
 def scales(network: nn.Module) -> set[str]:
     """Names of the scales of normalisations, which are stored as their distance from 1."""
-    norms = {name: layer for name, layer in network.named_modules() if isinstance(layer, _NORMS)}
-    return {f"{name}.weight" if name else "weight" for name, layer in norms.items() if layer.weight is not None}
+    found = set()
+    for name, layer in network.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(layer, _NORMS) and layer.weight is not None:
+            found.add(f"{prefix}weight")
+        elif isinstance(layer, DeclaredNetwork):
+            found |= {prefix + own for own in layer.scales}
+    return found
 
 
 def stored_tensors(network: nn.Module, which: str) -> dict[str, Tensor]:
@@ -152,8 +159,13 @@ def stored_tensors(network: nn.Module, which: str) -> dict[str, Tensor]:
     if which == "parameters":
         found = dict(network.named_parameters())
     else:
-        layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, _WEIGHED)}
-        found = {f"{name}.weight" if name else "weight": layer.weight for name, layer in layers.items()}
+        found = {}
+        for name, layer in network.named_modules():
+            prefix = f"{name}." if name else ""
+            if isinstance(layer, _WEIGHED):
+                found[f"{prefix}weight"] = layer.weight
+            elif isinstance(layer, DeclaredNetwork):
+                found |= {prefix + own: layer.get_parameter(own) for own in layer.weights}
     own = tuple(_declaring(network))
     return {name: tensor for name, tensor in found.items() if tensor.numel() and not name.startswith(own)}
 

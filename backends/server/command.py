@@ -37,10 +37,12 @@ class ServerConfig:
     """Serve targets over the Open Inference Protocol v2."""
 
     target: tuple[str, ...] = ("digits",)
-    """targets: names, FILE.py:attribute, or files of backends.targets.fit; the models in the URL have these
-    names, without folders and suffixes"""
+    """targets: names, FILE.py:attribute, files of backends.targets.fit, ONNX, TorchScript and torch.export files; the models in
+    the URL have these names, without folders and suffixes"""
     data: tuple[str, ...] = ("digits",)
     """data sets that they are fitted to: one for all or one for each"""
+    trust: bool = False
+    """execute code that comes with files: TorchScript and torch.export"""
     host: str = "127.0.0.1"
     """address to listen on"""
     port: int = 0
@@ -119,7 +121,8 @@ def _opened(config: ServerConfig) -> Sequence[Backend]:
     names = config.data * (len(models) // len(config.data))
     for model, target, name in zip(models, config.target, names, strict=True):
         data = load(name)
-        backends.append(SimulatedBackend(model, fitted(target, data), data.image_shape, data.classes, config.memory))
+        network = fitted(target, data, trust=config.trust)
+        backends.append(SimulatedBackend(model, network, data.image_shape, data.classes, config.memory))
     return backends
 
 

@@ -79,7 +79,7 @@ class Model:
             if entry and entry.get(key) != expected:
                 raise InputError(f"inputs[0].{key} must be {expected}, got {shown(entry.get(key))}")
         images, sides = tensor_of(inputs, "inputs"), self._backend.info.image_shape
-        if images.ndim != 4 or tuple(images.shape[1:]) != sides or not len(images):
+        if images.ndim == 0 or tuple(images.shape[1:]) != sides or not len(images):
             raise InputError(f"inputs[0].shape must be [n, {', '.join(map(str, sides))}], n > 0, got {list(images.shape)}")
         if len(images) > self._limits.batch_size:
             raise RefusedRequestError(413, f"inputs[0] may have {self._limits.batch_size} images, got {len(images)}")

@@ -81,7 +81,7 @@ class Input(BaseModel):
 
     name: Literal["images"]
     datatype: Literal["FP32", "UINT8"]
-    shape: list[int] = Field(min_length=4, max_length=4, description="Images, channels, height, width")
+    shape: list[int] = Field(min_length=2, description="Images, channels, height, width; or as the metadata of the model say")
     data: list[Any] | None = Field(None, description="Numbers, flat or nested; left out with binary_data_size")
     parameters: InputParameters | None = None
 

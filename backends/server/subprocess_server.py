@@ -16,7 +16,10 @@ __all__ = ["OwnServer"]
 class OwnServer:
     """``python -m backends.server`` as a child process on a free loopback port; it ends with this process in any case."""
 
-    def __init__(self, target: str, data: str, threads: int = 1, memory: Memory | None = None, pixels: str = "float32") -> None:
+    def __init__(
+        self, target: str, data: str, threads: int = 1, memory: Memory | None = None, pixels: str = "float32",
+        trust: bool = False,
+    ) -> None:  # fmt: skip
         """Start it and wait until it serves.
 
         Raises:
@@ -24,6 +27,7 @@ class OwnServer:
         """
         command = [sys.executable, "-m", "backends.server", "--target", target, "--data", data]
         command += ["--threads", str(threads), "--pixels", pixels, "--stop-with-stdin"]
+        command += ["--trust"] if trust else []
         for name, value in asdict(memory or Memory()).items():
             command += [] if value is None else [f"--memory.{name}", str(value)]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115

@@ -44,7 +44,7 @@ class Architecture:
     """
 
     def __init__(
-        self, make: Maker, image_shape: tuple[int, int, int] | None = None, recipe: Recipe | None = None, trained: bool = False
+        self, make: Maker, image_shape: tuple[int, ...] | None = None, recipe: Recipe | None = None, trained: bool = False
     ) -> None:
         functools.update_wrapper(self, make)
         self.make = make
@@ -68,7 +68,7 @@ class Architecture:
 
 
 def architecture(
-    image_shape: tuple[int, int, int] | None = None, recipe: Recipe | None = None, trained: bool = False
+    image_shape: tuple[int, ...] | None = None, recipe: Recipe | None = None, trained: bool = False
 ) -> Callable[[Maker], Architecture]:
     """A decorator: the function that it decorates is an `Architecture` with these declarations."""
     return lambda make: Architecture(make, image_shape, recipe, trained)
@@ -88,7 +88,7 @@ def architecture_of(target: str | Maker | nn.Module) -> Architecture:
     return Architecture(found)
 
 
-def image_shape_of(target: str) -> tuple[int, int, int]:
+def image_shape_of(target: str) -> tuple[int, ...]:
     """Channels, height and width that the architecture called ``target`` declares.
 
     Raises:

@@ -26,7 +26,7 @@ class Checkpoint:
 
     architecture: str
     """a name in `backends.targets.base.TARGETS`"""
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     classes: int
     config: dict[str, Any]
     """data, recipe and hardening, as plain values"""

@@ -23,6 +23,7 @@ from backends.files import short_name
 from backends.flags import parse, refused
 from backends.memory.config import PRESETS, Memory
 from backends.memory.simulator import Simulator
+from backends.models.reading import SUFFIXES
 from backends.targets import networks
 from backends.targets.base import TARGETS, architecture_of
 from backends.targets.checkpoint import SUFFIX, Checkpoint, write
@@ -35,19 +36,26 @@ __all__ = ["FitConfig", "fit_to", "fitted", "hardening_of", "main", "nominal_acc
 _AT_ONCE = 500
 
 
-def fitted(target: str, data: Dataset, recipe: Recipe | None = None, device: str = "cpu") -> nn.Module:
+def fitted(
+    target: str, data: Dataset, recipe: Recipe | None = None, device: str = "cpu", trust: bool = False
+) -> nn.Module:  # fmt: skip
     """The target called ``target``, fitted on the training part of ``data``, frozen; from the cache where it is.
 
-    A checkpoint and a target that is declared as trained are not fitted again; ``A+B`` is an `Ensemble` of both.
+    A file, and a target that is declared as trained, are not fitted again; ``A+B`` is an `Ensemble` of both. For ``trust`` see
+    `networks.build`.
 
     Raises:
         InputError: there is no such target, it takes other images, or its file is damaged.
     """
     if len(networks.parts(target)) > 1:
-        return networks.Ensemble([fitted(part, data, recipe, device) for part in networks.parts(target)]).eval()
-    network = networks.build(target, data.image_shape, data.classes)
-    made = None if target.endswith(SUFFIX) else architecture_of(target)
+        return networks.Ensemble([fitted(part, data, recipe, device, trust) for part in networks.parts(target)]).eval()
+    network = networks.build(target, data.image_shape, data.classes, data.form, trust)
+    made = None if target.endswith((SUFFIX, *SUFFIXES)) else architecture_of(target)
     if made is not None and not made.trained:
+        if not data.labelled:
+            raise InputError(
+                f"`target` {target} is fitted to labels, which `data` {data.name} does not have: give a trained target"
+            )
         recipe = recipe or usual_recipe(target, data)
         name = f"{_file_name(target)}-{_file_name(Path(data.name).name)}"
         network = kept(network, data.train, recipe, name, device, made.source)
@@ -120,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
         config = parse(FitConfig, "python -m backends.targets.fit", arguments)
         if config.out.suffix != SUFFIX:
             raise InputError(f"`out` must end with {SUFFIX}, got {config.out}")
-        if config.target.endswith(SUFFIX):
+        if config.target.endswith((SUFFIX, *SUFFIXES)):
             raise InputError(
                 f"`target` must be an architecture, one of {', '.join(TARGETS)}, or module:attribute, got {config.target}"
             )

@@ -28,7 +28,7 @@ def fit(network: nn.Module, data: Split, recipe: Recipe = RECIPE, device: str = 
     with torch.random.fork_rng(devices=[]), _threads(recipe.threads):
         torch.manual_seed(recipe.seed)
         for layer in network.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
                 layer.reset_parameters()
         network.train().to(device)
         data = Split(data.images.to(device), data.labels.to(device))
@@ -57,7 +57,7 @@ def fit(network: nn.Module, data: Split, recipe: Recipe = RECIPE, device: str = 
 
 def _batch(data: Split, step: int, recipe: Recipe) -> Split:
     batch = data[torch.randint(len(data), (recipe.batch,)).to(data.labels.device)]
-    images = moved(batch.images, recipe) if step % 2 or recipe.each else batch.images
+    images = moved(batch.images, recipe) if (step % 2 or recipe.each) and batch.images.ndim == 4 else batch.images
     if recipe.cutout:
         images = cut(images, recipe.cutout)
     return Split(images.contiguous(memory_format=torch.channels_last) if recipe.bfloat16 else images, batch.labels)

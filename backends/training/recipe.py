@@ -54,5 +54,5 @@ LARGE_RECIPE = Recipe(steps=10_000, weight_decay=5e-2, shift=4, mirror=True, eac
 
 
 def recipe_for(image_shape: Sequence[int]) -> Recipe:
-    """The recipe for images of ``image_shape`` (channels, height, width)."""
-    return LARGE_RECIPE if min(image_shape[1:]) >= 32 else RECIPE
+    """The recipe for inputs of ``image_shape``, (channels, height, width) for images; nothing else is shifted."""
+    return LARGE_RECIPE if len(image_shape) == 3 and min(image_shape[1:]) >= 32 else RECIPE

@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "run": ("bbfuse.cli.run:main", "train a fuse and a head for a target, and report the recovered accuracy"),
     "plan": ("bbfuse.cli.app:plan", "print what a run would send and cost; sends nothing"),
+    "bench": ("bbfuse.session.command:main", "train for a device without an API: queries and responses are files"),
     "export": ("bbfuse.deploy.onnx:main", "write a trained fuse and head as ONNX files with a model card"),
     "serve": ("bbfuse.deploy.serving:main", "put a trained fuse and head in front of a server, as a proxy"),
     "fit-target": ("backends.targets.fit:main", "fit a target, also one that tolerates bit errors, and write it to a file"),

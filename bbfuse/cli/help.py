@@ -24,8 +24,8 @@ from bbfuse.optimizers.base import OPTIMIZERS
 __all__ = ["field_docs", "full_help", "short_help"]
 
 _COMMON = (
-    "backend", "optimizer", "head", "generator", "target", "data", "bit_error_rate", "chip_seed", "budget", "images", "labels",
-    "seed", "workers", "remote.url", "remote.model", "init", "out", "plan", "json", "resume",
+    "backend", "optimizer", "head", "generator", "target", "data", "bit_error_rate", "chip_seed", "no_chip", "budget", "images",
+    "labels", "seed", "workers", "remote.url", "remote.model", "init", "responses", "out", "plan", "json", "resume",
 )  # fmt: skip
 _REGISTRIES: dict[str, Registry[Any]] = {
     "backend": BACKENDS, "optimizer": OPTIMIZERS, "head": HEADS, "generator": GENERATORS,

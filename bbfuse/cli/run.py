@@ -27,8 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = parse(arguments)
         from bbfuse.execution import execute, forecast
+        from bbfuse.progress import ProgressDisplay
 
-        result = forecast(config) if config.plan else execute(config)
+        result = forecast(config) if config.plan else execute(config, display=ProgressDisplay(flags.as_flags))
         if config.json:
             print(json.dumps(result, indent=2))
         else:
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> RunConfig:
-    """The configuration that ``arguments`` describe: chip 0, unless another chip, the population or a run to resume is given.
+    """The configuration that ``arguments`` describe: chip 0, unless another chip, none, the population or a run to resume
+    is given.
 
     Raises:
         InputError: a flag or value that does not exist, in one line.
@@ -60,10 +62,10 @@ def parse(arguments: Sequence[str]) -> RunConfig:
     population = _POPULATION in arguments
     config = flags.parse(kind, _PROGRAM, [argument for argument in arguments if argument != _POPULATION])
     chip_given = any(argument.split("=")[0] in ("--chip-seed", "--chip_seed") for argument in arguments)
-    if population and (chip_given or config.resume is not None):
-        other = "--resume" if config.resume is not None else "--chip-seed"
+    if population and (chip_given or config.no_chip or config.resume is not None):
+        other = "--resume" if config.resume is not None else "--no-chip" if config.no_chip else "--chip-seed"
         raise InputError(f"{_POPULATION} does not go with {other}: drop one of the two")
-    if population or chip_given or config.resume is not None:
+    if population or chip_given or config.no_chip or config.resume is not None:
         return config
     return dataclasses.replace(config, chip_seed=0)
 

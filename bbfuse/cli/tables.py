@@ -7,31 +7,29 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bbfuse.runs.report import LABELS
+from bbfuse.runs.report import kept_by, labels_of
 
 __all__ = ["PURPOSES", "TRUSTED", "closing_table", "plan_table"]
 
 
-def closing_table(summary: dict[str, Any]) -> None:
-    """Print the accuracies, what was recovered and what was sent."""
+def closing_table(summary: dict[str, Any], console: Console | None = None) -> None:
+    """Print the accuracies, what was recovered and what was sent, on ``console``, standard output if not given."""
     accuracy = summary["accuracy"]
-    chips = accuracy["perturbed"]["chips"]
-    console = Console(highlight=False)
-    where = f"chip {summary['config']['chip_seed']}" if summary["config"]["chip_seed"] is not None else f"{chips} unseen chips"
-    console.print(f"Held-out accuracy, {100 * summary['config']['bit_error_rate']:g} % bit errors, {where}", soft_wrap=True)
+    console = console or Console(highlight=False)
+    console.print(_heading(summary), soft_wrap=True)
+    healthy = accuracy["clean"] is None
     table = Table()
-    for name, justify in (("", "left"), ("accuracy", "right"), ("recovered", "right")):
+    for name, justify in (("", "left"), ("accuracy", "right"), ("points gained" if healthy else "recovered", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_row("nominal voltage", f"{100 * accuracy['clean']:.1f} %", "")
-    lost = accuracy["clean"] - accuracy["perturbed"]["mean"]
-    for label, key in LABELS.items():
+    if not healthy:
+        table.add_row("nominal voltage", f"{100 * accuracy['clean']:.1f} %", "")
+    for label, key in labels_of(summary).items():
         spread = accuracy[key]
-        sd = f" ± {100 * spread['sd']:.1f}" if chips > 1 else ""
-        share = (
-            f"{100 * (spread['mean'] - accuracy['perturbed']['mean']) / lost:.0f} %" if lost > 0 and key != "perturbed" else ""
-        )
-        table.add_row(label, f"{100 * spread['mean']:.1f}{sd} %", share)
+        sd = f" ± {100 * spread['sd']:.1f}" if spread["chips"] > 1 else ""
+        table.add_row(label, f"{100 * spread['mean']:.1f}{sd} %", _gain(accuracy, key))
     console.print(table)
+    if (kept := kept_by(summary)) is not None:
+        console.print(f"kept after validation: {kept}, {100 * accuracy['kept']['mean']:.1f} %", soft_wrap=True)
     if summary["config"]["head"] != "none":
         console.print(
             "fuse alone: this run's fuse without the head; --head none trains a fuse for use without a head", soft_wrap=True
@@ -51,12 +49,33 @@ def closing_table(summary: dict[str, Any]) -> None:
             f"reads, {100 * energy['saving']:.1f} % with the fuse in front",
             soft_wrap=True,
         )
+    points = f"{summary['recovered_points']:.1f}"
+    points = f"{points} points gained" if healthy else f"{summary['lost_points']:.1f} points lost, {points} recovered"
     console.print(
-        f"{summary['lost_points']:.1f} points lost, {summary['recovered_points']:.1f} recovered; {queries['images']:,} images in "
+        f"{points}; {queries['images']:,} images in "
         f"{queries['requests']:,} requests{_costing(queries)} (budget {queries['budget']:,}){_kept(queries)}; "
         f"{summary['seconds']:.0f} s",
         soft_wrap=True,
     )
+
+
+def _heading(summary: dict[str, Any]) -> str:
+    config, chips = summary["config"], summary["accuracy"]["perturbed"]["chips"]
+    if summary["accuracy"]["clean"] is None:
+        return f"Held-out accuracy on {config['data']}, target without bit errors"
+    where = f"chip {config['chip_seed']}" if config["chip_seed"] is not None else f"{chips} unseen chips"
+    return f"Held-out accuracy, {100 * config['bit_error_rate']:g} % bit errors, {where}"
+
+
+def _gain(accuracy: dict[str, Any], key: str) -> str:
+    """Of the lost points the share that was recovered; the points gained where nothing was lost to bit errors."""
+    gained = accuracy[key]["mean"] - accuracy["perturbed"]["mean"]
+    if key == "perturbed":
+        return ""
+    if accuracy["clean"] is None:
+        return f"{100 * gained:+.1f}"
+    lost = accuracy["clean"] - accuracy["perturbed"]["mean"]
+    return f"{100 * gained / lost:.0f} %" if lost > 0 else ""
 
 
 def plan_table(plan: dict[str, Any]) -> None:
@@ -66,8 +85,8 @@ def plan_table(plan: dict[str, Any]) -> None:
     for name, justify in (("", "left"), ("images", "right"), ("requests", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for label, key in PURPOSES.items():
-        sent = plan["purposes"][key]
-        if key == "watch" and not sent["images"]:
+        sent = plan["purposes"].get(key)
+        if sent is None or (key == "watch" and not sent["images"]):
             continue
         name = f"{label}, {plan['steps']:,} steps" if key == "training" else label
         table.add_row(name, f"{sent['images']:,}", f"{sent['requests']:,}", end_section=key == "report")
@@ -118,8 +137,10 @@ TRUSTED = 0.2
 PURPOSES = {
     "drift checks": "watch",
     "labels and head": "warm_up",
+    "start": "start",
     "training": "training",
     "validation": "validation",
+    "choice of the parts to keep": "selection",
     "closing report": "report",
 }
 """The rows of the plan, in order."""

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from backends.base import InputError, TargetError
+from backends.models.reading import holds_code
 from bbfuse.compare.progress import wait_for
 from bbfuse.compare.tasks import Outcome, Task
 from bbfuse.config.schema import RunConfig
@@ -71,7 +72,9 @@ def run_task(task: Task, folder: Path) -> dict[str, Any]:
     if (begun := folder / "config.json").exists():
         if from_dict(json.loads(begun.read_text())) != from_dict(to_dict(task.config)):
             raise InputError(f"{folder} holds a run that was begun with other defaults: remove it")
-        return execute(replace(RunConfig(), resume=folder))
+        # the folder names the same code of the user's own as the task
+        trust = task.config.trust or not holds_code(task.config.target)
+        return execute(replace(RunConfig(), resume=folder, trust=trust))
     return execute(replace(task.config, out=folder))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from backends.kinds.base import BACKENDS
 from backends.settings import Rule, changed
 from bbfuse.config.schema import RunConfig, section_of, users_of
-from bbfuse.heads.base import HEADS, TrainedHead
+from bbfuse.heads.base import HEADS, CalibratedHead, TrainedHead
 from bbfuse.optimizers.base import OPTIMIZERS
 
 __all__ = ["RULES"]
@@ -29,10 +29,11 @@ def _backend(c: RunConfig) -> Any:
 
 
 def _needs_more_access(c: RunConfig) -> str | None:
-    if _optimizer(c).access <= _backend(c).access:
+    granted = _backend(c).granted(c.target)
+    if _optimizer(c).access <= granted:
         return None
     backends = [name for name, kind in BACKENDS.items() if kind.access >= _optimizer(c).access]
-    optimizers = [name for name, kind in OPTIMIZERS.items() if kind.access <= _backend(c).access]
+    optimizers = [name for name, kind in OPTIMIZERS.items() if kind.access <= granted]
     return f"choose `backend={_listed(backends)}`, or `optimizer` {_listed(optimizers)}"
 
 
@@ -79,7 +80,38 @@ def _one_chip_setting(c: RunConfig) -> tuple[str, str] | None:
     return None if name is None else (name, _ONE_CHIP[name])
 
 
+def _setting_of_chips(c: RunConfig) -> str | None:
+    """The first changed setting that has no effect without bit errors."""
+    if not c.no_chip:
+        return None
+    sections = [f"{section}.{name}" for section in ("eopm", "memory") for name in changed(getattr(c, section))]
+    return next(iter([*(name for name in ("chip_seed", "bit_error_rate") if name in changed(c)), *sections]), None) or (
+        _first_changed(c, "report.chips")
+    )
+
+
 RULES = (
+    Rule(_setting_of_chips, "`{found}` has no effect with `no_chip`, where the target has no bit errors: drop one of the two"),
+    Rule(
+        lambda c: c.no_chip and c.labels == "target",
+        "`labels=target` would teach the target's own errors on the shifted inputs with `no_chip`: give labels, or drop it",
+    ),
+    Rule(
+        lambda c: c.no_chip and issubclass(HEADS[c.head_name], CalibratedHead),
+        "`head={c.head_name}` needs responses of another operating point, which `no_chip` does not have: choose `head=affine`",
+    ),
+    Rule(
+        lambda c: c.start is not None and not c.no_chip,
+        "`start={c.start}` has no effect without `no_chip`: drop it",
+    ),
+    Rule(
+        lambda c: c.start == "corrections" and c.init is not None,
+        "`start=corrections` does not go with `init`, which starts from a trained fuse: drop one of the two",
+    ),
+    Rule(
+        lambda c: c.no_chip and _optimizer(c).simulates_chips,
+        "`optimizer={c.optimizer}` trains on simulated chips, which `no_chip` does not have: choose another optimizer",
+    ),
     Rule(
         _needs_more_access,
         "`optimizer={c.optimizer}` needs gradients, but `backend={c.backend}` grants logits only: {found}",
@@ -88,6 +120,18 @@ RULES = (
     Rule(
         lambda c: c.backend == "remote" and c.remote.url is not None and changed(c.memory),
         "`memory.{found[0]}` has no effect with `remote.url`, whose server has its own: drop it",
+    ),
+    Rule(
+        lambda c: c.responses is not None and c.workers,
+        "`responses` is read by this process alone: drop `workers={c.workers}`",
+    ),
+    Rule(
+        lambda c: c.responses is not None and c.remote.store is not None,
+        "`responses` does not go with `remote.store`, which has responses of its own: drop one of the two",
+    ),
+    Rule(
+        lambda c: c.backend == "bench" and c.workers,
+        "`workers={c.workers}` has no effect with `backend=bench`, whose queries are handed out: drop it",
     ),
     Rule(
         _probes_on_device,
@@ -127,7 +171,7 @@ RULES = (
         "`augment` does not go with `optimizer={c.optimizer}`, which keeps state per image: drop it or choose another optimizer",
     ),
     Rule(
-        lambda c: c.chip_seed is None and issubclass(HEADS[c.head_name], TrainedHead),
+        lambda c: c.chip is None and issubclass(HEADS[c.head_name], TrainedHead),
         "`head={c.head_name}` is trained for one chip and does not apply to unseen ones: give `chip_seed`, or choose "
         "`head=standardize`",
     ),

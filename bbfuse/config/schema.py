@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Predicate
 
-from backends.base import Chip
+from backends.base import NOMINAL, Chip
 from backends.files import short_name
 from backends.kinds.base import BACKENDS
 from backends.memory.config import Memory
-from backends.registry import Registry
+from backends.registry import Registry, objects_in, restore
 from backends.settings import Count, NonNegativeInt, NoSettings, Share
 from bbfuse.config.sections import RayConfig, ReportConfig, ValidationConfig
 from bbfuse.heads.base import HEADS
@@ -55,12 +55,17 @@ class _Settings:
     less than 2 %, at the latest after half of the steps"""
     warm_up: NonNegativeInt = 0
     """images for a colour mix found by CMA-ES, after the head and before the fuse that is trained on top of it"""
+    start: Literal["zero", "corrections"] | None = None
+    """where the fuse starts with `no_chip`: zero, or the best of some corrections (inversion, gains, offsets, sharpening) for the
+    target's responses to 64 owned inputs; if not given corrections where the generator can express them (Mix, Filter, Scale)"""
     bit_error_rate: Share = 0.05
     """bit errors per stored bit at low voltage"""
     chip_seed: NonNegativeInt | None = None
     """train for this one chip; for the population of chips if not given"""
+    no_chip: bool = False
+    """the target has no bit errors; the fuse adapts inputs of another domain, such as another camera, gain or blur, to it"""
     head: str | None = None
-    """correction of the logits; if not given affine for one chip, standardize for the population"""
+    """correction of the logits; if not given affine for one chip or none, standardize for the population"""
     images: int | None = None
     """images owned, drawn like those of the report, a fifth of them for validation; all of the data set's pool if not given"""
     labels: Literal["given", "target"] = "given"
@@ -84,11 +89,16 @@ class _Settings:
     """number format of products while training: bfloat16 is faster for large images; results are reported in float32 always"""
     workers: NonNegativeInt = 0
     """Ray processes that score the probes of a step; 0 for none. Results and counts do not depend on it"""
+    trust: bool = False
+    """execute code that comes with files: TorchScript and torch.export targets, own components that a run folder names"""
     out: Path | None = None
     """run folder, new or empty; if not given runs/ and a name made from time and settings"""
     init: Path | None = None
     """run folder whose trained fuse this run starts from, of the same generator and image shape; its trained head too if that is
     of the same kind and chip"""
+    responses: Path | None = None
+    """earlier responses of the same target (.npz, .parquet, .csv, or the folder of a session): they replace queries for the same
+    images, and train surrogates"""
     plan: bool = False
     """print what the run would send and cost, and send nothing"""
     json: bool = False
@@ -104,12 +114,14 @@ class _Settings:
 
     @property
     def head_name(self) -> str:
-        """The head in use: `head`, or its default for one chip or the population."""
-        return self.head or ("standardize" if self.chip_seed is None else "affine")
+        """The head in use: `head`, or its default for one chip, none, or the population."""
+        return self.head or ("standardize" if self.chip is None else "affine")
 
     @property
     def chip(self) -> Chip | None:
-        """The one chip of the run; ``None`` for the population."""
+        """The one chip of the run, `NOMINAL` with `no_chip`; ``None`` for the population."""
+        if self.no_chip:
+            return NOMINAL
         return None if self.chip_seed is None else Chip(self.bit_error_rate, self.chip_seed)
 
     @property
@@ -120,7 +132,7 @@ class _Settings:
     @property
     def batch_size(self) -> int:
         """Images per step."""
-        return self.batch or (64 if self.chip_seed is None else OPTIMIZERS[self.optimizer].chip_batch)
+        return self.batch or (64 if self.chip is None else OPTIMIZERS[self.optimizer].chip_batch)
 
     def replaced(self, **changes: Any) -> Any:
         """The same configuration with other values of some fields."""
@@ -133,10 +145,12 @@ class _Settings:
         return getattr(self, section) if section is not None else CHOICES[choice][name].Config()
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process has to add the sections of plug-ins first
-        return _restored, ({f.name: getattr(self, f.name) for f in dataclasses.fields(self)},)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _restored, (values, objects_in(values.values()))
 
 
-def _restored(values: dict[str, Any]) -> Any:
+def _restored(values: dict[str, Any], objects: dict[str, object]) -> Any:
+    restore(objects)
     return config_class(values)(**values)
 
 

@@ -13,8 +13,8 @@ from bbfuse.config.schema import CHOICES, RunConfig, config_class
 
 __all__ = ["from_dict", "to_dict"]
 
-_NOT_COMPUTED = ("out", "plan", "json", "resume", "workers", "ray")
-"""Settings that results do not depend on: folders, workers and output."""
+_NOT_COMPUTED = ("trust", "out", "plan", "json", "resume", "workers", "ray")
+"""Settings that results do not depend on: folders, workers, output, and trust, which a file cannot give itself."""
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -22,7 +22,8 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     plain = dataclasses.asdict(config)
     for name in _NOT_COMPUTED:
         del plain[name]
-    plain["init"] = None if config.init is None else str(config.init)
+    for name in ("init", "responses"):
+        plain[name] = None if plain[name] is None else str(plain[name])
     return plain
 
 

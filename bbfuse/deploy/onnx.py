@@ -42,6 +42,8 @@ class ExportConfig:
     gives: Pixels = "float32"
     """pixels that fuse.onnx gives, as the target takes them: numbers in [-1, 1], or rounded to whole numbers from 0 to
     255"""
+    trust: bool = False
+    """import own components, such as a generator FILE.py:attribute, that the run folder names"""
 
 
 class _Converted(nn.Module):
@@ -54,7 +56,7 @@ class _Converted(nn.Module):
         self._gives = gives
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (n, channels, height, width), to the same."""
+        """Images (n, *image_shape), to the same."""
         fused: Tensor = self.fuse(images.float() / 127.5 - 1.0 if self._takes == "uint8" else images)
         return levels(fused).to(torch.uint8) if self._gives == "uint8" else fused
 
@@ -144,7 +146,7 @@ _PIXELS = {"float32": "float32 in [-1, 1]", "uint8": "uint8 from 0 to 255"}
 def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str:
     """The model card (Markdown) of a run: purpose, measured accuracies, cost, use and limits."""
     run, accuracy, energy, queries = trained.config, summary["accuracy"], summary["energy"], summary["queries"]
-    channels, height, width = trained.fuse.image_shape
+    sides = ", ".join(map(str, trained.fuse.image_shape))
     rate = f"{100 * run.bit_error_rate:g} % bit errors"
     chips = accuracy["perturbed"]["chips"]
     population = f"the population of chips, reported on {chips} unseen ones"
@@ -170,7 +172,7 @@ def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str
         "errors, with the fuse's own reads subtracted"
     )
     parameters = sum(p.numel() for p in trained.fuse.parameters())
-    images, fused = (f"(n, {channels}, {height}, {width}) {_PIXELS[pixels]}" for pixels in (config.takes, config.gives))
+    images, fused = (f"(n, {sides}) {_PIXELS[pixels]}" for pixels in (config.takes, config.gives))
     headless = isinstance(trained.head, Uncalibrated)
     head = (
         f"* There is no `head.onnx`: the head `{run.head_name}` is calibrated for each chip, from its responses to "
@@ -225,7 +227,7 @@ def main(arguments: list[str]) -> int:
     """The command line; the exit code."""
     try:
         config = parse(ExportConfig, "python -m bbfuse.export", arguments)
-        trained = Trained.load(config.run, "--run")
+        trained = Trained.load(config.run, "--run", config.trust)
         try:
             text = card(trained, json.loads((config.run / "summary.json").read_text()), config)
         except (OSError, KeyError, TypeError, ValueError) as error:

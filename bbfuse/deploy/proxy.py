@@ -77,8 +77,8 @@ def fused(trained: Trained, body: bytes, length: str | None) -> tuple[bytes, int
 
 def _pixels(trained: Trained, images: Tensor, eight_bits: bool) -> Pixels:
     """Layout and range of ``images``: as the run declares them for its server, or recognised by their shape."""
-    remote, (channels, height, width) = trained.config.remote, trained.fuse.image_shape
-    shapes: dict[Layout, list[int]] = {"nchw": [channels, height, width], "nhwc": [height, width, channels]}
+    remote, sides = trained.config.remote, list(trained.fuse.image_shape)
+    shapes: dict[Layout, list[int]] = {"nchw": sides, "nhwc": [*sides[1:], sides[0]]} if len(sides) == 3 else {"nchw": sides}
     for layout, shape in shapes.items():
         if layout == (remote.layout or layout) and list(images.shape[1:]) == shape and len(images):
             return Pixels(layout, "levels" if eight_bits else remote.range or "signed")

@@ -43,6 +43,8 @@ class ServeConfig:
     chip_seed: int | None = None
     """for a run of the population with the head standardize: the chip of the server; the head is calibrated for it at start with
     a few dozen images; any number if the server ignores chips"""
+    trust: bool = False
+    """import own components, such as a generator FILE.py:attribute, that the run folder names"""
 
 
 def _calibrated(trained: Trained, config: ServeConfig, model: str) -> None:
@@ -86,7 +88,7 @@ def main(arguments: list[str]) -> int:
         if not 0 <= config.port <= 65535:
             raise InputError(f"--port must lie in [0, 65535], got {config.port}")
         torch.set_num_threads(config.threads)
-        trained = Trained.load(config.run, "--run")
+        trained = Trained.load(config.run, "--run", config.trust)
         model = config.model or trained.config.model
         app = application(trained, config.upstream, model, config.timeout, _tls(config.ca))
         _calibrated(trained, config, model)

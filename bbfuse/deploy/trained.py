@@ -57,13 +57,13 @@ class Trained(nn.Module):
         self.eval().requires_grad_(False)
 
     @classmethod
-    def load(cls, folder: Path, flag: str = "folder") -> Trained:
+    def load(cls, folder: Path, flag: str = "folder", trust: bool = False) -> Trained:
         """The trained parts of the run in ``folder``, which the user gave as ``flag``.
 
         Raises:
-            InputError: it has not ended, or its files cannot be read.
+            InputError: it has not ended, its files cannot be read, or they name own code and ``trust`` is false.
         """
-        saved, config = trained_parts(folder, flag), settings(folder, flag)
+        saved, config = trained_parts(folder, flag, trust), settings(folder, flag, trust)
         chip = config.chip
         try:
             reference: Tensor = saved["heads"]["reference"]
@@ -75,13 +75,10 @@ class Trained(nn.Module):
             raise InputError(f"{flag} {folder / 'fuse.pt'} is not that of its config.json: {words}") from error
         calibrated = issubclass(HEADS[config.head_name], CalibratedHead)
         known = chip is not None or not calibrated
-        return cls(
-            config,
-            fuse,
-            heads.head_for(chip or Chip(config.bit_error_rate)) if known else Uncalibrated(),
-            reference,
-            probabilities,
-        )
+        head = heads.head_for(chip or Chip(config.bit_error_rate)) if known else Uncalibrated()
+        if saved["kept_parts"] is not None and "head" not in saved["kept_parts"]:
+            head = Head()
+        return cls(config, fuse, head, reference, probabilities)
 
     @property
     def response_kind(self) -> str:

@@ -134,8 +134,7 @@ class Worker:
 
     def _fuse_of(self, message: StepMessage) -> Fuse:
         if self._fuse is None or self._fuse.name != message.fuse:
-            _, channels, height, width = self._owned.shape
-            self._fuse = Fuse(message.fuse, (channels, height, width), torch.Generator())
+            self._fuse = Fuse(message.fuse, tuple(self._owned.shape[1:]), torch.Generator())
         tensors = _tensors(self._fuse)
         with torch.no_grad():
             for tensor, part in zip(tensors, message.state.split([tensor.numel() for tensor in tensors]), strict=True):

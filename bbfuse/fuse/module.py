@@ -56,11 +56,9 @@ class Fuse(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
             added = make(self.image_shape)
-        layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
-        last = [m for m in added.modules() if isinstance(m, layers)][-1]
-        assert last.bias is not None
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        last = [layer for layer in added.modules() if _weighs(layer)][-1]
+        nn.init.zeros_(last.get_parameter("weight"))
+        nn.init.zeros_(last.get_parameter("bias"))
         self.generators.append(added)
         self._names.append(generator)
         self.eval()
@@ -78,11 +76,11 @@ class Fuse(nn.Module):
         return fuse
 
     def calibrate(self, images: Tensor) -> None:
-        """Set the statistics of batch normalisation to those over ``images`` (n, channels, height, width), layer by layer.
+        """Set the statistics of batch normalisation to those over ``images`` (n, *image_shape), layer by layer.
 
         Statistics that were set before stay, so that a grown fuse keeps what it was trained to.
         """
-        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d) and not m.num_batches_tracked]
+        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.num_batches_tracked]
         for norm in norms:
             norm.momentum = None  # the mean over all batches, not a moving one
             norm.train()
@@ -102,7 +100,7 @@ class Fuse(nn.Module):
         return fused
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (n, channels, height, width) in [-1, 1], to the same."""
+        """Images (n, *image_shape) in [-1, 1], to the same."""
         fused = images
         for generator in self.generators:
             fused = fused + generator(images)
@@ -130,3 +128,9 @@ class Fuse(nn.Module):
         """Add ``vector`` (d,) to the parameters' gradients."""
         for p, piece in zip(self.parameters(), self.unflatten(vector).values(), strict=True):
             p.grad = piece.clone() if p.grad is None else p.grad + piece
+
+
+def _weighs(layer: nn.Module) -> bool:
+    """Whether ``layer`` has a weight and a bias of its own, both trained."""
+    own = dict(layer.named_parameters(recurse=False))
+    return {"weight", "bias"} <= own.keys()

@@ -87,6 +87,21 @@ class ChipHeads:
                 return self._calibrated(simulated_target(self._raw, chip), simulated_target(self._raw, NOMINAL))
         return self._kept or self._calibrated(self._query(self._raw, chip), self._reference)
 
+    def unfitted(self) -> Head:
+        """A head of the kind of this run before it is fitted; one that changes nothing if it cannot be trained."""
+        classes = self._reference.shape[1]
+        return Head() if self.trained is None else self._kind.create(self._settings, classes)  # type: ignore[attr-defined]
+
+    def renew(self) -> None:
+        """Make the trained head one that was not fitted."""
+        if self.trained is not None:
+            self.trained.load_state_dict(self.unfitted().state_dict())
+
+    def restore_fitted(self) -> None:
+        """Make the trained head what it was before it was trained with a fuse."""
+        if self.trained is not None and self._fitted is not None:
+            self.trained.load_state_dict(self._fitted.state_dict())
+
     def before_training(self, head: Head) -> Head:
         """``head`` as it was before a fuse was trained with it: the baseline that a fuse has to beat."""
         return self._fitted or head

@@ -32,6 +32,8 @@ class Problem:
     """The memory of chips that are simulated on a surrogate."""
     surrogate: Any = None
     """Settings of the surrogate, a `SurrogateConfig`."""
+    no_chip: bool = False
+    """Whether the target has no bit errors at all."""
 
 
 class Optimizer:
@@ -47,6 +49,8 @@ class Optimizer:
     """The access to the target that it requires."""
     uses_surrogate: ClassVar[bool] = False
     """Whether it trains a surrogate, whose settings then are the section ``surrogate``."""
+    simulates_chips: ClassVar[bool] = False
+    """Whether it trains on simulated chips even for a run on one."""
     scores_probes: ClassVar[bool] = True
     """Whether its steps consist of independent probes, which can be spread over workers and are computed on the CPU."""
     chip_batch: ClassVar[int] = 16

@@ -22,30 +22,33 @@ BASES = ("pixels", "coarse", "dct", "coordinates")
 
 
 class Directions:
-    """Draws directions for images of ``shape`` (channels, height, width) in the basis ``kind``."""
+    """Draws directions for inputs of ``shape``, (channels, height, width) for an image, in the basis ``kind``."""
 
     def __init__(self, kind: str, shape: Sequence[int]) -> None:
         """Prepare the basis.
 
         Raises:
-            InputError: coarse blocks do not fit the sides.
+            InputError: coarse blocks do not fit the sides, or the inputs are no images.
         """
-        channels, height, width = shape
         self._kind = kind
-        self._shape = (channels, height, width)
+        self._shape = tuple(shape)
+        self.dimensions = math.prod(shape)
+        if kind in ("pixels", "coordinates"):
+            return
+        if len(shape) != 3:
+            raise InputError(f"`rge.basis={kind}` is for images, got inputs of the shape {self._shape}: choose pixels")
+        channels, height, width = shape
         self._block = max(2, min(height, width) // 8)
         if kind == "coarse" and (height % self._block or width % self._block):
             raise InputError(f"`rge.basis=coarse` needs sides divisible by {self._block}, got {height}x{width}")
         self._waves = [_cosines(side, max(2, side // 4)) for side in (height, width)]
         self.dimensions = {
-            "pixels": channels * height * width,
             "coarse": channels * (height // self._block) * (width // self._block),
             "dct": channels * len(self._waves[0]) * len(self._waves[1]),
-            "coordinates": channels * height * width,
         }[kind]
 
     def draw(self, count: int, rng: torch.Generator) -> Tensor:
-        """(count, channels, height, width), all of the same length: 1 a pixel in root mean square, coordinates 1 in one pixel."""
+        """(count, *shape), all of the same length: 1 a pixel in root mean square, coordinates 1 in one pixel."""
         if self._kind == "coordinates":
             flat = torch.zeros(count, math.prod(self._shape))
             chosen = torch.randint(0, flat.shape[1], (count, 1), generator=rng)
@@ -54,7 +57,7 @@ class Directions:
         return self.synthesise(signs) * math.sqrt(math.prod(self._shape) / self.dimensions)
 
     def analyse(self, images: Tensor) -> Tensor:
-        """Coordinates (n, dimensions) of the part of ``images`` (n, channels, height, width) that lies in the span."""
+        """Coordinates (n, dimensions) of the part of ``images`` (n, *shape) that lies in the span."""
         if self._kind == "coarse":
             return torch.nn.functional.avg_pool2d(images, self._block).mul(self._block).flatten(1)
         if self._kind == "dct":
@@ -62,14 +65,14 @@ class Directions:
         return images.flatten(1)
 
     def synthesise(self, coordinates: Tensor) -> Tensor:
-        """The images (n, channels, height, width) that have these ``coordinates`` (n, dimensions): the basis is orthonormal."""
-        channels, height, width = self._shape
+        """The images (n, *shape) that have these ``coordinates`` (n, dimensions): the basis is orthonormal."""
         if self._kind == "coarse":
+            channels, height, width = self._shape
             blocks = coordinates.view(-1, channels, height // self._block, width // self._block) / self._block
             return blocks.repeat_interleave(self._block, 2).repeat_interleave(self._block, 3)
         if self._kind == "dct":
             sides = [len(waves) for waves in self._waves]
-            return torch.einsum("ncij,ih,jw->nchw", coordinates.view(-1, channels, *sides), *self._waves)
+            return torch.einsum("ncij,ih,jw->nchw", coordinates.view(-1, self._shape[0], *sides), *self._waves)
         return coordinates.view(-1, *self._shape)
 
 

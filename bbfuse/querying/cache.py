@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from backends.base import Chip, InputError, TargetError
+from bbfuse.querying.responses import Responses
 
 __all__ = ["ResponseCache"]
 
@@ -74,6 +75,17 @@ class ResponseCache:
         rows = [(key, row.tobytes()) for key, row in zip(keys, responses.numpy().astype("<f4"), strict=True)]
         with self._readable(), self._db:  # all rows or none
             self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
+
+    def check_kind(self, kind: str | None) -> None:
+        """Refuse responses of another ``kind`` than those stored; the rows here are logits whatever the kind.
+
+        Raises:
+            TargetError: they are of another kind.
+        """
+
+    def unused(self, chips: Sequence[Chip | None]) -> list[Responses]:
+        """Stored responses of ``chips`` with their images that no query has looked for; a cache on disk stores no images."""
+        return []
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -20,8 +20,8 @@ from backends.base import Access, Backend, BackendInfo, Chip
 from bbfuse.querying.budget import Budget
 from bbfuse.querying.cache import ResponseCache
 from bbfuse.querying.journal import Journal
-from bbfuse.querying.responses import Query, ResponseCheck
-from bbfuse.querying.scheduling import IMAGES_PER_REQUEST, Request, Scheduler
+from bbfuse.querying.responses import Query, ResponseCheck, Responses
+from bbfuse.querying.scheduling import IMAGES_PER_REQUEST, Request, Scheduler, SendsRequests
 
 __all__ = ["Ledger"]
 
@@ -39,7 +39,7 @@ class Ledger:
         self.uses_cache = True
         """Whether the cache is used, if there is one."""
         self.budget = Budget(limit)
-        self.scheduler = Scheduler(in_flight)
+        self.scheduler: SendsRequests = backend if isinstance(backend, SendsRequests) else Scheduler(in_flight)
         self.responses = ResponseCheck(backend.info)
         self.kept = 0
         """Images that were not sent, since the cache had their responses."""
@@ -127,6 +127,10 @@ class Ledger:
         self.scheduler.send_all(waiting, self._reserve, self._send, one_at_a_time=lambda: self.kind is None)
         return [torch.cat([request.response for request in parts if request.response is not None]) for parts in parts_of_queries]
 
+    def unused(self, chips: Sequence[Chip | None]) -> list[Responses]:
+        """Responses of ``chips`` in the log of the run, see `ResponseLog.unused`; none without a log."""
+        return [] if self.cache is None else self.cache.unused(chips)
+
     def take_numbers(self, count: int) -> int:
         """The number of the first of the next ``count`` requests of this run."""
         first = self._number
@@ -171,7 +175,10 @@ class Ledger:
         images = request.images if len(missing) == len(request.images) else request.images[missing]
         try:
             response = self._backend.query(images, request.chip, lambda count: self._charge(request, count))
-            self._received(request, self.responses.logits(response, len(images)))
+            logits = self.responses.logits(response, len(images))
+            if self.cache is not None:
+                self.cache.check_kind(self.kind)
+            self._received(request, logits)
         finally:
             self.budget.release(request.reserved)
             request.reserved = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from backends.base import Chip
 from bbfuse.querying.budget import BudgetSpentError
 
-__all__ = ["IMAGES_PER_REQUEST", "Request", "Scheduler"]
+__all__ = ["IMAGES_PER_REQUEST", "Request", "Scheduler", "SendsRequests"]
 
 IMAGES_PER_REQUEST = 128
 """Larger queries are split; the split does not depend on the backend, so that counts and numbers are the same everywhere."""
@@ -38,6 +39,20 @@ class Request:
     def missing(self) -> list[int]:
         """The images that have to be sent."""
         return [row for row in range(len(self.images)) if not self.kept or self.kept[row] is None]
+
+
+@runtime_checkable
+class SendsRequests(Protocol):
+    """What sends the requests of a run: a `Scheduler`, or a backend that needs to know all requests of a query."""
+
+    at_risk: int | None
+
+    def send_all(
+        self, requests: Sequence[Request], reserve: Callable[[Request], None], send: Callable[[Request], None],
+        one_at_a_time: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """See `Scheduler.send_all`."""
+        ...
 
 
 class Scheduler:

@@ -3,7 +3,7 @@
 ``config.json`` (settings), ``versions.json`` (the library versions it was computed with, one entry for each change),
 ``events.jsonl`` (one line per step, flushed), ``checkpoint`` (written, synced, renamed),
 ``answers.jsonl`` (remote: responses since the checkpoint), ``start.pt`` (warm start from another run), ``fuse.pt``
-(the trained fuse and heads), ``summary.json``, ``report.html``.
+(the trained fuse and heads), ``training.csv`` (steps and validations), ``summary.json``, ``report.html``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import pickle
 import shutil
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,15 @@ import torch
 
 from backends.base import InputError
 from backends.files import write_text, write_torch
+from backends.registry import executes_code
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.serialization import from_dict, to_dict
 
 __all__ = ["RunFolder", "events", "settings", "trained_parts"]
+
+
+_COMPONENTS = ("backend", "optimizer", "head", "generator", "grow")
+"""Settings whose components are looked up whenever a run folder is read."""
 
 
 class RunFolder:
@@ -51,13 +57,13 @@ class RunFolder:
             raise InputError(f"`out` {path} cannot be written: {error.strerror or error}") from error
 
     @classmethod
-    def open(cls, path: Path) -> tuple[RunFolder, RunConfig]:
+    def open(cls, path: Path, trust: bool = False) -> tuple[RunFolder, RunConfig]:
         """The run in ``path``, to be resumed.
 
         Raises:
-            InputError: there is none, or its settings cannot be read.
+            InputError: there is none, its settings cannot be read, or they name own code and ``trust`` is false.
         """
-        config = settings(path, "`resume`")
+        config = settings(path, "`resume`", trust, ("target", "data"))
         try:
             return cls(path, created=False), config
         except OSError as error:
@@ -114,6 +120,13 @@ class RunFolder:
         """``summary.json``, complete or not at all."""
         write_text(self.path / "summary.json", _json(summary))
 
+    def write_training(self) -> None:
+        """``training.csv``: steps and validations with images sent, training loss and validation accuracy."""
+        columns = ("step", "images", "loss", "validation")
+        rows = [line for line in events(self.path) if "loss" in line or "validation" in line]
+        lines = [",".join("" if line.get(name) is None else str(line[name]) for name in columns) for line in rows]
+        write_text(self.path / "training.csv", "\n".join([",".join(columns), *lines]) + "\n")
+
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run; ``None`` before its end."""
         path = self.path / "summary.json"
@@ -125,7 +138,7 @@ class RunFolder:
         if self._created:
             shutil.rmtree(self.path)
         else:
-            for name in ("config.json", "versions.json", "events.jsonl", "answers.jsonl", "start.pt"):
+            for name in ("config.json", "versions.json", "events.jsonl", "answers.jsonl", "start.pt", "responses.pt"):
                 (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -133,23 +146,36 @@ class RunFolder:
         self._events.close()
 
 
-def settings(path: Path, flag: str) -> RunConfig:
+def settings(path: Path, flag: str, trust: bool = False, also: Sequence[str] = ()) -> RunConfig:
     """The settings of the run in ``path``, which the user gave as ``flag``.
 
+    Components that it names as ``module:attribute`` or ``FILE.py:attribute`` are code, imported only with ``trust``; ``also``:
+    further settings whose components will be looked up.
+
     Raises:
-        InputError: there is none, or they cannot be read.
+        InputError: there is none, they cannot be read, or they name own code and ``trust`` is false.
     """
     try:
-        return from_dict(json.loads((path / "config.json").read_text()))
+        plain = json.loads((path / "config.json").read_text())
+        for setting in (*_COMPONENTS, *also):
+            _check_trust(f"{flag} {path}", setting, plain.get(setting), trust)
+        return from_dict(plain)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise InputError(f"{flag} {path} holds no run that can be read: {error}") from error
 
 
-def trained_parts(path: Path, flag: str) -> dict[str, Any]:
+def _check_trust(where: object, setting: str, name: object, trust: bool) -> None:
+    if not trust and executes_code(str(name)):
+        raise InputError(
+            f"{where} names code of its own, `{setting}={name}`, which would be executed: set `trust` if you trust it"
+        )
+
+
+def trained_parts(path: Path, flag: str, trust: bool = False) -> dict[str, Any]:
     """The content of ``fuse.pt`` of the run in ``path``, which the user gave as ``flag``; see `Trainer.trained`.
 
     Raises:
-        InputError: there is none, or it cannot be read.
+        InputError: there is none, it cannot be read, or it names own code (see `settings`) and ``trust`` is false.
     """
     if not (path / "fuse.pt").is_file():
         raise InputError(f"{flag} {path} holds no fuse.pt: give the folder of a run that has ended")
@@ -157,7 +183,8 @@ def trained_parts(path: Path, flag: str) -> dict[str, Any]:
         saved = _loaded(path / "fuse.pt")
         assert saved is not None
         found = {name: saved[name] for name in ("generator", "image_shape", "fuse", "heads")}
-        return {**found, "answers": saved.get("answers")}
+        _check_trust(path / "fuse.pt", "generator", found["generator"], trust)
+        return {**found, "answers": saved.get("answers"), "kept_parts": saved.get("kept_parts")}
     except (InputError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, InputError) else f"{path / 'fuse.pt'} lacks {error}"
         raise InputError(f"{flag} {reason}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from bbfuse.runs.figures import legend_beside, svg, without_frame
 from bbfuse.runs.folder import events
 
-__all__ = ["LABELS", "write_report"]
+__all__ = ["LABELS", "kept_by", "labels_of", "write_report"]
 
 _SHOWN = 8
 
@@ -24,6 +25,20 @@ LABELS = {
     "fuse and head": "perturbed_fused",
 }
 """Rows of the closing table and bars of the report, in order."""
+
+_KEPT = {(): "uncorrected", ("head",): "head alone", ("fuse",): "fuse alone", ("fuse", "head"): "fuse and head"}
+
+
+def labels_of(summary: dict[str, Any]) -> dict[str, str]:
+    """`LABELS` in the words of the run: a target without bit errors needs no protection."""
+    healthy = summary["config"].get("no_chip")
+    return {"uncorrected" if healthy and key == "perturbed" else label: key for label, key in LABELS.items()}
+
+
+def kept_by(summary: dict[str, Any]) -> str | None:
+    """The row of the closing table that validation chose, such as ``head alone``; ``None`` if the run did not choose."""
+    return _KEPT[tuple(summary["kept_parts"])] if summary.get("kept_parts") is not None else None
+
 
 _COLOURS = {
     "nominal": "#555555",
@@ -37,26 +52,42 @@ _COLOURS = {
 def write_report(folder: Path, summary: dict[str, Any], images: torch.Tensor, fused: torch.Tensor) -> None:
     """Write the page into the run folder ``folder``.
 
-    ``images`` and ``fused`` (n, channels, height, width), in [-1, 1], are the same images before and after the fuse.
+    ``images`` and ``fused`` (n, *shape), in [-1, 1], are the same inputs before and after the fuse; what is no image is drawn as
+    lines.
     """
+    shown, draw = ("Images", _grid) if images.ndim == 4 else ("Inputs", _lines)
     figures = {
         "Accuracy on held-out images": _bars(summary),
-        "Images before and after the fuse": _grid(images[:_SHOWN], fused[:_SHOWN]),
+        f"{shown} before and after the fuse": draw(images[:_SHOWN], fused[:_SHOWN]),
     }
     if summary["energy"]["saving"] is not None:
         figures["Recovered points against energy saved"] = _trade_off(summary)
     if validations := [line for line in events(folder) if "validation" in line]:
         figures = {"Accuracy on owned validation images against images sent": _curve(validations, summary), **figures}
     parts = "\n".join(f"<figure><figcaption>{title}</figcaption>{svg(figure)}</figure>" for title, figure in figures.items())
-    accuracy, queries = summary["accuracy"], summary["queries"]
-    rate = summary["config"]["bit_error_rate"]
-    clean, bare, repaired = accuracy["clean"], accuracy["perturbed"]["mean"], accuracy["perturbed_fused"]["mean"]
-    lead = (
-        f"{100 * clean:.1f} % at nominal voltage, {100 * bare:.1f} % at {100 * rate:g} % bit errors, "
-        f"{100 * repaired:.1f} % with all that was trained; {queries['images']:,} images sent."
-    )
-    page = _PAGE.format(lead=lead, parts=parts, summary=html.escape(json.dumps(summary, indent=2)))
+    page = _PAGE.format(lead=_lead(summary), parts=parts, summary=html.escape(json.dumps(summary, indent=2)))
     (folder / "report.html").write_text(page)
+
+
+def _lead(summary: dict[str, Any]) -> str:
+    accuracy = summary["accuracy"]
+    bare, repaired = (100 * accuracy[key]["mean"] for key in ("perturbed", "perturbed_fused"))
+    if accuracy["clean"] is None:
+        before = f"{bare:.1f} % uncorrected"
+    else:
+        rate = summary["config"]["bit_error_rate"]
+        before = f"{100 * accuracy['clean']:.1f} % at nominal voltage, {bare:.1f} % at {100 * rate:g} % bit errors"
+    kept = f" Kept after validation: {kept_by(summary)}, {100 * accuracy['kept']['mean']:.1f} %." if kept_by(summary) else ""
+    return f"{before}, {repaired:.1f} % with all that was trained; {summary['queries']['images']:,} images sent.{kept}"
+
+
+def _rows(summary: dict[str, Any]) -> Iterator[tuple[str, str, float, float]]:
+    """Label, key of the colour, mean and sd of each accuracy, the nominal one first where there is one."""
+    accuracy = summary["accuracy"]
+    if accuracy["clean"] is not None:
+        yield "nominal voltage", "nominal", accuracy["clean"], 0.0
+    for label, key in labels_of(summary).items():
+        yield label, key, accuracy[key]["mean"], accuracy[key]["sd"]
 
 
 def _curve(validations: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
@@ -69,12 +100,9 @@ def _curve(validations: list[dict[str, Any]], summary: dict[str, Any]) -> Figure
         color=_COLOURS["perturbed_fused"],
         label="fuse and head",
     )
-    for value, name, style in (
-        (summary["accuracy"]["clean"], "nominal", "--"), (summary["accuracy"]["perturbed_head"]["mean"], "perturbed_head", "-."),
-        (summary["accuracy"]["perturbed"]["mean"], "perturbed", ":"),
-    ):  # fmt: skip
-        label = {"nominal": "nominal voltage", "perturbed_head": "head alone", "perturbed": "no protection"}[name]
-        axes.axhline(100 * value, linestyle=style, color=_COLOURS[name], label=f"{label} (held-out)")
+    styles, rows = {"nominal": "--", "perturbed_head": "-.", "perturbed": ":"}, {row[1]: row for row in _rows(summary)}
+    for label, key, mean, _ in (rows[key] for key in styles if key in rows):
+        axes.axhline(100 * mean, linestyle=styles[key], color=_COLOURS[key], label=f"{label} (held-out)")
     axes.set_xscale("log")
     axes.set_xlabel("images sent")
     axes.set_ylabel("accuracy, %")
@@ -87,11 +115,9 @@ def _curve(validations: list[dict[str, Any]], summary: dict[str, Any]) -> Figure
 def _bars(summary: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.subplots()
-    accuracy = summary["accuracy"]
-    rows = [("nominal voltage", accuracy["clean"], 0.0, _COLOURS["nominal"])]
-    rows += [(label, accuracy[key]["mean"], accuracy[key]["sd"], _COLOURS[key]) for label, key in LABELS.items()]
-    for place, (_, mean, sd, colour) in enumerate(rows):
-        axes.barh(place, 100 * mean, xerr=100 * sd if sd else None, color=colour, height=0.65)
+    rows = list(_rows(summary))
+    for place, (_, key, mean, sd) in enumerate(rows):
+        axes.barh(place, 100 * mean, xerr=100 * sd if sd else None, color=_COLOURS[key], height=0.65)
         axes.text(1.5, place, f"{100 * mean:.1f} %", va="center", color="white", fontsize=9)
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
     axes.invert_yaxis()
@@ -136,6 +162,20 @@ def _grid(images: torch.Tensor, fused: torch.Tensor) -> Figure:
             )
             axes.set_xticks([])
             axes.set_yticks([])
+    for row, name in enumerate(("before", "after", "change")):
+        grid[row][0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+def _lines(images: torch.Tensor, fused: torch.Tensor) -> Figure:
+    figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+    grid = figure.subplots(3, len(images), squeeze=False, sharey="row")
+    for column, (before, after) in enumerate(zip(images, fused, strict=True)):
+        for row, values in enumerate((before, after, after - before)):
+            axes = grid[row][column]
+            axes.plot(values.reshape(-1, values.shape[-1]).T.numpy(), color=_COLOURS["nominal"], lw=0.7)
+            axes.set_xticks([])
+            without_frame(axes)
     for row, name in enumerate(("before", "after", "change")):
         grid[row][0].set_ylabel(name, fontsize=9)
     return figure

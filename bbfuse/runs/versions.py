@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,13 +14,17 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "nevergrad", "cma", "snn
 
 def versions() -> dict[str, str]:
     """The version of Python and of each of `LIBRARIES` that is installed, by name."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # an extra that is not installed
-            continue
-    return found
+    found = {name: _installed(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), **{name: number for name, number in found.items() if number is not None}}
+
+
+@functools.cache
+def _installed(name: str) -> str | None:
+    """The version of a distribution; ``None`` for an extra that is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def changed(before: dict[str, str], now: dict[str, str]) -> str:

@@ -27,7 +27,7 @@ def warm_start(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dic
     kept = folder.start() if folder is not None else None
     if kept is not None:
         return kept
-    saved, other = trained_parts(config.init, "`init`"), settings(config.init, "`init`")
+    saved, other = trained_parts(config.init, "`init`", config.trust), settings(config.init, "`init`", config.trust)
     generator, its_shape, fuse, heads = saved["generator"], tuple(saved["image_shape"]), saved["fuse"], saved["heads"]
     if (generator, its_shape) != (config.generator, shape):
         raise InputError(
@@ -45,7 +45,7 @@ def warm_start(config: RunConfig, shape: Shape, folder: RunFolder | None) -> dic
 
 def _one_chip(a: RunConfig, b: RunConfig) -> bool:
     """Whether both runs have the same kind of head for the same chip of the same target."""
-    names = ("head_name", "chip_seed", "bit_error_rate", "target", "data", "memory")
+    names = ("head_name", "chip_seed", "no_chip", "bit_error_rate", "target", "data", "memory")
     return all(getattr(a, name) == getattr(b, name) for name in names) and (
         (a.remote.url, a.remote.model) == (b.remote.url, b.remote.model)
     )  # fmt: skip

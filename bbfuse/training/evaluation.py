@@ -39,7 +39,10 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def report_images(images: int, chips: int, images_per_chip: int = 0) -> int:
-    """Images that `accuracies` sends: ``images`` raw and fused, at nominal voltage and on each chip, and those for its head."""
+    """Images that `accuracies` sends: ``images`` raw and fused, at nominal voltage and on each chip, and those for its head.
+
+    Without ``chips`` the target has no bit errors, and they are sent once.
+    """
     return 2 * images * (1 + chips) + chips * images_per_chip
 
 
@@ -47,21 +50,28 @@ def accuracies(query: QueryFn, fuse: Fuse, heads: ChipHeads, test: Split, chips:
     """The part ``accuracy`` of the summary.
 
     ``perturbed`` is the target alone, ``perturbed_head`` with the head alone, ``perturbed_fuse`` with the trained fuse alone,
-    ``perturbed_fused`` with both. The head alone is the one fitted before the fuse was trained.
+    ``perturbed_fused`` with both. The head alone is the one fitted before the fuse was trained. Without ``chips`` these are the
+    accuracies of the target without bit errors on inputs of another domain, and ``clean`` and ``clean_fused`` are ``None``.
+    Without labels, which are -1 then, the classes that the target gives at nominal voltage take their place.
     """
+    labels = test.labels
     with torch.no_grad():
         fused = fuse(test.images)
         rows: dict[str, list[float]] = {name: [] for name in ("perturbed", "perturbed_head", "perturbed_fuse", "perturbed_fused")}
-        nominal = heads.head_for(NOMINAL)
-        clean = accuracy(query(test.images, NOMINAL), test.labels)
-        clean_fused = accuracy(nominal(query(fused, NOMINAL)), test.labels)
-        for chip in chips:
+        clean = clean_fused = None
+        if chips:
+            nominal = heads.head_for(NOMINAL)
+            nominal_logits = query(test.images, NOMINAL)
+            labels = labels if (labels >= 0).all() else nominal_logits.argmax(1)
+            clean = accuracy(nominal_logits, labels)
+            clean_fused = accuracy(nominal(query(fused, NOMINAL)), labels)
+        for chip in chips or [NOMINAL]:
             head = heads.head_for(chip)
             raw, repaired = query(test.images, chip), query(fused, chip)
-            rows["perturbed"].append(accuracy(raw, test.labels))
-            rows["perturbed_head"].append(accuracy(heads.before_training(head)(raw), test.labels))
-            rows["perturbed_fuse"].append(accuracy(repaired, test.labels))
-            rows["perturbed_fused"].append(accuracy(head(repaired), test.labels))
+            rows["perturbed"].append(accuracy(raw, labels))
+            rows["perturbed_head"].append(accuracy(heads.before_training(head)(raw), labels))
+            rows["perturbed_fuse"].append(accuracy(repaired, labels))
+            rows["perturbed_fused"].append(accuracy(head(repaired), labels))
     return {
         "clean": clean,
         "clean_fused": clean_fused,

@@ -63,7 +63,7 @@ class Price:
 
 @dataclass(frozen=True)
 class ReportSize:
-    """Held-out images and chips of the closing report, and how many images it would send without `report.share`."""
+    """Held-out images and chips (0 with `no_chip`) of the closing report; images that it would send without `report.share`."""
 
     images: int
     chips: int
@@ -82,7 +82,7 @@ def report_size(config: RunConfig, available: int, images_per_chip: int) -> Repo
     that is less than 100, fewer chips, unless their number was set. A share of 1 is no limit.
     """
     report = config.report
-    chips = report.chips if config.chip_seed is None else 1
+    chips = report.chips if config.chip is None else int(not config.no_chip)
     images = available if report.images is None else min(report.images, available)
     whole = report_images(images, chips, images_per_chip)
     if report.images is not None or report.share == 1.0:
@@ -123,6 +123,10 @@ class Plan:
     """One drift check."""
     drift_checks: int
     """Number of them during training, after two before it; 0 if there are none at all."""
+    start: Queries = Queries()
+    """Scores of corrections for the start of the fuse."""
+    selection: Queries = Queries()
+    """Validation inputs, raw and fused, for the choice of the parts that are kept."""
 
     def validates(self, step: int) -> bool:
         """Whether a validation is due before step ``step`` (after the last one for ``step == steps``).
@@ -141,27 +145,31 @@ class Plan:
         """What the whole run sends, by purpose: exactly, without retries and kills; an upper bound if the plan is not `exact`."""
         first, rest = range(self.warm_up_steps), range(self.warm_up_steps, self.steps, self.interval)
         checked = sum(self.checks_drift(step) for step in range(self.steps + 1))
+        sometimes = {name: sent for name, sent in (("start", self.start), ("selection", self.selection)) if sent.images}
         return {
             "watch": self.drift_check * (2 + checked),
             "warm_up": self.before_training,
             "training": self.warm_up_step.of(objective, first) + self.step.of(objective, rest),
             "validation": self.validation * sum(self.validates(step) for step in range(self.steps + 1)),
             "report": self.report,
+            **sometimes,
         }
 
 
 def plan(
     config: RunConfig, data: Dataset, objective: Eopm, heads: ChipHeads, optimizers: Sequence[Optimizer], drift: DriftCheck,
-    size: ReportSize, limit: int | None = None,
+    size: ReportSize, limit: int | None = None, start: Sequence[int] = (),
 ) -> Plan:  # fmt: skip
     """Divide the budget among the ``optimizers`` of all stages, in order, for a server that takes ``limit`` images per request.
+
+    ``start`` are the images of each query that finds the start of the fuse.
 
     Raises:
         InputError: it does not allow a single step.
     """
     query = partial(Queries.of, limit=limit)
     checked = query(min(config.validation.images, len(data.validation)))
-    calibration = query(heads.images_per_chip) if config.chip_seed is None else Queries()
+    calibration = query(heads.images_per_chip) if config.chip is None else Queries()
     first_images = (*heads.queries_before_training, optimizers[0].images_before_training)
     before_training = sum((query(images) for images in first_images), Queries())
     if config.labels == "target":
@@ -179,17 +187,20 @@ def plan(
     report = query(size.images) * (2 * (1 + size.chips)) + calibration * size.chips
     reported = report_images(size.images, size.chips, heads.images_per_chip)
     check = sum((query(images) for images in drift.queries_per_check), Queries())
-    before = before_training.images + warm_up_steps * first.whole.images + (2 + drift.times) * check.images
-    other = before + config.validation.times * validation.images
+    started = sum((query(images) for images in start), Queries())
+    selection = checked * (2 * config.no_chip)
+    before = before_training.images + started.images + warm_up_steps * first.whole.images + (2 + drift.times) * check.images
+    other = before + config.validation.times * validation.images + selection.images
     free = _free(config, other, reported, size.whole, step.whole.images)
     last = optimizers[-1]  # all stages but the warm-up have the same kind of optimizer
     steps = free // step.whole.images * last.query_interval if step.whole.images else last.steps
     return Plan(
         steps=warm_up_steps + steps, validations=config.validation.times,
-        training_limit=config.budget - reported - math.floor(config.remote.reserve * reported),  # and its part of the reserve
+        # for the rest its part of the reserve, too
+        training_limit=config.budget - selection.images - reported - math.floor(config.remote.reserve * reported),
         before_training=before_training, step=step, exact=all(price == step for price in rest), warm_up_steps=warm_up_steps,
-        warm_up_step=first, interval=last.query_interval, validation=validation, report=report, drift_check=check,
-        drift_checks=drift.times,
+        warm_up_step=first, interval=last.query_interval, validation=validation, report=report, start=started,
+        selection=selection, drift_check=check, drift_checks=drift.times,
     )  # fmt: skip
 
 

@@ -111,6 +111,10 @@ class Stages:
                                  "choose another `generator` or `grow`, or drop `grow` or `warm_up`")  # fmt: skip
         return made
 
+    def restart(self) -> None:
+        """Make a new optimizer, which starts from the present parameters of the fuse."""
+        self.optimizer = self._made(self._stages[self._number], self.fuse)
+
     @property
     def seed(self) -> int:
         """The root of this stage's random streams; the run's own for the first."""

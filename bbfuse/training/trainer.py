@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,9 @@ from backends.datasets.base import Dataset, Split
 from backends.training.augmentation import moved
 from backends.training.recipe import recipe_for
 from bbfuse import seeds
+from bbfuse.callbacks.base import Callback, Start, Status
 from bbfuse.config.schema import RunConfig
+from bbfuse.config.serialization import to_dict
 from bbfuse.heads.base import HEADS
 from bbfuse.heads.per_chip import ChipHeads
 from bbfuse.objective.step import Scorer, Step
@@ -28,24 +29,14 @@ from bbfuse.querying.responses import Responses
 from bbfuse.querying.scheduling import IMAGES_PER_REQUEST
 from bbfuse.runs.folder import RunFolder
 from bbfuse.runs.warm_start import warm_start
+from bbfuse.training import start
 from bbfuse.training.evaluation import accuracies, accuracy
 from bbfuse.training.planning import objective_of, plan, report_size
 from bbfuse.training.sampling import Sampler
+from bbfuse.training.selection import COMBINATIONS, keep, right_predictions, simplest
 from bbfuse.training.stages import Stages
 
-__all__ = ["Status", "Trainer"]
-
-
-@dataclass(frozen=True)
-class Status:
-    """The state of a run, for the progress display."""
-
-    images: int
-    budget: int
-    step: int
-    steps: int
-    loss: float | None
-    validation: float | None
+__all__ = ["Trainer"]
 
 
 class Trainer:
@@ -66,6 +57,12 @@ class Trainer:
         if shape != info.image_shape or data.classes != info.classes:
             takes = f"{info.name} takes images {info.image_shape} and has {info.classes} classes"
             raise InputError(f"{takes}, but `data={data.name}` has {shape} and {data.classes}")
+        if config.augment and len(shape) != 3:
+            raise InputError(f"`augment` is for images, but `data={data.name}` has inputs of the shape {shape}: drop it")
+        if config.labels == "given" and not data.labelled:
+            raise InputError(
+                f"`data` {data.name} has no labels: give them, or set `labels=target` to train on the target's own classes"
+            )
         self.config = config
         self.ledger = ledger
         self._folder = folder
@@ -78,19 +75,20 @@ class Trainer:
         self.report = report_size(config, len(data.test), self.heads.images_per_chip)
         self.held_out = len(data.test)
         self.data = data = dataclasses.replace(data, test=data.test[: self.report.images])
-        start = warm_start(config, info.image_shape, folder)
-        if start is not None and start["heads"] is not None:
-            self.heads.warm_start(start["heads"])
+        earlier = warm_start(config, info.image_shape, folder)
+        if earlier is not None and earlier["heads"] is not None:
+            self.heads.warm_start(earlier["heads"])
         self.objective = objective_of(config)
         problem = Problem(
-            len(data.train), info.classes, self.chip is None, config.seed, config.memory, config.surrogate
+            len(data.train), info.classes, self.chip is None, config.seed, config.memory, config.surrogate, config.no_chip
         )  # fmt: skip
-        self.stages = Stages(config, problem, shape, data.train.images, start["fuse"] if start is not None else None)
+        self.stages = Stages(config, problem, shape, data.train.images, earlier["fuse"] if earlier is not None else None)
         self.fuse = self.stages.fuse
         chip = self.chip or Chip(config.bit_error_rate, seeds.training_chips(config.seed, 0, 1)[0])
         self.drift = DriftCheck(data.train.images, chip, config.remote.checks)
         self.plan = plan(
-            config, data, self.objective, self.heads, self.stages.optimizers(), self.drift, self.report, info.limit
+            config, data, self.objective, self.heads, self.stages.optimizers(), self.drift, self.report, info.limit,
+            start.queries(config, self.fuse, len(data.train)),
         )  # fmt: skip
         ledger.scheduler.at_risk = IMAGES_PER_REQUEST  # what the plan reserves for a run that is killed
         self.sampler = Sampler(len(data.train), config.batch_size, config.sampling == "hard")
@@ -100,6 +98,9 @@ class Trainer:
         self.step = 0
         self.loss: float | None = None
         self.validation: float | None = None
+        self.kept_parts: list[str] | None = None
+        """The trained parts that validation supports; ``None`` before it was asked, and in runs that keep all."""
+        self._callback = Callback()
 
     @property
     def folder(self) -> RunFolder:
@@ -112,9 +113,12 @@ class Trainer:
         return Status(self.ledger.images, self.config.budget, self.step, self.plan.steps, self.loss, self.validation)
 
     def run(
-        self, show: Callable[[Status], None], checkpoint_seconds: float = 10.0, say: Callable[[str], None] = lambda _: None
-    ) -> dict[str, Any]:
+        self, show: Callable[[Status], None], checkpoint_seconds: float = 10.0, say: Callable[[str], None] = lambda _: None,
+        callback: Callback | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Train until the budget is spent, measure, and return the accuracies; ``say`` takes one-line notes for the user.
+
+        ``show`` displays the progress, ``callback`` is called at the start, after each step and after each validation.
 
         Raises:
             BudgetSpentError: retries used up what was reserved for the report.
@@ -124,6 +128,8 @@ class Trainer:
         state = self.folder.load()
         if state is not None:
             self._load(state)
+        self._callback = callback or self._callback
+        self._callback.on_start(Start(to_dict(self.config), self.folder.path, self.step))
         try:
             if state is None:
                 for line in self.drift.first_check(self.ledger):
@@ -141,6 +147,7 @@ class Trainer:
                 event, trust = {"step": self.step, "images": self.ledger.images, "loss": self.loss}, self.stages.optimizer.trust
                 self.folder.event(event if trust is None else {**event, "trust": trust})
                 show(self.status())
+                self._callback.on_step(self.status())
                 if time.monotonic() - saved > checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
@@ -149,11 +156,18 @@ class Trainer:
         except BudgetSpentError:
             pass  # retries have used up the rest; the fuse as it is now is reported
         self.ledger.limit = self.config.budget
-        return accuracies(self.ledger.query, self.fuse, self.heads, self.data.test, self._reported())
+        if not self.config.no_chip:
+            return accuracies(self.ledger.query, self.fuse, self.heads, self.data.test, self._reported())
+        checked = dataclasses.replace(self.data.validation, labels=self.validation_labels)[: self.config.validation.images]
+        parts = simplest(right_predictions(self.ledger.query, self.fuse, self.heads, checked, NOMINAL))
+        found = accuracies(self.ledger.query, self.fuse, self.heads, self.data.test, self._reported())
+        self.kept_parts = list(parts)
+        keep(parts, self.fuse, self.heads)
+        return {**found, "kept": found[COMBINATIONS[parts]]}
 
     def smaller_report(self) -> str | None:
         """A note on what the closing report leaves out to stay within its share of the budget; ``None`` if nothing."""
-        chips = 1 if self.chip is not None else self.config.report.chips
+        chips = self.config.report.chips if self.chip is None else self.report.chips
         if self.config.report.images is not None or (self.report.images, self.report.chips) == (self.held_out, chips):
             return None
         fewer = f" and {self.report.chips} of {chips} chips" if self.report.chips < chips else ""
@@ -176,6 +190,7 @@ class Trainer:
             "fuse": {name: tensor.cpu() for name, tensor in self.fuse.state_dict().items()},
             "heads": self.heads.state_dict(),
             "answers": self.ledger.kind,
+            **({} if self.kept_parts is None else {"kept_parts": self.kept_parts}),
         }
 
     def save(self) -> None:
@@ -214,6 +229,14 @@ class Trainer:
             corrected = self.heads.head_for(self.chip)(responses).detach()
             of_label = corrected.softmax(1).gather(1, self.labels[: len(responses), None])[:, 0]
             self.sampler.observe(torch.arange(len(of_label)), 1.0 - of_label)
+        if (
+            begun := start.starting(self.config, self.fuse, Split(owned, self.labels), self.heads, self.ledger.query)
+        ) is not None:
+            self.stages.restart()
+            received += begun.received
+            found = {"start": begun.correction.name, "start_loss": begun.loss}
+            self.folder.event({"step": 0, "images": self.ledger.images, **found})
+        received += self.ledger.unused((NOMINAL, self.chip))
         self.stages.optimizer.prepare(Split(owned, self.labels), received, self.ledger.query)
 
     def _train_step(self) -> float | None:
@@ -223,7 +246,7 @@ class Trainer:
         if self.config.augment:
             moves = dataclasses.replace(recipe_for(self.data.image_shape), each=True)
             images = moved(images, moves, seeds.stream(self.config.seed, "augment", self.step))
-        if self.config.precision == "bfloat16":
+        if self.config.precision == "bfloat16" and images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)  # the faster memory layout
         model = self.stages.optimizer.simulated_target
         terms = self.objective.terms(self.step, lambda chip: self.heads.head_for(chip, model), model is not None)
@@ -269,8 +292,9 @@ class Trainer:
             logits: Tensor = self.heads.head_for(chip)(self.ledger.query(self.fused(images), chip))
         self.validation = accuracy(logits, self.validation_labels[: len(images)])
         self.folder.event({"step": self.step, "images": self.ledger.images, "validation": self.validation})
+        self._callback.on_validation(self.status())
 
     def _reported(self) -> list[Chip]:
         if self.chip is not None:
-            return [self.chip]
+            return [self.chip] if self.report.chips else []
         return [Chip(self.config.bit_error_rate, number) for number in seeds.reporting_chips(self.report.chips)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from backends.base import Backend, Chip
+from backends.base import NOMINAL, Backend, Chip
 from backends.datasets.base import Dataset
+from backends.function import FunctionBackend
 from backends.memory.simulator import Simulator
 from backends.simulated import SimulatedBackend
 from backends.testing import BACKEND_CHECKS, CHIPS, check_backend
@@ -39,6 +41,31 @@ def test_nothing_that_a_strict_backend_hands_out_leads_to_a_weight(network: nn.M
     check_backend(SimulatedBackend("digits", network, (1, 8, 8), 10), digits.test.images[:8], network=network)
 
 
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_a_function_is_a_backend(kind: Literal["torch", "numpy"], digits: Dataset) -> None:
+    def scores(images: Any) -> Any:
+        found = images.reshape(len(images), -1)[:, 20:30] * 3
+        images *= 0
+        return found
+
+    check_backend(FunctionBackend("mine", scores, (1, 8, 8), 10, kind=kind, limit=3), digits.test.images[:8], (NOMINAL,))
+
+
+def test_a_function_that_takes_chips_is_a_backend(network: nn.Module, digits: Dataset) -> None:
+    simulator = Simulator(network)
+    function = FunctionBackend("device", lambda images, chip: simulator.logits(images, chip), (1, 8, 8), 10)
+    check_backend(function, digits.test.images[:8], network=network)
+
+
+def test_a_function_that_does_not_repeat_itself_has_to_declare_it(digits: Dataset) -> None:
+    def noisy(images: Tensor) -> Tensor:
+        return images.flatten(1)[:, 20:30] + 1e-5 * torch.rand(1)
+
+    check_backend(FunctionBackend("noisy", noisy, (1, 8, 8), 10, repeatable=False), digits.test.images[:8], (NOMINAL,))
+    with pytest.raises(AssertionError):
+        check_backend(FunctionBackend("noisy", noisy, (1, 8, 8), 10), digits.test.images[:8], (NOMINAL,))
+
+
 class Open(SimulatedBackend):
     """A backend that hands out its network."""
 
@@ -66,7 +93,7 @@ class Leaking(SimulatedBackend):
 
     def query(self, images: Tensor, chip: Chip, sending: Callable[[int], None]) -> Tensor:
         sending(len(images))
-        return self._simulator.logits(images, chip)
+        return self._logits(images, chip)
 
 
 @pytest.mark.parametrize("kind", [Changing, Silent, Leaking])

@@ -147,7 +147,7 @@ def test_killed_and_resumed_it_is_the_same_run(
         ("--bit-error-rate 2", "--bit-error-rate must lie in", 2),
         ("--nonsense", "--nonsense", 2),
         ("--budget 100", "does not allow one step", 2),
-        ("--data mnist", "--data must be digits, module:attribute, a folder, or a hub id", 2),
+        ("--data mnist", "--data must be digits, module:attribute, FILE.npz, a folder, or a hub id", 2),
         ("--target alexnet", "--target must be one of", 2),
         ("--generator ConvXXL", "--generator must be one of", 2),
         ("--images 5", "--images must lie in", 2),

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from backends.datasets.base import DATASETS
+from backends.datasets.base import DATASETS, Dataset
 from backends.kinds.base import BACKENDS
 from backends.server.subprocess_server import OwnServer
 from backends.targets.base import TARGETS
@@ -43,6 +44,12 @@ def names(request: pytest.FixtureRequest) -> dict[str, Any]:
     small = {"network": nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), "images": torch.zeros(2, 1, 2, 2)}
     digits: dict[str, Any] = {"images": torch.zeros(2, 1, 8, 8), "target": lambda images: images.flatten(1)[:, :10]}
     page = request.getfixturevalue("page")
+    if page == "guides/bench.md":
+        return {"device": lambda images: images.reshape(len(images), -1) @ np.random.default_rng(0).normal(size=(64, 10))}
+    if page == "guides/python.md":
+        data: Dataset = request.getfixturevalue("digits")
+        network, server = request.getfixturevalue("network"), request.getfixturevalue("server")
+        return {"network": network, "images": data.train.images, "labels": data.train.labels, "url": server.url}
     if page in ("guides/own-api.md", "guides/server.md"):
         server: OwnServer = request.getfixturevalue("server")
         return {**digits, "url": server.url}

@@ -1,1 +1,1 @@
-"""Generators: the networks that a fuse adds to the image, made for an image shape."""
+"""Generators: the networks that a fuse adds to the input, made for the shape of an input."""

@@ -59,6 +59,7 @@ class Follow(Imitation):
     def __init__(self, config: FollowConfig, problem: Problem, fuse: Fuse) -> None:
         super().__init__(adam(fuse), config.lr, problem, fuse, simulates=problem.population)
         self.query_interval = config.every or (16 if problem.population else 2)
+        self._nominal = self.simulates or problem.no_chip
         self._config = config
 
     @property
@@ -68,7 +69,7 @@ class Follow(Imitation):
 
     def prepare(self, owned: Split, received: Sequence[Responses], query: QueryFn) -> None:
         """See `Optimizer`."""
-        self.surrogate.prepare(owned, [r for r in received if (r.chip == NOMINAL) == self.simulates])
+        self.surrogate.prepare(owned, [r for r in received if (r.chip == NOMINAL) == self._nominal])
         self.renew()
 
     def estimate(self, step: Step) -> None:

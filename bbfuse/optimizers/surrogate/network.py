@@ -131,15 +131,19 @@ class Surrogate:
     """Imitates the target by least squares on its responses, new and stored ones."""
 
     def __init__(
-        self, settings: SurrogateConfig, shape: tuple[int, int, int], classes: int, seed: int, device: torch.device | str = "cpu"
+        self, settings: SurrogateConfig, shape: tuple[int, ...], classes: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         """Weights drawn from ``seed``, or those of ``settings.weights``; it computes on ``device`` and returns logits on the CPU.
 
         Raises:
-            InputError: ``settings.weights`` does not hold weights of this architecture.
+            InputError: ``settings.weights`` does not hold weights of this architecture, or the architecture is for images alone.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if len(shape) != 3 and settings.arch != "perceptron":
+                raise InputError(
+                    f"`surrogate.arch={settings.arch}` is for images, got inputs of the shape {shape}: choose perceptron"
+                )
             self._network = ARCHITECTURES[settings.arch](shape, classes)
         self._settings = settings
         self._seed = seed

@@ -43,6 +43,7 @@ class Transfer(Imitation):
 
     Config = TransferConfig
 
+    simulates_chips = True
     chip_batch = 64
     queries_per_image = 0
 

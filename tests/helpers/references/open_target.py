@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backends.base import NOMINAL, Access, BackendInfo, Chip, Sending
 from backends.datasets.base import Dataset, Split
+from bbfuse.callbacks.base import Status
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig, ValidationConfig
 from bbfuse.heads.affine import AffineConfig
@@ -20,7 +21,7 @@ from bbfuse.objective.eopm import EopmConfig
 from bbfuse.objective.step import Probe, Score, Step
 from bbfuse.querying.ledger import Ledger
 from bbfuse.runs.folder import RunFolder
-from bbfuse.training.trainer import Status, Trainer
+from bbfuse.training.trainer import Trainer
 from tests.helpers.references.points import named
 
 SHAPE, CLASSES = (1, 8, 8), 4

@@ -196,7 +196,7 @@ def test_one_image_a_class_and_one_to_report_on_is_enough(monkeypatch: pytest.Mo
     [
         (lambda path: path / "nowhere", "error: --data {} cannot be read as a folder or hub id: "),
         (lambda path: path, "error: --data {} cannot be read as a folder or hub id: "),
-        (lambda path: class_folders(path / "one", train=TRAIN), "error: --data {} must have the splits train and test, got "),
+        (lambda path: class_folders(path / "one", test=TRAIN), "error: --data {} must have the splits train and test, got "),
         (lambda path: named(path / "named"), "error: --data {} must have the columns image and label, got image, colour"),
     ],
 )
@@ -221,7 +221,9 @@ def named(path: Path) -> Path:
 
 def test_a_name_that_is_neither_folder_nor_hub_id_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backends.datasets.folders._opened", lambda _: pytest.fail("it was looked for"))
-    with pytest.raises(InputError, match=r"^`data` must be digits, module:attribute, a folder, or a hub id .*, got digit$"):
+    with pytest.raises(
+        InputError, match=r"^`data` must be digits, module:attribute, FILE.npz, a folder, or a hub id .*, got digit$"
+    ):
         load("digit")
 
 

@@ -64,7 +64,7 @@ def test_a_run_starts_resumes_or_is_refused_in_the_folder_of_another(
     begun.mkdir()
     (begun / "config.json").write_text(json.dumps(to_dict(task.config)))
     assert executor.run_task(task, begun) == {"done": 2}
-    assert executed == [replace(task.config, out=tmp_path / "new"), replace(RunConfig(), resume=begun)]
+    assert executed == [replace(task.config, out=tmp_path / "new"), replace(RunConfig(), resume=begun, trust=True)]
     print("not heard", file=sys.stderr)
     (begun / "config.json").write_text(json.dumps(to_dict(replace(task.config, budget=1701))))
     with pytest.raises(InputError, match="begun with other defaults"):

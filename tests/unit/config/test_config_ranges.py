@@ -23,7 +23,7 @@ WHOLE_ABOVE_0 = (
     "budget", "batch", "threads", "remote.attempts", "remote.in_flight", "eopm.chips", "eopm.pool", "standardize.images",
     "affine.images", "surrogate.memory", "transfer.steps", "follow.every", "guided.directions", "spsa.pairs", "rge.directions",
     "spsa_gc.pairs", "fzoo.directions", "nes.pairs", "pgpe.pairs", "cma.subspace", "cma.population", "nevergrad.workers",
-    "nevergrad.subspace", "validation.images", "report.chips", "report.images",
+    "nevergrad.subspace", "validation.images", "report.chips", "report.images", "function.limit",
 )  # fmt: skip
 WHOLE_FROM_0 = (
     "seed", "workers", "chip_seed", "warm_up", "surrogate.steps", "surrogate.rounds", "surrogate.updates", "transfer.images",
@@ -47,7 +47,8 @@ RULE = {"follow.raw": "lie in [0, 1]", "remote.reserve": "lie in [0, 1)"}
 CHECKED_WITH_THE_DATA = ("images",)
 
 NEEDS: dict[str, dict[str, Any]] = {
-    "remote": {"backend": "remote"}, "ray": {"workers": 3}, "affine": {"chip_seed": 3}, "surrogate": {"optimizer": "follow"},
+    "remote": {"backend": "remote"}, "function": {"backend": "function"}, "ray": {"workers": 3},
+    "affine": {"chip_seed": 3}, "surrogate": {"optimizer": "follow"},
     "backprop": {"optimizer": "backprop", "backend": "whitebox"}, "spsa": {"optimizer": "spsa"},
     "spsa_gc": {"optimizer": "spsa-gc"}, "fzoo": {"optimizer": "fzoo"}, "nes": {"optimizer": "nes"},
     "pgpe": {"optimizer": "pgpe"},

@@ -101,7 +101,7 @@ REFUSED: list[tuple[Settings, str]] = [
     ],
     ({"device": "cuda"}, "--device cuda goes with --optimizer backprop, follow or transfer, got rge: drop it"),
     ({**REMOTE, "device": "cuda:1", "optimizer": "follow"},
-     "--device cuda:1 goes with --backend local or whitebox, got remote: drop it"),
+     "--device cuda:1 goes with --backend bench, function, local, object or whitebox, got remote: drop it"),
     ({"ray.address": "auto", "ray.cpus": 0.3}, "--ray.address has no effect without --workers: drop it or give their number"),
     *[
         ({"workers": 3, "ray.address": address},
@@ -128,6 +128,25 @@ REFUSED: list[tuple[Settings, str]] = [
     ({**PARAMETERS, "rge.basis": "dct"}, "--rge.basis has no effect with --rge.space parameters: drop it"),
     ({"augment": True}, f"--augment does not go with --optimizer rge, {REMEMBERS}"),
     ({"augment": True, "optimizer": "guided"}, f"--augment does not go with --optimizer guided, {REMEMBERS}"),
+    # no chip
+    *[
+        ({"no_chip": True, name: value},
+         f"--{name.replace('_', '-')} has no effect with --no-chip, where the target has no bit errors: drop one of the two")
+        for name, value in (
+            ("chip_seed", 0), ("bit_error_rate", 0.1), ("eopm.chips", 3), ("eopm.pool", 3), ("eopm.clean_weight", 1.0),
+            ("memory.bits", 4), ("report.chips", 3),
+        )
+    ],
+    ({"no_chip": True, "labels": "target"},
+     "--labels target would teach the target's own errors on the shifted inputs with --no-chip: give labels, or drop it"),
+    ({"no_chip": True, "head": "standardize"},
+     "--head standardize needs responses of another operating point, which --no-chip does not have: choose --head affine"),
+    ({"no_chip": True, "optimizer": "transfer"},
+     "--optimizer transfer trains on simulated chips, which --no-chip does not have: choose another optimizer"),
+    ({"start": "corrections"}, "--start corrections has no effect without --no-chip: drop it"),
+    ({"start": "zero", "chip_seed": 0}, "--start zero has no effect without --no-chip: drop it"),
+    ({"no_chip": True, "start": "corrections", "init": Path("runs/a")},
+     "--start corrections does not go with --init, which starts from a trained fuse: drop one of the two"),
     # one chip and the population
     *[
         ({"head": head}, f"--head {head} is trained for one chip and does not apply to unseen ones: give --chip-seed, or choose "
@@ -162,7 +181,9 @@ ACCEPTED: list[Settings] = [
     PARAMETERS, NO_BROYDEN, {"rge.basis": "dct"}, {"augment": True, **PARAMETERS}, {"augment": True, **NO_BROYDEN},
     {"augment": True, "optimizer": "spsa"}, {"optimizer": "guided"}, {"head": "none"}, {"head": "standardize"},
     {"chip_seed": 0, "head": "affine"}, {"chip_seed": 0, "head": "net"}, {"chip_seed": 0, "head": "none"},
-    {"eopm.chips": 3, "eopm.pool": 7, "report.chips": 3},
+    {"eopm.chips": 3, "eopm.pool": 7, "report.chips": 3}, {"no_chip": True}, {"no_chip": True, "head": "net"},
+    {"no_chip": True, "optimizer": "follow", "head": "none"}, {"no_chip": True, "labels": "given"},
+    {"no_chip": True, "start": "corrections"}, {"no_chip": True, "start": "zero", "init": Path("runs/a")},
 ]  # fmt: skip
 
 

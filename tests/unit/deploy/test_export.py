@@ -51,8 +51,9 @@ def moved(module: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("name", [*GENERATORS, "Filter+MLP"])
 def test_every_generator_gives_torchs_numbers_for_any_number_of_images(name: str) -> None:
-    fuse = moved(Fuse(name, (1, 8, 8), torch.Generator().manual_seed(0)))
-    images = torch.rand((7, 1, 8, 8), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    shape = (2, 8) if name == "Conv1d" else (1, 8, 8)
+    fuse = moved(Fuse(name, shape, torch.Generator().manual_seed(0)))
+    images = torch.rand((7, *shape), generator=torch.Generator().manual_seed(1)) * 2 - 1
     model = onnx_of(fuse, images[:2], ("images", "fused"))
     for some in (images, images[:1]):
         assert torch.allclose(given_by(model, images=some), fuse(some), atol=1e-5)

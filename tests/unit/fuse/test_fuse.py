@@ -188,6 +188,6 @@ def test_a_pickle_that_would_run_something_is_not_loaded(tmp_path: Path) -> None
 def test_a_name_that_is_none_is_refused() -> None:
     for name in ("Filtre", "Mix+Filtre", ""):
         with pytest.raises(
-            InputError, match=rf"^`generator` must be one of ConvL, .*, UNetXS, or module:attribute, got {name.split('+')[-1]}"
+            InputError, match=rf"^`generator` must be one of Conv1d, .*, UNetXS, or module:attribute, got {name.split('+')[-1]}"
         ):
             Fuse(name, SHAPE, torch.Generator())

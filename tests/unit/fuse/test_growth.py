@@ -43,7 +43,7 @@ def test_which_stages_there_are() -> None:
     assert stages(dataclasses.replace(GROWING, warm_up=700)) == [warm_up, one, filters]
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.optimizer = "rge"  # type: ignore[misc]
-    with pytest.raises(InputError, match=r"^`grow` must be one of ConvL, .*, UNetXS, or module:attribute, got Filtre$"):
+    with pytest.raises(InputError, match=r"^`grow` must be one of Conv1d, .*, UNetXS, or module:attribute, got Filtre$"):
         stages(dataclasses.replace(CONFIG, grow="Filtre"))
 
 

@@ -20,7 +20,7 @@ from bbfuse.heads.per_chip import ChipHeads
 from bbfuse.training.sampling import Sampler
 from tests.helpers.targets import CHIP, LinearBackend
 
-SHAPES = {name: (1, 8, 8) if name == "MLP" else (3, 32, 32) for name in GENERATORS}
+SHAPES = {name: {"MLP": (1, 8, 8), "Conv1d": (3, 20)}.get(name, (3, 32, 32)) for name in GENERATORS}
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -117,7 +117,7 @@ def test_vector_and_gradient_have_the_order_of_the_parameters(name: str) -> None
 def test_what_does_not_fit_is_refused() -> None:
     rng = torch.Generator()
     for name, shape, words in [
-        ("ConvXXL", (1, 8, 8), "must be one of ConvL, .*, got ConvXXL"),
+        ("ConvXXL", (1, 8, 8), "must be one of Conv1d, .*, got ConvXXL"),
         ("MLP", (3, 32, 32), "got 32x32"),
         ("UNetXS", (1, 6, 8), "got 6x8"),
         ("ConvL", (3, 36, 36), "divisible by 8, got 36x36"),

@@ -129,7 +129,7 @@ def test_steps_without_a_loss_count_as_steps_and_say_nothing_of_what_pays() -> N
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"grow": "Filtre"}, "`grow` must be one of ConvL, .*, got Filtre"),
+        ({"grow": "Filtre"}, "`grow` must be one of Conv1d, .*, got Filtre"),
         ({"grow": "MLP"}, r"not from MLP to MLP \(8320 to 8320 parameters\)"),
         ({"grow": "UNetXS", "generator": "Filters"}, "from small to large, not from UNetXS to Filters"),
         ({"grow": "UNetXS", "generator": "Filtre"}, "`generator` must be one of .*, got Filtre"),

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bbfuse import progress
+from bbfuse.callbacks.base import Status
 from bbfuse.cli.tables import closing_table, plan_table
 from bbfuse.progress import ProgressDisplay
-from bbfuse.training.trainer import Status
 from tests.helpers.studies.summaries import made_summary
 
 FUSE_ALONE = "fuse alone: this run's fuse without the head; --head none trains a fuse for use without a head"

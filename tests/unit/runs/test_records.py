@@ -12,7 +12,7 @@ import torch
 
 from backends.base import InputError
 from bbfuse.config.schema import RunConfig
-from bbfuse.config.serialization import to_dict
+from bbfuse.config.serialization import from_dict, to_dict
 from bbfuse.runs.folder import RunFolder, events, settings, trained_parts
 
 CONFIG = RunConfig(chip_seed=3, budget=777)
@@ -164,3 +164,9 @@ def test_a_folder_that_cannot_be_written_is_refused_with_the_reason(
     with pytest.raises(InputError) as resumed:
         RunFolder.open(tmp_path / "run")
     assert str(resumed.value) == f"`resume` {tmp_path / 'run'} cannot be written: {reason}"
+
+
+def test_trust_is_given_anew_and_never_comes_from_a_file(tmp_path: Path) -> None:
+    plain = to_dict(RunConfig(trust=True))
+    assert "trust" not in plain
+    assert not from_dict(plain).trust

@@ -17,12 +17,13 @@ from torch import Tensor
 from backends.base import NOMINAL, InputError, TargetError
 from backends.kinds.remote import RemoteConfig
 from bbfuse import execution
+from bbfuse.callbacks.base import Status
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import RayConfig, ReportConfig, ValidationConfig
 from bbfuse.execution import execute, forecast
 from bbfuse.querying.budget import BudgetSpentError
 from bbfuse.runs.folder import RunFolder
-from bbfuse.training.trainer import Status, Trainer
+from bbfuse.training.trainer import Trainer
 from tests.helpers.targets import LinearBackend
 
 ACCURACY: dict[str, Any] = {
@@ -45,7 +46,7 @@ def linear() -> LinearBackend:
 def opened(linear: LinearBackend, monkeypatch: pytest.MonkeyPatch) -> LinearBackend:
     """The target of a run whose training is to send 140 and 37 images, in three requests, and to reach `ACCURACY`."""
 
-    def trained(self: Trainer, show: Callable[[Status], None], say: Callable[[str], None]) -> dict[str, Any]:
+    def trained(self: Trainer, show: Callable[[Status], None], **_: Any) -> dict[str, Any]:
         self.ledger.limit = self.config.budget
         for images in (140, 37):
             self.ledger.query(self.data.train.images[:images], NOMINAL)

@@ -23,7 +23,7 @@ def doing(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, Any] | BaseExcepti
     """`main` whose work has this ``outcome``; what it was called with is ``seen``."""
 
     def done(name: str) -> Callable[[Any], Any]:
-        def do(given: Any) -> Any:
+        def do(given: Any, **_: Any) -> Any:
             seen.append((name, given))
             if isinstance(outcome, BaseException):
                 raise outcome

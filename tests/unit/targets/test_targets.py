@@ -93,7 +93,9 @@ def test_more_or_fewer_images_than_there_are_is_refused(digits: Dataset, images:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError, match="`data` must be digits, module:attribute, a folder, or a hub id OWNER/NAME, got mnist"):
+    with pytest.raises(
+        InputError, match=r"`data` must be digits, module:attribute, FILE\.npz, a folder, or a hub id OWNER/NAME, got mnist"
+    ):
         load("mnist")
     with pytest.raises(InputError, match=r"`target` must be one of binary, .*, or module:attribute, got alexnet"):
         networks.build("alexnet", (1, 8, 8))
