@@ -1,13 +1,12 @@
 """Do no harm: which of the trained parts, fuse and head, validation supports, and a run that ships nothing else.
 
 On the same validation inputs, sent raw and fused, four combinations are compared: no correction, the head alone (the one fitted
-before the fuse was trained), the fuse alone, and both. The simplest one within noise of the best is kept. Of two combinations the
-noise of the difference in right predictions is the square root of the number of inputs on which they disagree, and one.
+before the fuse was trained), the fuse alone, and both. The one with the most right predictions is kept, of equal ones the
+simplest: on these inputs it is at least as good as no correction and as the head alone.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -19,7 +18,7 @@ from bbfuse.fuse.module import Fuse
 from bbfuse.heads.per_chip import ChipHeads
 from bbfuse.querying.responses import QueryFn
 
-__all__ = ["COMBINATIONS", "Parts", "keep", "right_predictions", "simplest"]
+__all__ = ["COMBINATIONS", "Parts", "best", "keep", "right_predictions"]
 
 Parts = tuple[str, ...]
 """The parts of a combination: ``fuse``, ``head``, both or none."""
@@ -39,18 +38,9 @@ def right_predictions(query: QueryFn, fuse: Fuse, heads: ChipHeads, part: Split,
     return {parts: found.argmax(1) == part.labels for parts, found in logits.items()}
 
 
-def simplest(right: Mapping[Parts, Tensor]) -> Parts:
-    """The first combination of ``right``, in order from the simplest on, that is within noise of the best.
-
-    It is if the best one has at most ``sqrt(m + 1)`` more right predictions, ``m`` the inputs on which the two disagree.
-    """
-    best = max(right.values(), key=lambda predictions: int(predictions.sum()))
-
-    def within_noise(predictions: Tensor) -> bool:
-        behind, disagree = int(best.sum()) - int(predictions.sum()), int((predictions != best).sum())
-        return behind <= math.sqrt(disagree + 1)
-
-    return next(parts for parts, predictions in right.items() if within_noise(predictions))
+def best(right: Mapping[Parts, Tensor]) -> Parts:
+    """The combination with the most right predictions; the first of equal ones, which is the simplest."""
+    return max(right, key=lambda parts: int(right[parts].sum()))
 
 
 def keep(parts: Parts, fuse: Fuse, heads: ChipHeads) -> None:

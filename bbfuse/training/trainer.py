@@ -33,7 +33,7 @@ from bbfuse.training import start
 from bbfuse.training.evaluation import accuracies, accuracy
 from bbfuse.training.planning import objective_of, plan, report_size
 from bbfuse.training.sampling import Sampler
-from bbfuse.training.selection import COMBINATIONS, keep, right_predictions, simplest
+from bbfuse.training.selection import COMBINATIONS, best, keep, right_predictions
 from bbfuse.training.stages import Stages
 
 __all__ = ["Trainer"]
@@ -159,7 +159,7 @@ class Trainer:
         if not self.config.no_chip:
             return accuracies(self.ledger.query, self.fuse, self.heads, self.data.test, self._reported())
         checked = dataclasses.replace(self.data.validation, labels=self.validation_labels)[: self.config.validation.images]
-        parts = simplest(right_predictions(self.ledger.query, self.fuse, self.heads, checked, NOMINAL))
+        parts = best(right_predictions(self.ledger.query, self.fuse, self.heads, checked, NOMINAL))
         found = accuracies(self.ledger.query, self.fuse, self.heads, self.data.test, self._reported())
         self.kept_parts = list(parts)
         keep(parts, self.fuse, self.heads)

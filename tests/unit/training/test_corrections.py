@@ -17,7 +17,7 @@ from bbfuse.fuse.corrections import Correction, express, expresses, sharpenings,
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.affine import AffineConfig
 from bbfuse.heads.per_chip import ChipHeads
-from bbfuse.training.selection import COMBINATIONS, keep, right_predictions, simplest
+from bbfuse.training.selection import COMBINATIONS, best, keep, right_predictions
 from bbfuse.training.start import queries, starting
 
 SHAPE = (3, 9, 9)
@@ -105,49 +105,35 @@ def test_the_start_undoes_the_shift_and_the_head_is_the_better_one(shift: float)
     heads = heads_for(shifted.images)
     heads.fit(labels)
     fitted = {name: tensor.clone() for name, tensor in heads.state_dict()["kept"].items()}
-    best = starting(HEALTHY, fuse, shifted, heads, target)
-    assert best is not None
+    begun = starting(HEALTHY, fuse, shifted, heads, target)
+    assert begun is not None
     with torch.no_grad():
         by_hand = {
             fit: F.cross_entropy(head(target(fuse(shifted.images), NOMINAL)), labels).item()
             for fit, head in ((True, heads.before_training(heads.unfitted())), (False, heads.unfitted()))
         }
-    assert best.loss == pytest.approx(min(by_hand.values()))
-    assert best.fitted_head == (by_hand[True] <= by_hand[False])
-    assert len(best.received) == 8
+    assert begun.loss == pytest.approx(min(by_hand.values()))
+    assert begun.fitted_head == (by_hand[True] <= by_hand[False])
+    assert len(begun.received) == 8
     kept = heads.state_dict()["kept"]
-    assert all(torch.equal(kept[name], (fitted if best.fitted_head else heads.unfitted().state_dict())[name]) for name in kept)
+    assert all(torch.equal(kept[name], (fitted if begun.fitted_head else heads.unfitted().state_dict())[name]) for name in kept)
     bare = ChipHeads("none", None, NOMINAL, x, 4, target)
     without = starting(HEALTHY, fuse, shifted, bare, target)
     assert without is not None
     assert ("inverted" in without.correction.name) == (shift < 0)
-    assert without.loss >= best.loss
-
-
-RIGHT = [1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert without.loss >= begun.loss
 
 
 @pytest.mark.parametrize(
-    ("flips", "chosen"),
-    [({}, ()), ({("fuse",): 1}, ()), ({("fuse",): 2}, ("fuse",)), ({("head",): 3, ("fuse", "head"): 4}, ("head",)),
-     ({("head",): 2, ("fuse", "head"): 5}, ("fuse", "head")), ({("fuse",): -3}, ())],
+    ("right", "chosen"),
+    [((7, 7, 7, 7), ()), ((7, 7, 8, 7), ("fuse",)), ((7, 8, 7, 8), ("head",)), ((7, 8, 8, 9), ("fuse", "head")),
+     ((3, 2, 1, 0), ())],
 )  # fmt: skip
-def test_the_simplest_combination_within_noise_of_the_best_is_kept(
-    flips: dict[tuple[str, ...], int], chosen: tuple[str, ...]
+def test_the_combination_with_the_most_right_predictions_is_kept_of_equal_ones_the_simplest(
+    right: tuple[int, ...], chosen: tuple[str, ...]
 ) -> None:
-    right = {}
-    for parts in COMBINATIONS:
-        more = flips.get(parts, 0)
-        right[parts] = torch.tensor([1] * (7 + more) + [0] * (5 - more)).bool()
-    assert simplest(right) == chosen
-
-
-def test_noise_grows_with_the_inputs_on_which_two_combinations_disagree() -> None:
-    bare, better = torch.zeros(12).bool(), torch.zeros(12).bool()
-    bare[:4], better[3:9] = True, True  # 4 and 6 right, they disagree on 8: 2 <= 3
-    assert simplest({(): bare, ("fuse",): better}) == ()
-    better[:4] = True  # 9 right, disagree on 5: 5 > sqrt(6)
-    assert simplest({(): bare, ("fuse",): better}) == ("fuse",)
+    predictions = {parts: torch.arange(12) < number for parts, number in zip(COMBINATIONS, right, strict=True)}
+    assert best(predictions) == chosen
 
 
 def test_each_combination_predicts_with_its_parts_and_what_is_not_kept_changes_nothing() -> None:
