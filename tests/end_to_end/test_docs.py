@@ -46,7 +46,7 @@ def names(request: pytest.FixtureRequest) -> dict[str, Any]:
     page = request.getfixturevalue("page")
     if page == "guides/bench.md":
         return {"device": lambda images: images.reshape(len(images), -1) @ np.random.default_rng(0).normal(size=(64, 10))}
-    if page == "guides/python.md":
+    if page in ("guides/python.md", "guides/shift.md"):
         data: Dataset = request.getfixturevalue("digits")
         network, server = request.getfixturevalue("network"), request.getfixturevalue("server")
         return {"network": network, "images": data.train.images, "labels": data.train.labels, "url": server.url}
