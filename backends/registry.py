@@ -14,9 +14,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-import itertools
 import pkgutil
+import re
 import sys
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import Generic, TypeVar
 
 from backends.base import InputError
 
-__all__ = ["GIVEN", "Registry", "about", "executes_code", "objects_in", "restore"]
+__all__ = ["GIVEN", "Given", "Registry", "about", "executes_code", "known", "label", "renew"]
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -36,14 +38,38 @@ GIVEN = "object:"
 _FILE = "bbfuse_file_"
 """The names of modules that were imported from a file begin with this."""
 
-_given: dict[str, object] = {}
+
+class Given(str):
+    """The name of an object that was given in Python, together with the object: it lives as long as a name of it does.
+
+    A copy of the name in another process carries the object along.
+    """
+
+    component: object
+
+    def __new__(cls, name: str, component: object) -> Given:
+        """The object ``component`` is found by the text ``name`` from now on."""
+        made = super().__new__(cls, name)
+        made.component = component
+        renew([made])
+        return made
+
+    def __deepcopy__(self, _: object) -> Given:
+        return self
+
+    def __reduce__(self) -> tuple[type[Given], tuple[str, object]]:
+        return Given, (str(self), self.component)
+
+
+_given: weakref.WeakValueDictionary[str, Given] = weakref.WeakValueDictionary()
+_numbers: Counter[str] = Counter()
+"""How many objects had a name; a number is never used again, so that a run folder never names another object."""
 
 
 class Registry(Generic[T], Mapping[str, T]):
     """The components of one ``kind``, such as ``optimizer``; iterating gives their names in alphabetical order.
 
-    Built-in ones are in the modules of ``package`` and its subpackages; installed ones are entry points of ``group``. `name_of`
-    returns the name of a component.
+    Built-in ones are in the modules of ``package`` and its subpackages; installed ones are entry points of ``group``.
     """
 
     def __init__(self, kind: str, package: str, group: str) -> None:
@@ -51,7 +77,6 @@ class Registry(Generic[T], Mapping[str, T]):
         self.group = group
         self._package = package
         self._found: dict[str, T] = {}
-        self._names: dict[int, str] = {}
         self._complete = False
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -77,9 +102,7 @@ class Registry(Generic[T], Mapping[str, T]):
         if name in self._found:
             return self._found[name]
         if ":" in name:
-            component: T = self._object(name) if name.startswith(GIVEN) else _attribute(self.kind, name)
-            self._names[id(component)] = name.rpartition(":")[2]
-            return component
+            return self._object(name) if name.startswith(GIVEN) else _attribute(self.kind, name)
         close = difflib.get_close_matches(name, self._found, 1, 0.6)
         hint = f", did you mean {close[0]}?" if close else ""
         raise InputError(f"`{self.kind}` must be one of {', '.join(self)}, or module:attribute, got {name}{hint}")
@@ -96,19 +119,16 @@ class Registry(Generic[T], Mapping[str, T]):
         self._complete_by_import()
         return len(self._found)
 
-    def name_of(self, component: T) -> str:
-        """The name under which ``component`` was registered; that of the attribute if it was given as ``module:attribute``."""
-        for name, found in self._found.items():
-            if found is component:
-                return name
-        return self._names[id(component)]
+    def name_of(self, name: str) -> str:
+        """The name under which the component called ``name`` was registered; its `label` if it was not."""
+        component = self[name]
+        return next((known for known, found in self._found.items() if found is component), label(name))
 
     def adopt(self, component: T | str, name: str | None = None) -> str:
         """The name by which this registry finds ``component``, an object that was given in Python; a name is returned unchanged.
 
         It is the name under which it was registered, or ``module:attribute`` if another process can import it from there. If
-        not, it is ``object:NAME``, which only this process knows, and processes that `restore` was called in. ``name``: use this
-        one of that form, for an object that was given before under it.
+        not, it is a `Given`, ``object:NAME``. ``name``: use this one of that form, for an object that was given before under it.
         """
         if isinstance(component, str):
             return component
@@ -117,17 +137,19 @@ class Registry(Generic[T], Mapping[str, T]):
             name = registered or _place_of(component)
             if name is not None:
                 return name
-            own = getattr(component, "__name__", type(component).__name__).strip("<>").replace("+", "-")
-            numbers = itertools.count(1)
-            names = (f"{GIVEN}{own}" if number == 1 else f"{GIVEN}{own}-{number}" for number in numbers)
-            name = next(free for free in names if _given.get(free, component) is component)
-        _given[name] = component
-        return name
+            there = next((given for given in list(_given.values()) if given.component is component), None)
+            if there is not None:
+                return there
+            own = f"{GIVEN}{_own_name(component)}"
+            _numbers[own] += 1
+            name = own if _numbers[own] == 1 else f"{own}-{_numbers[own]}"
+        return Given(name, component)
 
     def _object(self, name: str) -> T:
-        if name not in _given:
+        found = known(name)
+        if not isinstance(found, Given):
             raise InputError(f"`{self.kind}` {name} was given as an object in Python, which is not known here: give it again")
-        return _given[name]  # type: ignore[return-value]
+        return found.component  # type: ignore[return-value]
 
     def _add(self, name: str, component: T) -> None:
         there = self._found.get(name)
@@ -148,15 +170,20 @@ class Registry(Generic[T], Mapping[str, T]):
                 self._add(point.name, point.load())
 
 
-def objects_in(names: Iterable[object]) -> dict[str, object]:
-    """The objects among ``names`` that were given in Python, for another process, which calls `restore` with them."""
-    parts = {part for name in names if isinstance(name, str) for part in name.split("+")}
-    return {name: _given[name] for name in sorted(parts) if name in _given}
+def known(name: str) -> str:
+    """``name`` as a `Given` if it is the name of an object that is known here, else unchanged."""
+    return name if isinstance(name, Given) else _given.get(name, name)
 
 
-def restore(objects: Mapping[str, object]) -> None:
-    """Make ``objects``, from `objects_in`, known here under their names."""
-    _given.update(objects)
+def renew(names: Iterable[object]) -> None:
+    """Make the objects that ``names`` hold found by their names again, if others were given these since."""
+    _given.update({str(name): name for name in names if isinstance(name, Given)})
+
+
+def label(name: str) -> str:
+    """A short form of ``name``: of ``module:attribute`` the attribute, of an object that is known here its own name."""
+    found = known(name)
+    return _own_name(found.component) if isinstance(found, Given) else name.rpartition(":")[2]
 
 
 def executes_code(name: str) -> bool:
@@ -172,6 +199,13 @@ def about(component: object) -> str:
 
 def _origin(component: object) -> str:
     return f"{getattr(component, '__module__', '')}:{getattr(component, '__qualname__', repr(component))}"
+
+
+def _own_name(component: object) -> str:
+    """What an object is called: its ``name`` or ``__name__``, else its class, in lower case."""
+    names = (getattr(component, name, None) for name in ("name", "__name__"))
+    own = next((name for name in names if isinstance(name, str) and name), type(component).__name__)
+    return re.sub(r"[^\w.-]+", "-", own.lower()).strip("-")
 
 
 def _place_of(component: object) -> str | None:

@@ -40,11 +40,12 @@ def load(folder: str | Path, trust: bool = False, **components: object) -> Train
     """
     from bbfuse.deploy.trained import Trained
 
-    if components:
-        from bbfuse.fitting import give_again
+    if not components:
+        return Trained.load(Path(folder), trust=trust)
+    from bbfuse.fitting import given_again
 
-        give_again(Path(folder), "folder", components)
-    return Trained.load(Path(folder), trust=trust)
+    with given_again(Path(folder), "folder", components):
+        return Trained.load(Path(folder), trust=trust)
 
 
 def __getattr__(name: str) -> Any:

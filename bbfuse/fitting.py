@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from bbfuse.execution import forecast, outcome
 from bbfuse.fuse.generators.base import GENERATORS
 from bbfuse.result import Result
 
-__all__ = ["Population", "configuration", "fit", "give_again"]
+__all__ = ["Population", "configuration", "fit", "given_again"]
 
 _REGISTRIES: dict[str, Registry[Any]] = {**CHOICES, "generator": GENERATORS, "grow": GENERATORS}
 _ELSEWHERE = ("target", "data", "bit_error_rate", "chip_seed", "no_chip", "resume", "json")
@@ -167,14 +168,17 @@ def _section(name: str, value: Any, make: Any) -> Any:
 def _resumed(folder: Path, target: object, data: object, callbacks: Sequence[Callback], settings: Mapping[str, Any]) -> Result:
     """Continue the run in ``folder`` with the objects that it was begun with."""
     objects = {"target": resolve(target)[1], "data": data, **{name: settings[name] for name in _REGISTRIES if name in settings}}
-    give_again(folder, "resume", objects)
     chosen = {name: settings[name] for name in ("workers", "ray") if name in settings}
-    ended = outcome(RunConfig(resume=folder, trust=settings.get("trust", False), **chosen), callbacks)
-    return Result(ended.folder, ended.summary)
+    with given_again(folder, "resume", objects):
+        ended = outcome(RunConfig(resume=folder, trust=settings.get("trust", False), **chosen), callbacks)
+        return Result(ended.folder, ended.summary)
 
 
-def give_again(folder: Path, flag: str, objects: Mapping[str, object]) -> None:
-    """Make ``objects``, by setting, known under the names that the run in ``folder`` knows them by; names are left out.
+@contextlib.contextmanager
+def given_again(folder: Path, flag: str, objects: Mapping[str, object]) -> Iterator[list[str]]:
+    """Make ``objects``, by setting, known under the names that the run in ``folder`` knows them by, which are the context.
+
+    What reads the folder within the block holds them from then on.
 
     Raises:
         InputError: ``folder``, which the user gave as ``flag``, holds no run, or a setting stands for no component.
@@ -184,8 +188,10 @@ def give_again(folder: Path, flag: str, objects: Mapping[str, object]) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"`{flag}` {folder} holds no run that can be read: {error}") from error
     registries: dict[str, Registry[Any]] = {**_REGISTRIES, "target": TARGETS, "data": DATASETS}
+    names = []
     for name, component in objects.items():
         if name not in registries:
             raise InputError(f"`{name}` is no component: give {', '.join(registries)}")
         if str(recorded.get(name)).startswith(GIVEN) and not isinstance(component, str):
-            registries[name].adopt(component, recorded[name])
+            names.append(registries[name].adopt(component, recorded[name]))
+    yield names

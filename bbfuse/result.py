@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from backends.base import Backend, Chip, InputError
 from backends.datasets.base import Dataset
+from backends.registry import renew
 from bbfuse.callbacks.base import Callback
 from bbfuse.cli.tables import closing_table
 from bbfuse.config import RunConfig
@@ -44,6 +45,7 @@ class Result:
     @functools.cached_property
     def trained(self) -> Trained:
         """Fuse and head, as ``bbfuse.load`` gives them."""
+        renew(vars(self._config).values())
         return Trained.load(self.folder, trust=True)
 
     @functools.cached_property

@@ -101,7 +101,7 @@ def check_generator(generator: str | Generator, shape: Shape = (1, 8, 8)) -> Non
     first, second = (network.state_dict() for network in made)
     assert all(torch.equal(first[name], second[name]) for name in first), "weights depend on torch's seed alone"
     assert made[0](images).shape == images.shape, "output and image have the same shape"
-    name = generator if isinstance(generator, str) else GENERATORS.name_of(generator)
+    name = GENERATORS.adopt(generator)
     fuse = Fuse(name, shape, torch.Generator().manual_seed(4))
     fuse.calibrate(images)
     assert torch.equal(fuse(images), images), "a new generator changes nothing"

@@ -17,7 +17,7 @@ from backends.base import NOMINAL, Chip
 from backends.files import short_name
 from backends.kinds.base import BACKENDS
 from backends.memory.config import Memory
-from backends.registry import Registry, objects_in, restore
+from backends.registry import Registry
 from backends.settings import Count, NonNegativeInt, NoSettings, Share
 from bbfuse.config.sections import RayConfig, ReportConfig, ValidationConfig
 from bbfuse.heads.base import HEADS
@@ -146,11 +146,10 @@ class _Settings:
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process has to add the sections of plug-ins first
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return _restored, (values, objects_in(values.values()))
+        return _restored, (values,)
 
 
-def _restored(values: dict[str, Any], objects: dict[str, object]) -> Any:
-    restore(objects)
+def _restored(values: dict[str, Any]) -> Any:
     return config_class(values)(**values)
 
 
@@ -163,7 +162,7 @@ def section_of(choice: str, name: str) -> str | None:
     component = CHOICES[choice][name]
     if component.Config is NoSettings:
         return None
-    named: str = getattr(component, "section", None) or CHOICES[choice].name_of(component)
+    named: str = getattr(component, "section", None) or CHOICES[choice].name_of(name)
     return named.replace("-", "_")
 
 

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from pydantic import ValidationError
 
 from backends.base import InputError
+from backends.registry import known
 from bbfuse.config.checks import adapter
 from bbfuse.config.schema import CHOICES, RunConfig, config_class
 
@@ -55,7 +56,8 @@ def _build(kind: Any, plain: dict[str, Any], where: str) -> Any:
             values[name] = _build(hints[name], value, f"{where}{name}.")
         else:
             try:
-                values[name] = adapter(kind, name).validate_python(value)
+                checked = adapter(kind, name).validate_python(value)
+                values[name] = known(checked) if isinstance(checked, str) else checked
             except ValidationError as error:
                 words = error.errors()[0]["msg"].replace("Input should be", "should be")
                 raise InputError(f"config.json has {where}{name} = {value}, which {words}") from None

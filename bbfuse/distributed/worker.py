@@ -105,6 +105,7 @@ class Worker:
 
     def __init__(self, config: RunConfig, open_target: OpenTarget) -> None:
         torch.set_num_threads(config.threads)
+        self._config = config  # holds the objects that its names stand for
         self._stack = ExitStack()
         backend, self._owned = open_target(config, self._stack)
         self._ledger = Ledger(backend, limit=0)

@@ -25,17 +25,17 @@ def keep(folder: Path, name: str) -> None:
     write_torch(folder / "data.pt", dataclasses.asdict(data))
 
 
-def restore(folder: Path, name: str) -> None:
-    """Make the data set known that `keep` wrote.
+def restore(folder: Path, name: str) -> str:
+    """The data set that `keep` wrote, by the ``name`` that it is known by again; another ``name`` is returned unchanged.
 
     Raises:
         InputError: it is not there.
     """
     path = folder / "data.pt"
     if not name.startswith(GIVEN):
-        return
+        return name
     if not path.exists():
         raise InputError(f"`folder` {folder} lacks data.pt with the data of its session: begin a new session")
     read = torch.load(path, weights_only=True)
     parts = {part: Split(**read[part]) for part in ("train", "validation", "test")}
-    DATASETS.adopt(Dataset(**{**read, **parts, "form": Form(**read["form"])}), name)
+    return DATASETS.adopt(Dataset(**{**read, **parts, "form": Form(**read["form"])}), name)

@@ -12,11 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from backends.base import Chip, InputError, TargetError
-from backends.datasets.base import DATASETS
 from backends.datasets.given import dataset
 from backends.datasets.loading import load
-from backends.registry import GIVEN
-from backends.registry import restore as restore_objects
+from backends.registry import renew
 from bbfuse.callbacks.base import Status
 from bbfuse.config import RunConfig
 from bbfuse.execution import outcome
@@ -89,9 +87,8 @@ class Session:
         if written.backend != "bench":
             raise InputError(f"`folder` {folder} holds a run of `backend={written.backend}`, not a session: continue it with "
                              f"`resume={folder}`")  # fmt: skip
-        restore(folder, written.data)
         session = cls.__new__(cls)
-        session._open(written.replaced(trust=trust), folder, resumed=True)
+        session._open(written.replaced(trust=trust, data=restore(folder, written.data)), folder, resumed=True)
         return session
 
     def _open(self, config: RunConfig, folder: Path, resumed: bool = False) -> None:
@@ -105,7 +102,7 @@ class Session:
         self.format: str = config.bench.format
         """`bench.format`: how `bbfuse bench ask` writes queries."""
         self._trust = config.trust
-        self._given = {config.data: DATASETS[config.data]} if config.data.startswith(GIVEN) else {}
+        self._given = vars(config).values()
         self._config = self._continued() if resumed else config
         self._pending: dict[str, Query] = {}
         self._handed_out: set[str] = set()
@@ -185,7 +182,7 @@ class Session:
         """Continue the run, unless it has ended or needs a response that was not told."""
         if self._pending or self._summary is not None:
             return
-        restore_objects(self._given)  # another session may have given an object of that name
+        renew(self._given)  # another session may have given an object of that name
         try:
             self._summary = outcome(self._config, display=_Notes(self._config.resume is None), bench=self._bench).summary
         except PendingError as missing:

@@ -60,13 +60,11 @@ def names(request: pytest.FixtureRequest) -> dict[str, Any]:
 def _registries_as_before() -> Iterator[None]:
     """Files of a page register components; other tests must not see them."""
     registries = [OPTIMIZERS, HEADS, GENERATORS, BACKENDS, TARGETS, DATASETS]
-    before = [(len(registry), dict(registry._found), dict(registry._names)) for registry in registries]
+    before = [(len(registry), dict(registry._found))[1] for registry in registries]  # all are imported by then
     yield
-    for registry, (_, found, named) in zip(registries, before, strict=True):
+    for registry, found in zip(registries, before, strict=True):
         registry._found.clear()
         registry._found.update(found)
-        registry._names.clear()
-        registry._names.update(named)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from backends.kinds.remote import RemoteConfig
 from bbfuse.config.checks import validate
 from bbfuse.config.sections import RayConfig
 from bbfuse.execution import execute
+from bbfuse.fuse.generators.base import GENERATORS
+from bbfuse.fuse.generators.small import mix
 from tests.helpers.ray_runs import BASE, RUNS, summary_of
 
 
@@ -81,6 +84,16 @@ def test_on_any_number_of_workers_it_is_the_same_run(
     assert os.getpid() not in {pid for pid, _ in taken}
     if name == "pgpe, no head":
         assert max(size for _, size in taken) < 100
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("joined")
+def test_workers_know_the_objects_that_were_given(taken: list[tuple[int, int]], tmp_path: Path) -> None:
+    config = dataclasses.replace(RUNS["nes"], generator=GENERATORS.adopt(functools.partial(mix)))
+    alone = summary_of(config, tmp_path / "alone")
+    assert summary_of(config, tmp_path / "many", workers=1) == alone
+    assert taken
 
 
 @pytest.mark.ray

@@ -24,6 +24,8 @@ IMAGES_ONLY = ("ConvL", "ConvS", "DeConvL", "DeConvS", "Filter", "Filters", "Mix
 )  # fmt: skip
 def test_generators_for_any_shape_keep_the_contract(name: str, shape: tuple[int, ...]) -> None:
     check_generator(name, shape)
+    make = GENERATORS[name]
+    check_generator(lambda shape: make(shape), shape)
 
 
 def test_a_scale_is_of_each_value_or_of_each_channel_of_an_image() -> None:

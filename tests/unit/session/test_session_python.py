@@ -16,7 +16,7 @@ import torch
 import bbfuse
 from backends.base import InputError
 from backends.datasets.base import Dataset
-from backends.registry import _given
+from backends.registry import _given, _numbers
 from tests.helpers.documents.pages import ROOT
 
 SETTINGS: dict[str, Any] = {
@@ -79,6 +79,7 @@ def test_two_sessions_with_own_data_do_not_mix(digits: Dataset, tmp_path: Path, 
         next_ones[name] = [query.id for query in session.pending]
         for given in [key for key in _given if key.startswith("object:")]:  # as if it were another process
             monkeypatch.delitem(_given, given)
+        _numbers.clear()
     assert first["a"].id != first["b"].id
     sessions = {name: bbfuse.Session.load(tmp_path / f"{name} again") for name in "ab"}
     for name, session in sessions.items():
