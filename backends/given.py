@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from backends.base import InputError
+from backends.base import BackendInfo, InputError
 from backends.function import is_estimator
 from backends.models.reading import SUFFIXES
 from backends.targets.base import TARGETS, Architecture
@@ -43,7 +43,8 @@ def resolve(target: object) -> tuple[str, object]:
 
 def is_backend(target: object) -> bool:
     """Whether ``target`` has what a `backends.base.Backend` has."""
-    return not isinstance(target, type) and all(hasattr(target, name) for name in ("info", "query", "close"))
+    works = all(callable(getattr(target, name, None)) for name in ("query", "close"))
+    return works and not isinstance(target, type) and isinstance(getattr(target, "info", None), BackendInfo)
 
 
 def _named(name: str) -> str:

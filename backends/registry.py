@@ -72,9 +72,11 @@ class Registry(Generic[T], Mapping[str, T]):
     Built-in ones are in the modules of ``package`` and its subpackages; installed ones are entry points of ``group``.
     """
 
-    def __init__(self, kind: str, package: str, group: str) -> None:
+    def __init__(self, kind: str, package: str, group: str, base: type | None = None) -> None:
+        """``base``: the class that components derive from, if they are classes."""
         self.kind = kind
         self.group = group
+        self._base = base
         self._package = package
         self._found: dict[str, T] = {}
         self._complete = False
@@ -102,7 +104,7 @@ class Registry(Generic[T], Mapping[str, T]):
         if name in self._found:
             return self._found[name]
         if ":" in name:
-            return self._object(name) if name.startswith(GIVEN) else _attribute(self.kind, name)
+            return self._checked(name, self._object(name) if name.startswith(GIVEN) else _attribute(self.kind, name))
         close = difflib.get_close_matches(name, self._found, 1, 0.6)
         hint = f", did you mean {close[0]}?" if close else ""
         raise InputError(f"`{self.kind}` must be one of {', '.join(self)}, or module:attribute, got {name}{hint}")
@@ -150,6 +152,12 @@ class Registry(Generic[T], Mapping[str, T]):
         if not isinstance(found, Given):
             raise InputError(f"`{self.kind}` {name} was given as an object in Python, which is not known here: give it again")
         return found.component  # type: ignore[return-value]
+
+    def _checked(self, name: str, found: T) -> T:
+        if self._base is None or (isinstance(found, type) and issubclass(found, self._base)):
+            return found
+        got = found.__name__ if isinstance(found, type) else f"an object of {type(found).__name__}"
+        raise InputError(f"`{self.kind}` {name} must be a class derived from {self._base.__name__}, got {got}")
 
     def _add(self, name: str, component: T) -> None:
         there = self._found.get(name)

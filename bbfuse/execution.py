@@ -72,13 +72,13 @@ def outcome(
         InputError: the run was refused before its first query.
         TargetError: the target failed; the run folder can be resumed.
     """
-    display = display or ProgressDisplay()
+    display, callback = display or ProgressDisplay(), Callbacks(callbacks)
     folder, config = _folder(config)
     with contextlib.closing(folder):
         summary = folder.summary()
         if summary is None:
             _note_versions(folder, display)
-            summary = _train(config, folder, display, Callbacks(callbacks), bench)
+            summary = _train(config, folder, display, callback, bench)
     display.say(f"run folder: {folder.path}")
     return Outcome(folder.path, summary)
 
@@ -96,8 +96,8 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         raise InputError("`plan` is for a new run: drop `resume`, or give the settings of that run")
     validate(config)
     torch.set_num_threads(config.threads)
-    backend = described(config)
-    trainer = Trainer(config, backend.info, owned_data(config), Ledger(_Described(backend.info), limit=0), folder=None)
+    data, backend = owned_data(config), described(config)
+    trainer = Trainer(config, backend.info, data, Ledger(_Described(backend.info), limit=0), folder=None)
     purposes = trainer.plan.sent(trainer.objective)
     total = sum(purposes.values(), Queries())
     return {

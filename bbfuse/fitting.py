@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from backends.base import Chip, InputError
 from backends.datasets.base import DATASETS
 from backends.datasets.given import dataset
@@ -121,7 +123,7 @@ def configuration(
             close = difflib.get_close_matches(name, fields, 1, 0.6)
             raise InputError(f"fit has no setting `{name}`{f', did you mean `{close[0]}`?' if close else ''}")
     for name in ("out", "init", "responses"):
-        if values.get(name) is not None:
+        if isinstance(values.get(name), str):
             values[name] = Path(values[name])
     return kind(**{name: _section(name, value, fields[name].default_factory) for name, value in values.items()})
 
@@ -156,13 +158,15 @@ def _with_url(section: Any, url: str) -> Any:
 
 
 def _section(name: str, value: Any, make: Any) -> Any:
-    """A section given as a dictionary; other values are returned unchanged."""
+    """A section given as a dictionary; other values are returned unchanged, but numbers of numpy as those of Python."""
+    if isinstance(value, np.generic):
+        return value.item()
     if make is dataclasses.MISSING or not isinstance(value, Mapping):
         return value
     known = [f.name for f in dataclasses.fields(make)]
     if unknown := [key for key in value if key not in known]:
         raise InputError(f"`{name}.{unknown[0]}` is unknown: `{name}` has {', '.join(known)}")
-    return make(**value)
+    return make(**{key: _section(key, each, dataclasses.MISSING) for key, each in value.items()})
 
 
 def _resumed(folder: Path, target: object, data: object, callbacks: Sequence[Callback], settings: Mapping[str, Any]) -> Result:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from backends.base import Backend
+from backends.base import Backend, InputError
 from backends.datasets.base import Dataset
 from backends.datasets.loading import load
 from backends.kinds.base import BACKENDS, Description, Opening
@@ -19,9 +19,16 @@ def owned_data(config: RunConfig) -> Dataset:
     """The data set with the images that the user owns.
 
     Raises:
-        InputError: there is no such data set, or it has fewer images than `images`.
+        InputError: there is no such data set, it has fewer images than `images`, or it lacks the labels that the run needs.
     """
-    return load(config.data).owned(config.images)
+    data = load(config.data)
+    if config.labels == "given" and not data.labelled:
+        raise InputError(
+            f"`data` {data.name} has no labels: give them, or set `labels=target` to train on the target's own classes"
+        )
+    if not data.classes:
+        raise InputError(f"`classes` must be given, how many the target has, since `data` {data.name} has no labels that show it")
+    return data.owned(config.images)
 
 
 def open_backend(config: RunConfig, say: Callable[[str], None], stack: ExitStack) -> Backend:

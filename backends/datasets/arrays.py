@@ -87,8 +87,6 @@ def _form(where: str, parts: Mapping[str, NDArray[Any]], given: tuple[float, flo
     squeezed = image and last is None
     if last is None:
         last = len(sides) == 3 and sides[-1] in _CHANNELS and sides[0] not in _CHANNELS
-    if given is not None and len(given) != 2:
-        raise InputError(f"`value_range` must be two numbers (low, high), got {tuple(given)}")
     low, high = _range(where, parts) if given is None else given
     return Form(float(low), float(high), last and len(sides) > 1, train.dtype.kind in "bui", squeezed)
 

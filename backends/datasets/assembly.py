@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from backends.datasets.arrays import array, inputs, labels
 from backends.datasets.base import FEWEST, Dataset, Split
 from backends.datasets.drawing import drawn
 
-__all__ = ["Part", "assembled", "divided", "parts_of", "read_archive"]
+__all__ = ["Part", "assembled", "check_rules", "divided", "parts_of", "read_archive"]
 
 Part = tuple[Any, Any]
 """Inputs and labels of one part; ``None`` for labels that are not known."""
@@ -36,6 +37,7 @@ def assembled(
     Raises:
         InputError: these cannot be inputs, labels or parts.
     """
+    check_rules(value_range, channels_last, classes)
     where = "`data`" if name == "data" else f"`data` {name}"
     arrays = {part: array(given[0], f"{where}: inputs of {part}") for part, given in parts.items()}
     tensors, form = inputs(where, arrays, value_range, channels_last)
@@ -43,6 +45,25 @@ def assembled(
     numbers, found, names = labels(where, {part: given[1] for part, given in parts.items()}, sizes, classes)
     splits = divided(where, {part: Split(tensors[part], numbers[part]) for part in parts}, found, split, seed)
     return Dataset(name, found, *splits, form, names)
+
+
+def check_rules(value_range: object = None, channels_last: object = None, classes: object = None) -> None:
+    """Refuse what is of another type than these settings of `assembled` are.
+
+    Raises:
+        InputError: a setting is.
+    """
+    if value_range is not None and not _are_numbers(value_range, 2):
+        raise InputError(f"`value_range` must be two numbers (low, high), got {value_range}")
+    if channels_last is not None and not isinstance(channels_last, int | np.bool_):
+        raise InputError(f"`channels_last` must be True or False, or None to recognise it, got {channels_last}")
+    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, Integral) or classes < 2):
+        raise InputError(f"`classes` must be a whole number of 2 or more, got {classes}")
+
+
+def _are_numbers(given: Any, count: int) -> bool:
+    found = np.array(given, dtype=object)
+    return found.shape == (count,) and all(isinstance(number, Real) for number in found)
 
 
 def divided(
@@ -57,8 +78,8 @@ def divided(
         InputError: a part is too small, or lacks a class; or ``split`` is no division.
     """
     shares = _SHARES if split is None else split
-    if len(shares) != 3 or not all(0 < share < 1 for share in shares) or abs(sum(shares) - 1.0) > 1e-6:
-        raise InputError(f"`split` must be three shares for train, validation and test that add up to 1, got {tuple(shares)}")
+    if not _are_numbers(shares, 3) or not all(0 < share < 1 for share in shares) or abs(sum(shares) - 1.0) > 1e-6:
+        raise InputError(f"`split` must be three shares for train, validation and test that add up to 1, got {shares}")
     pool, made = _drawn(parts["train"], seed), dict(parts)
     if "test" not in made:
         held = max(1, round(len(pool) * shares[2]))
@@ -105,9 +126,8 @@ def parts_of(found: Mapping[str, Any], where: str) -> dict[str, Part]:
     for x, y in sorted(_PAIRS, key=lambda pair: pair[1] not in found):
         if x in found:
             return {"train": (found[x], found.get(y))}
-    raise InputError(
-        f"{where} must hold images and labels, x and y, or x_train, y_train, x_test and y_test, got {', '.join(map(str, found))}"
-    )
+    names = ", ".join(map(str, found)) or "nothing"
+    raise InputError(f"{where} must hold images and labels, x and y, or x_train, y_train, x_test and y_test, got {names}")
 
 
 def read_archive(path: str, **settings: Any) -> Dataset:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backends.base import InputError
 from backends.datasets import folders
 from backends.datasets.arrays import array
-from backends.datasets.assembly import Part, assembled, parts_of, read_archive
+from backends.datasets.assembly import Part, assembled, check_rules, parts_of, read_archive
 from backends.datasets.base import Dataset
 from backends.datasets.form import Form
 from backends.datasets.loading import load
@@ -49,6 +49,7 @@ def dataset(
     Raises:
         InputError: it is no such thing; the message says what was found, and what to do.
     """
+    check_rules(value_range, channels_last, classes)
     rules = {"value_range": value_range, "channels_last": channels_last, "classes": classes, "split": split}
     if isinstance(data, str | Path) and str(data).endswith(".npz"):
         return read_archive(str(data), **rules, seed=seed)
@@ -104,6 +105,11 @@ def _pair(value: Any, where: str) -> Part:
         counted = hasattr(value, "__len__") and hasattr(value, "__getitem__")
         inputs, labels = _columns((value[place] for place in range(len(value))) if counted else value, where)  # type: ignore[arg-type]
         return _joined([part[None] for part in inputs], where), None if labels is None else np.stack(labels)
+    if not hasattr(value, "__len__"):
+        raise InputError(
+            f"{where} must be (inputs, labels), inputs alone, a dictionary of parts, a data set or loader, a name or a file, got "
+            f"{type(value).__name__}"
+        )
     return value, None
 
 

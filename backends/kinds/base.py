@@ -85,5 +85,5 @@ class BackendKind:
             backend.close()
 
 
-BACKENDS: Registry[type[BackendKind]] = Registry("backend", "backends.kinds", "bbfuse.backends")
+BACKENDS: Registry[type[BackendKind]] = Registry("backend", "backends.kinds", "bbfuse.backends", BackendKind)
 """All kinds of backends by the name that `backend` takes."""

@@ -57,7 +57,10 @@ class Simulator:
             for name, tensor in stored_tensors(network, memory.stored or usual).items()
         }
         if not tensors and not codes:
-            raise InputError(f"{type(network).__name__} has no convolution or linear layer with weights to store")
+            raise InputError(
+                f"`target` {type(network).__name__} has no convolution or linear layer with weights to store: choose `no_chip`, "
+                "chip=None in Python, for a target without bit errors"
+            )
         self.banks = [store(tensors, quantization or replace(preset, bits=memory.bits))] if tensors else []
         """The stored tensors, one bank for each width; all banks lie one after the other in the same cells."""
         own = {name: _tensor(network, name) for name in codes}

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.base import InputError
+
 __all__ = ["Callback", "Callbacks", "Start", "Status"]
 
 
@@ -60,9 +62,15 @@ class Callback:
 
 
 class Callbacks(Callback):
-    """Several callbacks as one, called in order."""
+    """Several callbacks as one, called in order.
+
+    Raises:
+        InputError: another object is among them.
+    """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
+        if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
+            raise InputError(f"`callbacks` must be a list of objects derived from Callback, got {callbacks}")
         self._all = tuple(callbacks)
 
     def on_start(self, start: Start) -> None:

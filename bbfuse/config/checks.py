@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -40,13 +41,14 @@ def _check_ranges(section: Any, where: str) -> None:
     kind: Any = type(section)
     for f in dataclasses.fields(kind):
         value = getattr(section, f.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and type(value) is _hint(kind, f.name):
             _check_ranges(value, f"{where}{f.name}.")
         else:
             try:
                 adapter(kind, f.name).validate_python(value, strict=True)
             except ValidationError as error:
-                raise InputError(f"`{where}{f.name}` must {rule_of(kind, f.name, error)}, got {value}") from None
+                found = " ".join(str(value).split())[:100]
+                raise InputError(f"`{where}{f.name}` must {rule_of(kind, f.name, error)}, got {found}") from None
 
 
 def _check_rules(rules: Any, settings: Any) -> None:
@@ -67,7 +69,12 @@ def adapter(kind: Any, name: str) -> TypeAdapter[Any]:
 
 
 def rule_of(kind: type, name: str, error: ValidationError) -> str:
-    """What a field declares, in words such as ``be above 0`` or ``lie in [0, 1]``; pydantic's message if it declares nothing."""
+    """What a field declares, in words such as ``be above 0`` or ``lie in [0, 1]``; pydantic's message if it declares nothing, or
+    if the value is of another type; NaN and infinities count as numbers."""
+    found = error.errors()[0]
+    infinite = isinstance(found["input"], float) and not math.isfinite(found["input"])
+    if found["type"].endswith("_type") and not infinite:
+        return found["msg"].replace("Input should be", "be")
     bounds: dict[str, Any] = {}
     for item in _metadata(_hint(kind, name)):
         if isinstance(item, annotated_types.Predicate) and item.func.__doc__:
@@ -81,7 +88,7 @@ def rule_of(kind: type, name: str, error: ValidationError) -> str:
         return f"be above {bounds['gt']}"
     if "ge" in bounds:
         return f"be {bounds['ge']} or more"
-    return error.errors()[0]["msg"].replace("Input should be", "be")
+    return found["msg"].replace("Input should be", "be")
 
 
 def _metadata(hint: Any) -> Iterator[Any]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from bbfuse.fuse.generators.base import GENERATORS, Shape
+from backends.base import InputError
+from bbfuse.fuse.generators.base import GENERATORS, Generator, Shape
 
 __all__ = ["Fuse"]
 
@@ -55,7 +56,7 @@ class Fuse(nn.Module):
         make = GENERATORS[generator]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-            added = make(self.image_shape)
+            added = _made(make, generator, self.image_shape)
         last = [layer for layer in added.modules() if _weighs(layer)][-1]
         nn.init.zeros_(last.get_parameter("weight"))
         nn.init.zeros_(last.get_parameter("bias"))
@@ -128,6 +129,30 @@ class Fuse(nn.Module):
         """Add ``vector`` (d,) to the parameters' gradients."""
         for p, piece in zip(self.parameters(), self.unflatten(vector).values(), strict=True):
             p.grad = piece.clone() if p.grad is None else p.grad + piece
+
+
+def _made(make: Generator, name: str, shape: Shape) -> nn.Module:
+    """The network that ``make``, the generator called ``name``, makes for ``shape``.
+
+    Raises:
+        InputError: it makes none, or one that cannot be added to inputs of that shape or that has no parameters.
+    """
+    try:
+        network = make(shape)
+        if not isinstance(network, nn.Module) or not any(map(_weighs, network.modules())):
+            raise TypeError(f"got {type(network).__name__} without a layer with weight and bias")
+        with torch.no_grad():
+            found = tuple(network.eval()(torch.zeros(2, *shape)).shape[1:])
+        if found != shape:
+            raise TypeError(f"got outputs {found}")
+    except InputError:
+        raise
+    except Exception as error:  # a function of others may raise anything
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(
+            f"`generator` {name} must make a network from {shape} to {shape}, as a function of that shape: {words}"
+        ) from error
+    return network
 
 
 def _weighs(layer: nn.Module) -> bool:

@@ -37,7 +37,7 @@ class Head(nn.Module):
         return torch.zeros(())
 
 
-HEADS: Registry[type[Head]] = Registry("head", "bbfuse.heads", "bbfuse.heads")
+HEADS: Registry[type[Head]] = Registry("head", "bbfuse.heads", "bbfuse.heads", Head)
 """All heads by the name that `head` takes."""
 
 

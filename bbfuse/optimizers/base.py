@@ -103,7 +103,7 @@ class Optimizer:
         raise NotImplementedError
 
 
-OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", "bbfuse.optimizers", "bbfuse.optimizers")
+OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", "bbfuse.optimizers", "bbfuse.optimizers", Optimizer)
 """All optimizers by the name that `optimizer` takes."""
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import shutil
@@ -34,7 +35,8 @@ _COMPONENTS = ("backend", "optimizer", "head", "generator", "grow")
 class RunFolder:
     """The files of a run. Nothing outside ``path`` is written."""
 
-    def __init__(self, path: Path, created: bool) -> None:
+    def __init__(self, path: Path, created: Sequence[Path] = ()) -> None:
+        """``created``: the folders that were made for it, the innermost first."""
         self.path = path
         self._created = created
         self._events = (path / "events.jsonl").open("ab")
@@ -46,13 +48,13 @@ class RunFolder:
         Raises:
             InputError: it is not empty, or cannot be written.
         """
-        existed = path.exists()
+        created = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise InputError(f"`out` {path} is not empty: choose another folder, or continue it with `resume={path}`")
             write_text(path / "config.json", _json(to_dict(config)))
-            return cls(path, created=not existed)
+            return cls(path, created)
         except OSError as error:
             raise InputError(f"`out` {path} cannot be written: {error.strerror or error}") from error
 
@@ -65,7 +67,7 @@ class RunFolder:
         """
         config = settings(path, "`resume`", trust, ("target", "data"))
         try:
-            return cls(path, created=False), config
+            return cls(path), config
         except OSError as error:
             raise InputError(f"`resume` {path} cannot be written: {error.strerror or error}") from error
 
@@ -133,10 +135,13 @@ class RunFolder:
         return json.loads(path.read_text()) if path.exists() else None
 
     def discard(self) -> None:
-        """Remove the files of a run that could not begin."""
+        """Remove the files of a run that could not begin, and the folders that were made for it."""
         self._events.close()
         if self._created:
             shutil.rmtree(self.path)
+            with contextlib.suppress(OSError):  # another run may have begun beside it
+                for folder in self._created[1:]:
+                    folder.rmdir()
         else:
             for name in ("config.json", "versions.json", "events.jsonl", "answers.jsonl", "start.pt", "responses.pt"):
                 (self.path / name).unlink(missing_ok=True)

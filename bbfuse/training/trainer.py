@@ -59,10 +59,6 @@ class Trainer:
             raise InputError(f"{takes}, but `data={data.name}` has {shape} and {data.classes}")
         if config.augment and len(shape) != 3:
             raise InputError(f"`augment` is for images, but `data={data.name}` has inputs of the shape {shape}: drop it")
-        if config.labels == "given" and not data.labelled:
-            raise InputError(
-                f"`data` {data.name} has no labels: give them, or set `labels=target` to train on the target's own classes"
-            )
         self.config = config
         self.ledger = ledger
         self._folder = folder

@@ -76,7 +76,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "pictures": (Items(PICTURES), {}, "must give arrays or tensors, got a picture"),
     "no items": (Items([]), {}, "must hold inputs, got none"),
     "labels at times": (Items([(PIXELS[0], 0), (PIXELS[0],)]), {}, "a label with every input or with none, got 1 for 2"),
-    "nothing": (None, {}, "inputs of train must be numbers of one size, got an array of type object"),
+    "nothing": (None, {}, "`data` must be (inputs, labels), inputs alone, a dictionary of parts, a data set or loader, "),
     "a name with labels": ("digits", {"labels": LABELS}, "`labels`, `classes` and `split` are for arrays"),
     "no such file": ("nowhere.npz", {}, "`data` nowhere.npz must be a .npz file of arrays"),
 }  # fmt: skip
