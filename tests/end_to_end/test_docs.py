@@ -46,7 +46,7 @@ def names(request: pytest.FixtureRequest) -> dict[str, Any]:
     page = request.getfixturevalue("page")
     if page == "guides/bench.md":
         return {"device": lambda images: images.reshape(len(images), -1) @ np.random.default_rng(0).normal(size=(64, 10))}
-    if page in ("guides/python.md", "guides/shift.md"):
+    if page in ("guides/python.md", "guides/shift.md", "guides/targets.md", "guides/data.md"):
         data: Dataset = request.getfixturevalue("digits")
         network, server = request.getfixturevalue("network"), request.getfixturevalue("server")
         return {"network": network, "images": data.train.images, "labels": data.train.labels, "url": server.url}
@@ -77,8 +77,9 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     methods, contributing = ((tmp_path / name).read_text() for name in ("guides/methods.html", "contributing.html"))
     for registry in (OPTIMIZERS, HEADS, GENERATORS, BACKENDS):
         assert all(f"<code>{name}</code>" in methods for name in registry)
-    targets = (tmp_path / "guides/targets.html").read_text()
-    assert all(f"<code>{name}</code>" in targets for name in [*TARGETS, *DATASETS])
+    for registry, page in ((TARGETS, "targets"), (DATASETS, "data")):
+        text = (tmp_path / f"guides/{page}.html").read_text()
+        assert all(f"<code>{name}</code>" in text for name in registry)
     assert "TwoSided" in contributing
     assert "--spsa.c" in (tmp_path / "reference/flags.html").read_text()
     for page in tmp_path.rglob("*.html"):
