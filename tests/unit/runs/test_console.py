@@ -15,7 +15,7 @@ from bbfuse.cli.tables import closing_table, plan_table
 from bbfuse.progress import ProgressDisplay
 from tests.helpers.studies.summaries import made_summary
 
-FUSE_ALONE = "fuse alone: this run's fuse without the head; --head none trains a fuse for use without a head"
+FUSE_ALONE = "fuse alone: this run's fuse without its head; to use a fuse alone, train one without a head"
 ENERGY = "84 % of the voltage saves 33.6 % of the energy of weight reads, 13.7 % with the fuse in front"
 SENT = "51.9 points lost, 38.7 recovered; 18,453 images in 1,276 requests (budget 20,500); 84 s"
 
