@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+import bbfuse
+from backends.datasets.base import Dataset
+from backends.server.subprocess_server import OwnServer
 from bbfuse.cli.run import parse
 from tests.helpers.documents.blocks import blocks, output_of, served
 from tests.helpers.documents.pages import ROOT
@@ -50,10 +54,9 @@ def test_what_a_run_trained_is_loaded_exported_and_served_as_written(tmp_path: P
     exporting, serving = ([command for command in LAST if name in command] for name in ("bbfuse.export", "bbfuse.serve"))
     output_of("python -m bbfuse.run --budget 4000 --out runs/other", tmp_path)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"images": torch.zeros(2, 1, 8, 8), "target": lambda images: images.flatten(1)[:, :10]}
-    (loading,) = (block.text for block in blocks(README) if "bbfuse.load" in block.text)
-    exec(loading, names)
-    assert names["logits"].shape == (2, 10)
+    (loading,) = re.findall(r"`(bbfuse\.load\(.*?\))`", README.read_text())
+    trained = eval(loading, {"bbfuse": bbfuse})
+    assert trained(torch.zeros(2, 1, 8, 8), lambda images: images.flatten(1)[:, :10]).shape == (2, 10)
     for command in exporting:
         folder = tmp_path / output_of(command, tmp_path).removeprefix("written: ").strip()
         assert {path.name for path in folder.iterdir()} == {"fuse.onnx", "head.onnx", "README.md"}
@@ -80,15 +83,21 @@ def test_every_link_leads_to_a_file_and_every_command_to_a_module(page: Path) ->
         assert found or module == "experiments.NAME", module
 
 
-def test_the_lines_of_python_run_as_written() -> None:
-    simulated = [block.text for block in blocks(README) if block.language == "python" and "bbfuse.load" not in block.text]
-    for block in simulated:
-        assert len(block.splitlines()) <= 15
-        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
-        names: dict[str, Any] = {"network": network, "images": torch.zeros(2, 1, 2, 2)}
-        exec(block, names)
-        assert names["logits"].shape == (2, 3)
-    assert len(simulated) == 1
+def test_the_python_runs_as_written(
+    digits: Dataset, network: nn.Module, server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"network": network, "url": server.url, "images": digits.train.images, "labels": digits.train.labels}
+    names["device"] = lambda images: network(torch.from_numpy(images)).detach()
+    first, *examples = [block for block in blocks(README) if block.language == "python"]
+    assert len(first.text.splitlines()) == len(examples) == 5
+    for block in [first, *examples]:
+        exec(compile(block.text, block.text.splitlines()[-1], "exec"), names)
+    for name in ("result", "own", "better", "shifted", "fleet"):
+        reached, before = (names[name].summary["accuracy"][key]["mean"] for key in ("perturbed_fused", "perturbed"))
+        assert reached > before, name
+    assert names["classes"].shape == (100,)
+    assert names["session"].result().summary["queries"]["images"] <= 4000
 
 
 def test_every_flag_named_is_a_flag() -> None:
