@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import bbfuse
 from backends.datasets.base import DATASETS, Dataset
 from backends.kinds.base import BACKENDS
 from backends.server.subprocess_server import OwnServer
@@ -23,7 +24,7 @@ from bbfuse.cli.run import parse
 from bbfuse.fuse.generators.base import GENERATORS
 from bbfuse.heads.base import HEADS
 from bbfuse.optimizers.base import OPTIMIZERS
-from tests.helpers.documents.blocks import Reader, blocks, check_text
+from tests.helpers.documents.blocks import Reader, blocks, check_text, words_of
 from tests.helpers.documents.pages import ROOT
 
 DOCS = ROOT / "docs"
@@ -31,11 +32,17 @@ PAGES = {page.relative_to(DOCS / "pages").as_posix(): page for page in sorted((D
 COMMANDS = [(name, command) for name, page in PAGES.items() for block in blocks(page) for command in block.commands]
 NOT_HERE = (
     "python -m pip install",  # and then the tests, which are these
+    "python -m pip download",  # the fixture `downloaded` does
     "ray job submit",  # tests/end_to_end/distributed/test_ray_jobs.py submits one
     "bbfuse run --population --backend whitebox --optimizer backprop --device cuda",  # needs a GPU
 )
-NEED_RUNS = ("index.md", "guides/deployment.md", "guides/run-folder.md")
+PRETRAINED = "guides/pretrained.md"
+NEED_RUNS = ("index.md", "guides/deployment.md", "guides/run-folder.md", PRETRAINED)
 """Pages whose Python reads what their commands have written."""
+SHORT = ("guides/python.md", "guides/targets.md", "guides/data.md", PRETRAINED)
+"""Pages whose examples have at most 12 lines; imports, blank lines and whole files do not count."""
+_ROW = r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \|$"
+"""Chip, the accuracies of the page of a pretrained network in percent, and images sent."""
 
 
 @pytest.fixture
@@ -100,7 +107,7 @@ def test_every_block_of_data_and_python_of_a_page_works(
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("page", [page for page in PAGES if any(name == page for name, _ in COMMANDS)])
+@pytest.mark.parametrize("page", sorted({name for name, command in COMMANDS if not command.startswith(NOT_HERE)}))
 def test_every_command_of_a_page_runs_as_written(
     page: str, names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,11 +126,55 @@ def test_every_run_of_a_page_is_a_run(page: str, command: str, tmp_path: Path, m
     assert parse(command.split()[2:]).budget > 0
 
 
+@pytest.fixture
+def downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with the file that the command of the page downloads."""
+    (command,) = [command for block in blocks(PAGES[PRETRAINED]) for command in block.commands]
+    words = [*words_of(command), "--retries", "1", "--timeout", "20"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    if done.returncode != 0 and "connection broken" in done.stderr:
+        pytest.skip("the registry of Python packages cannot be reached")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _measured(result: bbfuse.Result) -> list[float]:
+    accuracy = result.summary["accuracy"]
+    shown = [accuracy["clean"], *(accuracy[f"perturbed{part}"]["mean"] for part in ("", "_head", "_fused"))]
+    return [*(100 * value for value in shown), result.summary["queries"]["images"]]
+
+
+@pytest.mark.peer
+def test_the_page_of_a_pretrained_network_works_and_its_numbers_are_those_of_the_runs(downloaded: Path) -> None:
+    with Reader(downloaded, {}, runs_commands=False) as reader:
+        reader.follow(PAGES[PRETRAINED])
+    names = reader.names
+    rows = re.findall(_ROW, PAGES[PRETRAINED].read_text(), re.MULTILINE)
+    assert [chip for chip, *_ in rows] == ["0", "1", "2"]
+    for chip, *numbers in rows:
+        data = (names["images"], names["digits"].target)
+        result = names["result"] if chip == "0" else bbfuse.fit(
+            names["network"], data, chip=bbfuse.Chip(0.05, int(chip)), **names["settings"]
+        )  # fmt: skip
+        stated = [float(number.replace(",", "")) for number in numbers]
+        assert _measured(result) == pytest.approx(stated, abs=1.0), chip  # processors of other kinds round otherwise
+    assert sum(p.numel() for p in names["network"].parameters()) == 390_410
+
+
+@pytest.mark.parametrize("page", SHORT)
+def test_examples_are_short(page: str) -> None:
+    for block in (block for block in blocks(PAGES[page]) if block.title is None):
+        lines = [line for line in block.text.splitlines() if line and not line.startswith(("import ", "from "))]
+        assert len(lines) <= 12, lines[0]
+
+
 def test_every_flag_named_is_a_flag() -> None:
     shown = "".join(_help_of(module) for module in ("bbfuse.serve", "bbfuse.export", "backends.server", "backends.targets.fit"))
     shown += _help_of("bbfuse.run", "--help-all") + _help_of("bbfuse.run")
     others = {
         "--run", "--json", "--working-dir", "--strict", "--check", "--two-sided.lr", "--help", "--help-all", "--ray-address",
+        "--no-deps",
     }  # fmt: skip
     for name, page in PAGES.items():
         for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", page.read_text())) - others:
