@@ -39,7 +39,7 @@ NOT_HERE = (
 PRETRAINED = "guides/pretrained.md"
 NEED_RUNS = ("index.md", "guides/deployment.md", "guides/run-folder.md", PRETRAINED)
 """Pages whose Python reads what their commands have written."""
-SHORT = ("guides/python.md", "guides/targets.md", "guides/data.md", PRETRAINED)
+SHORT = ("guides/python.md", "guides/shift.md", "guides/targets.md", "guides/data.md", PRETRAINED)
 """Pages whose examples have at most 12 lines; imports, blank lines and whole files do not count."""
 _ROW = r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \|$"
 """Chip, the accuracies of the page of a pretrained network in percent, and images sent."""
