@@ -42,8 +42,8 @@ SEEDS = range(5)
 IMAGES = 20_000
 REPORTED = {"digits": 360, "CIFAR-10 (JPEG)": 2000}
 TARGETS = {"digits": "digits", "CIFAR-10 (JPEG)": "resnet20"}
-STEPS = {"digits": None, "CIFAR-10 (JPEG)": 4000}
-"""Batches of the target's fit, where they are not the usual ones."""
+FIT: dict[str, dict[str, Any]] = {"digits": {}, "CIFAR-10 (JPEG)": {"steps": 4000}}
+"""What is not usual in the fit of each target."""
 LARGE = {"digits": "MLP", "CIFAR-10 (JPEG)": "UNetXS"}
 """The largest generator of each data set here."""
 CORRECTED: dict[str, Any] = {"start": "corrections"}
@@ -74,9 +74,7 @@ def _fit_targets() -> None:
         if not _target(data).exists():
             _target(data).parent.mkdir(parents=True, exist_ok=True)
             found = load(plain)
-            usual = usual_recipe(TARGETS[data], found)
-            recipe = usual if STEPS[data] is None else replace(usual, steps=STEPS[data])
-            fit_to(_target(data), TARGETS[data], found, recipe)
+            fit_to(_target(data), TARGETS[data], found, replace(usual_recipe(TARGETS[data], found), **FIT[data]))
 
 
 def _data(data: str, shift: str) -> str:

@@ -55,8 +55,8 @@ def shifted(data: str, shift: str) -> Dataset:
         images = torch.cat([SHIFTS[shift]((some + 1) / 2) for some in part.images.split(1000)])
         return Split((images * 255).round().clamp(0, 255) / 127.5 - 1, part.labels)
 
-    parts = {name: seen(getattr(plain, name)) for name in ("train", "validation", "test")}
-    return replace(plain, name=f"{plain.name}, {shift}", **parts)
+    train, validation, test = (seen(part) for part in (plain.train, plain.validation, plain.test))
+    return replace(plain, name=f"{plain.name}, {shift}", train=train, validation=validation, test=test)
 
 
 digits_gain = partial(shifted, "digits", "gain")
