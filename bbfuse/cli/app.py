@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from backends import flags
 from backends.base import InputError
@@ -24,8 +25,14 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Execute the subcommand that ``arguments`` begin with; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    """Execute the subcommand that ``arguments`` begin with; returns the exit code.
+
+    Without ``arguments``, as the console script, modules are also found in the working directory, as ``python -m`` does.
+    """
+    if arguments is None:
+        if not sys.flags.safe_path:
+            sys.path.insert(0, str(Path.cwd()))
+        arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0

@@ -227,3 +227,21 @@ def test_the_short_help_has_the_common_flags_and_the_full_help_all() -> None:
     assert "--spsa.c" not in short.stdout
     assert short.stdout.count("\n  --") <= 25
     assert max(map(len, short.stdout.splitlines())) <= 110
+
+
+def test_the_console_script_finds_modules_in_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "bbfuse"  # as pip writes it
+    script.write_text("import sys\nfrom bbfuse.cli.app import main\nif __name__ == '__main__':\n    sys.exit(main())\n")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "my_part.py").write_text("size = 3\n")
+    (tmp_path / "work" / "my_module.py").write_text(
+        "from torch import nn\n\ndef make(shape):\n    from my_part import size\n    return nn.Conv2d(1, 1, size, padding=1)\n"
+    )
+    flags = ["run", "--optimizer", "spsa", "--generator", "my_module:make", "--budget", "4000", "--plan", "--json"]
+    done = subprocess.run(
+        [sys.executable, str(script), *flags], capture_output=True, text=True, cwd=tmp_path / "work",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["config"]["generator"] == "my_module:make"
