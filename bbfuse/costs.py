@@ -54,7 +54,7 @@ def energy(
     from backends.memory.energy import macs, saving, voltage, weight_reads
     from backends.targets.networks import build
 
-    if config.no_chip or not BACKENDS[config.backend].on_chip:
+    if config.no_chip or not BACKENDS[config.backend].on_chip(config.target, config.settings_of("backend")):
         return dict.fromkeys(("voltage", "saving_bare", "saving", "saving_macs"))
     volts = voltage(config.bit_error_rate)
     saved: dict[str, float | None] = {"saving": None, "saving_macs": None}

@@ -51,8 +51,6 @@ class BackendKind:
     """Its settings: a frozen dataclass. They are the section of the kind's name."""
     access: ClassVar[Access] = Access.LOGITS
     """The access that it grants."""
-    on_chip: ClassVar[bool] = True
-    """Whether the target is a network stored on the chip, so that what it costs to run is known from its architecture."""
     over_network: ClassVar[bool] = False
     """Whether responses are paid: they are written to a journal, several requests are in flight at once, and nothing of it
     computes on a device of this machine."""
@@ -61,6 +59,11 @@ class BackendKind:
     def granted(cls, target: str) -> Access:
         """The access that it grants to the target of that name."""
         return cls.access
+
+    @classmethod
+    def on_chip(cls, target: str, settings: Any) -> bool:
+        """Whether the target is a network of the architecture ``target`` stored on the chip, so that its energy is known."""
+        return True
 
     @classmethod
     def open(cls, opening: Opening) -> Backend:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from backends.base import Backend, BackendInfo, InputError
 from backends.kinds.base import BACKENDS, BackendKind, Description, Opening
 
-__all__ = ["Bench", "BenchConfig"]
+__all__ = ["UNNAMED", "Bench", "BenchConfig"]
+
+UNNAMED = "bench"
+"""The target of a device whose architecture is not named."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Bench(BackendKind):
     """A device without an API: queries are handed out, responses are told (bbfuse bench, or bbfuse.Session)."""
 
     Config = BenchConfig
+
+    @classmethod
+    def on_chip(cls, target: str, settings: Any) -> bool:
+        """See `BackendKind`; only if the device's architecture is named."""
+        return target != UNNAMED
 
     @classmethod
     def open(cls, opening: Opening) -> Backend:

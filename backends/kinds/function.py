@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from backends.base import Backend, InputError
 from backends.kinds.base import BACKENDS, BackendKind, Opening
@@ -31,7 +31,11 @@ class Function(BackendKind):
     """A function from inputs to scores, or a scikit-learn estimator, in this process: strict access."""
 
     Config = FunctionConfig
-    on_chip = False
+
+    @classmethod
+    def on_chip(cls, target: str, settings: Any) -> bool:
+        """See `BackendKind`; a function has no architecture."""
+        return False
 
     @classmethod
     def open(cls, opening: Opening) -> Backend:

@@ -144,6 +144,11 @@ class Remote(BackendKind):
     over_network = True
 
     @classmethod
+    def on_chip(cls, target: str, settings: RemoteConfig) -> bool:
+        """See `BackendKind`; what runs behind an address is not known."""
+        return settings.url is None
+
+    @classmethod
     def open(cls, opening: Opening) -> Backend:
         """See `BackendKind`; the server's metadata are read."""
         backend = _connected(opening)

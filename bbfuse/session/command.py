@@ -7,6 +7,7 @@ from pathlib import Path
 
 from backends import flags
 from backends.base import NOMINAL, InputError, TargetError
+from backends.kinds.bench import UNNAMED
 from bbfuse.cli.run import parse
 from bbfuse.session.bench import Query
 from bbfuse.session.files import QueryFiles, read_responses
@@ -85,7 +86,7 @@ def _begun(folder: Path, settings: Sequence[str]) -> Session:
         if settings:
             raise InputError(f"{folder} holds a run, whose settings are fixed: drop {' '.join(settings)}, or give another folder")
         return Session.load(folder)
-    config = parse(["--backend", "bench", "--target", "bench", "--out", str(folder), *settings])
+    config = parse(["--backend", "bench", "--target", UNNAMED, "--out", str(folder), *settings])
     if config.backend != "bench" or config.resume is not None or config.plan or config.json or config.out != folder:
         raise InputError("bbfuse bench takes neither `backend`, `out`, `resume`, `plan` nor `json`: drop it")
     return Session.begin(config)

@@ -14,6 +14,7 @@ from torch import Tensor
 from backends.base import Chip, InputError, TargetError
 from backends.datasets.given import dataset
 from backends.datasets.loading import load
+from backends.kinds.bench import UNNAMED
 from backends.registry import renew
 from bbfuse.callbacks.base import Status
 from bbfuse.config import RunConfig
@@ -44,7 +45,7 @@ class Session:
     """
 
     def __init__(
-        self, data: object, *, folder: str | Path, chip: Chip | Population | str | None = "default", target: str = "bench",
+        self, data: object, *, folder: str | Path, chip: Chip | Population | str | None = "default", target: str = UNNAMED,
         value_range: tuple[float, float] | None = None, channels_last: bool | None = None,
         split: tuple[float, float, float] | None = None, classes: int | None = None, **settings: Any,
     ) -> None:  # fmt: skip

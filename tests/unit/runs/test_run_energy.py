@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from backends.kinds.remote import RemoteConfig
 from bbfuse.config.schema import RunConfig
 from bbfuse.costs import energy
 from bbfuse.fuse.module import Fuse
@@ -64,3 +67,18 @@ def test_nothing_is_stated_where_no_voltage_was_measured_or_the_target_is_not_kn
     unknown = RunConfig(backend="remote", target="somebodys", bit_error_rate=0.2056)
     found = energy(unknown, fuse, SHAPE)
     assert found == {"voltage": pytest.approx(0.75), "saving_bare": pytest.approx(0.4375), "saving": None, "saving_macs": None}
+
+
+def test_nothing_is_stated_of_a_target_that_is_not_a_network_named_here() -> None:
+    def found(**settings: Any) -> set[str]:
+        stated = energy(
+            RunConfig(bit_error_rate=0.05, **settings), Fuse("Filter", SHAPE, torch.Generator().manual_seed(0)), SHAPE
+        )
+        return {name for name, value in stated.items() if value is not None}
+
+    everything = {"voltage", "saving_bare", "saving", "saving_macs"}
+    assert found(backend="remote") == found(backend="bench", target="digits") == everything
+    at = RemoteConfig(url="http://127.0.0.1:1")
+    for settings in ({"backend": "remote", "remote": at}, {"backend": "bench", "target": "bench"}, {"backend": "function"}):
+        assert found(**settings) == set()
+    assert found(backend="object") == found(no_chip=True) == set()
