@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from backends.base import InputError
+from backends.datasets import loading
 from backends.datasets.base import Dataset, Split
 from backends.datasets.drawing import stratified
 from backends.datasets.loading import load
@@ -31,7 +32,7 @@ def loaded(name: str, monkeypatch: pytest.MonkeyPatch, train: list[int], test: l
         places = range(len(rows)) if order is None else np.random.default_rng(order).permutation(len(rows))
         parts[part] = in_memory([(png(rows[place][0]), rows[place][1]) for place in places])
     monkeypatch.setattr("backends.datasets.folders._opened", lambda _: parts)
-    return load.__wrapped__(name)
+    return loading._loaded(name)
 
 
 @given(LABELS, st.integers(0, 9))
