@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from backends.kinds.base import BACKENDS
+from backends.registry import GIVEN
 from backends.settings import Rule, changed
 from bbfuse.config.schema import RunConfig, section_of, users_of
 from bbfuse.heads.base import HEADS, CalibratedHead, TrainedHead
@@ -120,6 +121,11 @@ RULES = (
     Rule(
         lambda c: c.backend == "remote" and c.remote.url is not None and changed(c.memory),
         "`memory.{found[0]}` has no effect with `remote.url`, whose server has its own: drop it",
+    ),
+    Rule(
+        lambda c: c.backend == "remote" and c.remote.url is None and [n for n in (c.target, c.data) if n.startswith(GIVEN)],
+        "`backend=remote` without `remote.url` starts a server in another process, which {found[0]} of this one does not reach: "
+        "give a name, a file or module:attribute, or choose `backend=local`",
     ),
     Rule(
         lambda c: c.responses is not None and c.workers,

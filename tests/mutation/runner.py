@@ -78,9 +78,9 @@ def run(
 
 
 def _copy(tree: Path) -> Path:
-    shutil.copytree(
-        ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", "*_cache", "runs", "build")
-    )
+    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", "*_cache")
+    outputs = {"runs", "build"}  # of the root alone: packages have folders of these names
+    shutil.copytree(ROOT, tree, ignore=lambda at, names: ignored(at, names) | (outputs if at == str(ROOT) else set()))
     return tree
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.documents.pages import ROOT as PROJECT
 from tests.mutation import __main__ as command
-from tests.mutation import mutants
+from tests.mutation import mutants, runner
 
 SOURCE = '''"""A module."""
 LIMIT: int | None = 3
@@ -82,3 +84,18 @@ def test_the_committed_score_is_nine_tenths_with_a_reason_for_every_survivor(cap
     assert all(survivor["reason"] not in ("", "open") for survivor in score["survivors"])
     assert f"{score['killed']} of {score['mutants']} mutants killed, {score['percent']} %" in shown
     assert all(module in shown for module in score["modules"])
+
+
+def test_modules_and_tests_that_the_settings_name_are_there() -> None:
+    named = mutants.Settings(**tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["mutation"]).modules
+    assert {path for module, tests in named.items() for path in (module, *tests) if not (PROJECT / path).exists()} == set()
+
+
+def test_a_copy_leaves_out_outputs_but_no_package_of_such_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "root"
+    for file in ("runs/a/config.json", "package/runs/folder.py", "package/__pycache__/b.pyc"):
+        (root / file).parent.mkdir(parents=True)
+        (root / file).touch()
+    monkeypatch.setattr(runner, "ROOT", root)
+    copied = runner._copy(tmp_path / "tree")
+    assert [path.name for path in copied.rglob("*") if path.is_file()] == ["folder.py"]

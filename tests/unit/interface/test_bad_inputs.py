@@ -99,6 +99,7 @@ REFUSED: dict[str, tuple[Given, str]] = {
     "a generator of nothing": (
         setting(generator=lambda _: nn.Identity()), f"{NO_NETWORK}TypeError: got Identity without a layer with weight and bias",
     ),
+    "a server for objects": (setting(backend="remote"), "starts a server in another process, which object:sequential"),
     "gradients": (setting(optimizer="backprop"), "needs gradients, but `backend=local` grants logits only: choose `backend"),
     "one callback": (setting(callbacks=bbfuse.callbacks.Callback()), "`callbacks` must be a list of objects derived from Call"),
     "a print as callback": (setting(callbacks=[print]), "`callbacks` must be a list of objects derived from Callback, got [<bu"),
