@@ -159,7 +159,7 @@ def test_the_command_exports_with_the_card_of_the_runs_summary(
         if error is not None:
             raise error
 
-    monkeypatch.setattr(exporting.Trained, "load", lambda folder, flag: learnt)
+    monkeypatch.setattr(exporting.Trained, "load", lambda folder, flag, trust: learnt)
     monkeypatch.setattr(exporting, "export", export)
     if there:
         (tmp_path / "summary.json").write_text(json.dumps(made_summary(chips=1)))

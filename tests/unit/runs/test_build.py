@@ -31,7 +31,7 @@ def stack() -> Iterator[ExitStack]:
 def test_a_target_here_is_simulated_with_or_without_gradients(
     name: Any, access: Access, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backends.targets.fit.fitted", lambda target, data: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    monkeypatch.setattr("backends.targets.fit.fitted", lambda target, data, trust: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     backend = opening.open_backend(RunConfig(backend=name), pytest.fail, stack)
     assert isinstance(backend, SimulatedBackend)
     assert backend.info.access is access
@@ -74,7 +74,7 @@ def test_our_own_server_is_started_with_the_settings_of_the_run_and_stopped(
     config, said = RunConfig(backend="remote", threads=3, remote=RemoteConfig(pixels=pixels)), list[str]()
     found = opening.with_server(config, said.append, stack)
     assert found.remote.url == URL
-    assert given == [("digits", "digits", 3, config.memory, pixels or "float32")]
+    assert given == [("digits", "digits", 3, config.memory, pixels or "float32", False)]
     assert said == [f"no `remote.url` given: started the built-in server at {URL}, it stops with this run"]
     stack.close()
     assert given[1:] == ["closed"]

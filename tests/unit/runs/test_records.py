@@ -110,9 +110,9 @@ def test_what_was_learned_is_read_by_name(tmp_path: Path) -> None:
     with contextlib.closing(RunFolder.create(tmp_path / "run", CONFIG)) as folder:
         folder.write_fuse(SAVED)
         expected = {name: value for name, value in SAVED.items() if name != "more"}
-        assert trained_parts(folder.path, "--init") == {**expected, "answers": None}
-        folder.write_fuse({**SAVED, "answers": "logits"})
-        assert trained_parts(folder.path, "--init") == {**expected, "answers": "logits"}
+        assert trained_parts(folder.path, "--init") == {**expected, "answers": None, "kept_parts": None}
+        folder.write_fuse({**SAVED, "answers": "logits", "kept_parts": ["fuse"]})
+        assert trained_parts(folder.path, "--init") == {**expected, "answers": "logits", "kept_parts": ["fuse"]}
         folder.write_fuse({"generator": "MLP"})
         with pytest.raises(InputError, match=r"^--init .*fuse\.pt lacks 'image_shape'$"):
             trained_parts(folder.path, "--init")
