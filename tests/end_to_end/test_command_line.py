@@ -63,7 +63,9 @@ def test_the_summary_has_the_agreed_keys(finished: tuple[Path, dict[str, Any], s
 def test_the_run_folder_is_complete_and_the_report_stands_alone(finished: tuple[Path, dict[str, Any], str]) -> None:
     folder, _, told = finished
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "versions.json", "events.jsonl", "checkpoint", "fuse.pt", "summary.json", "report.html"}
+    assert names == {
+        "config.json", "versions.json", "events.jsonl", "training.csv", "checkpoint", "fuse.pt", "summary.json", "report.html",
+    }  # fmt: skip
     page = (folder / "report.html").read_text()
     assert re.findall(r"<figcaption>(.*?)</figcaption><svg", page) == [
         "Accuracy on owned validation images against images sent", "Accuracy on held-out images",
