@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from backends.base import InputError, levels
 from backends.files import write_folder
 from backends.flags import parse, refused
+from backends.registry import GIVEN, label
 from bbfuse.deploy.trained import Trained, Uncalibrated
 
 __all__ = ["ExportConfig", "card", "export", "main", "onnx_of"]
@@ -147,23 +148,39 @@ def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str
     """The model card (Markdown) of a run: purpose, measured accuracies, cost, use and limits."""
     run, accuracy, energy, queries = trained.config, summary["accuracy"], summary["energy"], summary["queries"]
     sides = ", ".join(map(str, trained.fuse.image_shape))
-    rate = f"{100 * run.bit_error_rate:g} % bit errors"
+    rate = "no bit errors" if run.no_chip else f"{100 * run.bit_error_rate:g} % bit errors"
     chips = accuracy["perturbed"]["chips"]
     population = f"the population of chips, reported on {chips} unseen ones"
-    chip_or_population = population if run.chip_seed is None else f"chip {run.chip_seed}"
-    backend = f"{run.model} behind a server" if run.backend == "remote" else f"{run.target}, simulated"
+    chip = population if run.chip_seed is None else f"chip {run.chip_seed}"
+    purpose = "inputs of another domain" if run.no_chip else f"{chip}, {rate}"
+    these = "" if run.no_chip else ", these bit errors"
+    memory = "" if run.no_chip else " whose memory has bit errors at a low voltage"
+    target, data = (label(name) if name.startswith(GIVEN) else name for name in (run.target, run.data))
+    backend = f"{run.model} behind a server" if run.backend == "remote" else target
+    backend += ", simulated" if run.backend in ("local", "whitebox") else ""
 
     def percent(part: dict[str, float]) -> str:
         return f"{100 * part['mean']:.1f}" + (f" ± {100 * part['sd']:.1f}" if part["chips"] > 1 else "")
 
-    rows = [
-        ("at nominal voltage", f"{100 * accuracy['clean']:.1f}"),
-        ("at nominal voltage, fuse and head", f"{100 * accuracy['clean_fused']:.1f}"),
+    rows = (
+        []
+        if run.no_chip
+        else [
+            ("at nominal voltage", f"{100 * accuracy['clean']:.1f}"),
+            ("at nominal voltage, fuse and head", f"{100 * accuracy['clean_fused']:.1f}"),
+        ]
+    )
+    rows += [
         (f"{rate}, unprotected", percent(accuracy["perturbed"])),
         (f"{rate}, head alone", percent(accuracy["perturbed_head"])),
         (f"{rate}, fuse alone", percent(accuracy["perturbed_fuse"])),
         (f"{rate}, fuse and head", percent(accuracy["perturbed_fused"])),
     ]
+    lost = "" if run.no_chip else f" of {summary['lost_points']:.1f} lost"
+    if "kept" in accuracy:
+        rows.append(
+            (f"{rate}, kept after validation: {' and '.join(summary['kept_parts']) or 'neither'}", percent(accuracy["kept"]))
+        )
     saving, voltage = energy["saving"], energy["voltage"]
     cost = (
         "unknown: no voltage was measured for this rate, or the target's architecture is unknown"
@@ -183,20 +200,20 @@ def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str
     )
     given = trained.response_kind
     behind = "" if headless else f'\ncorrected = InferenceSession("head.onnx").run(None, {{"{given}": {given}}})[0]'
-    return f"""# Fuse for {run.target} ({run.data})
+    return f"""# Fuse for {target} ({data})
 
-A small network in front of a frozen classifier whose memory has bit errors at a low voltage, and a correction of its logits; both
+A small network in front of a frozen classifier{memory}, and a correction of its logits; both
 were trained from the classifier's responses to queries by `bbfuse`.
 
 | | |
 |---|---|
 | target | {backend}; {trained.classes} classes |
-| for | {chip_or_population}, {rate} |
+| for | {purpose} |
 | fuse | {trained.fuse.name}, {parameters:,} parameters |
 | head | {run.head_name} |
 | trained by | {run.optimizer}, seed {run.seed} |
 | images sent | {queries["images"]:,} in {queries["requests"]:,} requests |
-| recovered points | {summary["recovered_points"]:.1f} of {summary["lost_points"]:.1f} lost |
+| recovered points | {summary["recovered_points"]:.1f}{lost} |
 | energy | {cost} |
 
 | accuracy on held-out images | % |
@@ -217,7 +234,7 @@ fused = InferenceSession("fuse.onnx").run(None, {{"images": images}})[0]
 
 ## Limits
 
-It is for this target, these bit errors and images like those of {run.data}; elsewhere it may lower the accuracy. The accuracies
+It is for this target{these} and images like those of {data}; elsewhere it may lower the accuracy. The accuracies
 are of held-out images of that data set, on simulated memory or measured through the server. The files were checked by onnxruntime
 against torch, up to rounding.
 """

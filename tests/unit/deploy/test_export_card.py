@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import bbfuse
 import bbfuse.deploy.onnx as exporting
 from backends.base import InputError
+from backends.datasets.base import Dataset
 from bbfuse.config.schema import RunConfig
 from bbfuse.deploy.onnx import ExportConfig, card, export
 from bbfuse.deploy.trained import Trained, Uncalibrated
@@ -132,6 +134,24 @@ def test_samples_are_the_same_every_time_and_probabilities_where_the_target_give
     assert torch.equal(logits, others)
     assert names == ("probabilities", "corrected")
     torch.testing.assert_close(shares, logits.exp() / logits.exp().sum(1, keepdim=True))
+
+
+def test_the_card_of_a_run_without_bit_errors_speaks_of_none(digits: Dataset, tmp_path: Path) -> None:
+    def middle(images: Any) -> Any:
+        return images.flatten(1)[:, 20:30]
+
+    result = bbfuse.fit(
+        middle, dataclasses.replace(digits, name="scans"), optimizer="spsa", budget=1_500, validation={"images": 20, "times": 1},
+        report={"images": 30}, out=tmp_path / "run",
+    )  # fmt: skip
+    text = card(result.trained, result.summary, ExportConfig(result.folder, tmp_path / "out"))
+    assert text.startswith("# Fuse for middle (scans)\n")
+    assert "| target | middle; 10 classes |\n| for | inputs of another domain |" in text
+    kept, share = " and ".join(result.summary["kept_parts"]) or "neither", 100 * result.summary["accuracy"]["kept"]["mean"]
+    assert f"| no bit errors, kept after validation: {kept} | {share:.1f} |" in text
+    assert f"| recovered points | {result.summary['recovered_points']:.1f} |" in text
+    for words in ("nominal", "low voltage", "these bit errors", " lost", "simulated;", "object:"):
+        assert words not in text
 
 
 @pytest.mark.parametrize(
