@@ -27,7 +27,7 @@ from typing import Generic, TypeVar
 
 from backends.base import InputError
 
-__all__ = ["GIVEN", "Given", "Registry", "about", "executes_code", "known", "label", "renew"]
+__all__ = ["GIVEN", "Given", "Registry", "about", "executes_code", "known", "label", "renew", "shown"]
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -192,6 +192,11 @@ def label(name: str) -> str:
     """A short form of ``name``: of ``module:attribute`` the attribute, of an object that is known here its own name."""
     found = known(name)
     return _own_name(found.component) if isinstance(found, Given) else name.rpartition(":")[2]
+
+
+def shown(name: str) -> str:
+    """``name`` for readers: an object by its own name, other names unchanged."""
+    return label(name) if name.startswith(GIVEN) else name
 
 
 def executes_code(name: str) -> bool:

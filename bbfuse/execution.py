@@ -16,7 +16,7 @@ from backends.base import Backend, InputError, TargetError
 from backends.datasets.base import Dataset
 from backends.datasets.loading import load
 from backends.kinds.base import BACKENDS
-from backends.registry import GIVEN, label
+from backends.registry import shown
 from bbfuse.callbacks.base import Callback, Callbacks
 from bbfuse.config import RunConfig, to_dict, validate
 from bbfuse.config.sections import RayConfig
@@ -261,7 +261,7 @@ def _how_to_resume(folder: RunFolder) -> str:
 def _new_path(config: RunConfig) -> Path:
     chip = "healthy" if config.no_chip else "population" if config.chip is None else f"chip{config.chip_seed}"
     names = (config.data, config.backend, config.optimizer)
-    parts = [label(name) if name.startswith(GIVEN) else name.replace("/", "-").replace(":", "-") for name in names]
+    parts = [shown(name).replace("/", "-").replace(":", "-") for name in names]
     name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *parts, chip])
     paths = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
     return next(path for path in paths if not path.exists())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from backends.base import Backend, InputError
 from backends.kinds.base import BACKENDS, BackendKind, Opening
+from backends.registry import shown
 from backends.settings import Count
 
 __all__ = ["Function", "FunctionConfig"]
@@ -49,7 +50,7 @@ class Function(BackendKind):
         given, data, estimator = opening.settings, opening.data, is_estimator(found)
         kind: Literal["torch", "numpy"] = given.input or ("numpy" if estimator else "torch")
         flat = estimator if given.flat is None else given.flat
+        name = shown(opening.target)
         return FunctionBackend(
-            opening.target, function_of(found, opening.target), data.image_shape, data.classes, data.form, kind, flat,
-            given.limit, given.repeatable,
+            name, function_of(found, name), data.image_shape, data.classes, data.form, kind, flat, given.limit, given.repeatable
         )  # fmt: skip

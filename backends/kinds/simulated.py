@@ -8,6 +8,7 @@ from torch import nn
 from backends.base import Access, Backend, BackendInfo, InputError
 from backends.kinds.base import BACKENDS, BackendKind, Description, Opening
 from backends.memory.declared import differentiable
+from backends.registry import shown
 from backends.simulated import SimulatedBackend
 
 __all__ = ["Local", "WhiteBox"]
@@ -30,7 +31,7 @@ class Local(BackendKind):
         network = network.to(opening.device)
         memory = opening.memory
         return SimulatedBackend(
-            opening.target, network, data.image_shape, data.classes, memory, cls.access, stored=memory is not None
+            shown(opening.target), network, data.image_shape, data.classes, memory, cls.access, stored=memory is not None
         )  # fmt: skip
 
     @classmethod

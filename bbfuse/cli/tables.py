@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from backends.registry import shown
 from bbfuse.runs.report import kept_by, labels_of
 
 __all__ = ["PURPOSES", "TRUSTED", "closing_table", "plan_table"]
@@ -62,7 +63,7 @@ def closing_table(summary: dict[str, Any], console: Console | None = None) -> No
 def _heading(summary: dict[str, Any]) -> str:
     config, chips = summary["config"], summary["accuracy"]["perturbed"]["chips"]
     if summary["accuracy"]["clean"] is None:
-        return f"Held-out accuracy on {config['data']}, target without bit errors"
+        return f"Held-out accuracy on {shown(config['data'])}, target without bit errors"
     where = f"chip {config['chip_seed']}" if config["chip_seed"] is not None else f"{chips} unseen chips"
     return f"Held-out accuracy, {100 * config['bit_error_rate']:g} % bit errors, {where}"
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from backends.base import InputError, levels
 from backends.files import write_folder
 from backends.flags import parse, refused
-from backends.registry import GIVEN, label
+from backends.registry import shown
 from bbfuse.deploy.trained import Trained, Uncalibrated
 
 __all__ = ["ExportConfig", "card", "export", "main", "onnx_of"]
@@ -155,7 +155,7 @@ def card(trained: Trained, summary: dict[str, Any], config: ExportConfig) -> str
     purpose = "inputs of another domain" if run.no_chip else f"{chip}, {rate}"
     these = "" if run.no_chip else ", these bit errors"
     memory = "" if run.no_chip else " whose memory has bit errors at a low voltage"
-    target, data = (label(name) if name.startswith(GIVEN) else name for name in (run.target, run.data))
+    target, data = shown(run.target), shown(run.data)
     backend = f"{run.model} behind a server" if run.backend == "remote" else target
     backend += ", simulated" if run.backend in ("local", "whitebox") else ""
 

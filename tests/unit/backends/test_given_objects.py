@@ -15,7 +15,7 @@ import pytest
 from torch import nn
 
 from backends.base import InputError
-from backends.registry import Given, executes_code, known, label, renew
+from backends.registry import Given, executes_code, known, label, renew, shown
 from backends.targets.base import TARGETS
 from bbfuse.config import RunConfig, from_dict, to_dict, validate
 from bbfuse.fuse.generators.base import GENERATORS
@@ -63,12 +63,14 @@ def test_other_objects_are_found_in_this_process_under_one_name_each() -> None:
 def test_an_object_is_called_by_its_own_name_or_its_class(component: object, name: str) -> None:
     given = TARGETS.adopt(component)  # type: ignore[arg-type]
     assert given.rstrip("-0123456789") == f"object:{name}"
-    assert label(given) == label(str(given)) == TARGETS.name_of(given) == name
+    assert label(given) == label(str(given)) == shown(given) == TARGETS.name_of(given) == name
 
 
 def test_names_have_short_forms() -> None:
     assert label("package.module:Own") == label("a/file.py:Own") == "Own"
     assert label("digits") == "digits"
+    assert shown("object:gone-3") == "gone-3"
+    assert shown("a/file.py:Own") == "a/file.py:Own"
     assert OPTIMIZERS.name_of(f"{Spsa.__module__}:Spsa") == "spsa"
 
 
