@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from torch import Tensor, nn
 
 from backends.base import NOMINAL, Access, BackendInfo, Chip, InputError, TargetError
+from backends.datasets.base import Dataset
 from backends.datasets.form import Form
 from backends.function import FunctionBackend, function_of
-from backends.given import resolve
-from backends.kinds.base import BACKENDS
+from backends.given import is_backend, resolve
+from backends.kinds.base import BACKENDS, Opening
+from backends.settings import NoSettings
 from backends.simulated import SimulatedBackend
 from backends.targets.base import TARGETS
 from bbfuse.cli.run import main, parse
@@ -209,6 +212,21 @@ def test_an_object_grants_what_it_declares(tmp_path: Path) -> None:
     assert parse(["--backend", "object"]).backend == "object"
 
 
+def test_an_object_is_opened_and_stays_open(tmp_path: Path, digits: Dataset) -> None:
+    class Closed(SimulatedBackend):
+        def close(self) -> None:
+            pytest.fail("it belongs to the user")
+
+    mine = Closed("mine", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8), 10)
+    opened = BACKENDS["object"].open(Opening(TARGETS.adopt(mine), digits, None, "cpu", NoSettings(), print))  # type: ignore[arg-type]
+    images = digits.test.images[:4]
+    assert opened.info == mine.info
+    assert torch.equal(opened.query(images, NOMINAL, lambda _: None), mine.query(images, NOMINAL, lambda _: None))
+    opened.close()
+    with pytest.raises(InputError, match=r"^`target` digits must have info, query and close, as a backend has: give a backend$"):
+        BACKENDS["object"].open(Opening("digits", digits, None, "cpu", NoSettings(), print))
+
+
 def test_what_python_users_pass_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     network, estimator = nn.Linear(3, 2), LogisticRegression()
@@ -223,3 +241,13 @@ def test_what_python_users_pass_is_recognised(tmp_path: Path) -> None:
     for wrong in (3, None, nn.Linear, "digit", "x.txt", {"a": 1}):
         with pytest.raises(InputError, match=r"^`target` must be "):
             resolve(wrong)
+
+
+def test_a_backend_is_an_object_with_all_three_parts() -> None:
+    info = BackendInfo("mine", Access.LOGITS, (3,), 2)
+    whole = {"info": info, "query": lambda *_: None, "close": lambda: None}
+    assert is_backend(SimpleNamespace(**whole))
+    assert not is_backend(type("Whole", (), whole))
+    for name in whole:
+        assert not is_backend(SimpleNamespace(**{**whole, name: 3}))
+        assert not is_backend(SimpleNamespace(**{key: value for key, value in whole.items() if key != name}))

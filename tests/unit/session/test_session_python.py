@@ -14,8 +14,11 @@ import pytest
 import torch
 
 import bbfuse
-from backends.base import InputError
-from backends.datasets.base import Dataset
+from backends.base import Access, BackendInfo, InputError
+from backends.datasets.base import Dataset, Split
+from backends.datasets.form import Form
+from backends.kinds.base import Opening
+from backends.kinds.bench import Bench, BenchConfig
 from backends.registry import _given, _numbers
 from tests.helpers.documents.pages import ROOT
 
@@ -109,3 +112,26 @@ def test_a_session_without_its_data_is_refused(digits: Dataset, tmp_path: Path) 
     (tmp_path / "bench" / "data.pt").unlink()
     with pytest.raises(InputError, match=r"lacks data.pt"):
         bbfuse.Session.load(tmp_path / "bench")
+
+
+@pytest.mark.parametrize(
+    ("shape", "form", "png", "eight_bits"),
+    [
+        ((1, 8, 8), Form(), True, True), ((3, 8, 8), Form(), True, True), ((1, 8, 8), Form(), False, False),
+        ((64,), Form(), False, False), ((2, 8, 8), Form(0.0, 255.0, integers=True), False, True),
+        ((2, 8, 8), Form(0.0, 255.0), False, False), ((2, 8, 8), Form(0.0, 15.0, integers=True), False, False),
+        ((2, 8, 8), Form(), True, None), ((64,), Form(), True, None), ((1, 8), Form(), True, None),
+    ],
+)  # fmt: skip
+def test_a_device_takes_eight_bits_if_its_data_or_files_have_them(
+    shape: tuple[int, ...], form: Form, png: bool, eight_bits: bool | None
+) -> None:
+    part = Split(torch.zeros(2, *shape), torch.arange(2))
+    opening = Opening(
+        "bench", Dataset("mine", 2, part, part, part, form), None, "cpu", BenchConfig("png" if png else "npz"), print
+    )
+    if eight_bits is None:
+        with pytest.raises(InputError, match=r"takes images of one or three channels, mine has the shape .*: use npz$"):
+            Bench.describe(opening)
+    else:
+        assert Bench.describe(opening).info == BackendInfo("bench", Access.LOGITS, shape, 2, eight_bits)
