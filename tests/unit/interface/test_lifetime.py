@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import bbfuse
@@ -65,6 +66,20 @@ def test_results_whose_objects_have_the_same_name_do_not_mix(
     second = bbfuse.fit(own, arrays, generator=make, resume=config.parent)
     for result, kind in ((first, mix), (second, mlp)):
         assert result.fuse.state_dict().keys() == {f"generators.0.{name}" for name in kind((1, 8, 8)).state_dict()}
+
+
+def test_a_folder_is_loaded_with_the_objects_that_it_names_and_not_without(
+    own: nn.Module, arrays: Arrays, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    fuse = bbfuse.fit(own, arrays, chip=CHIP, generator=lambda shape: mlp(shape), out=tmp_path / "run", **quick).fuse
+    gc.collect()
+    with pytest.raises(
+        bbfuse.InputError, match=r"`generator` object:lambda\S* was given as an object in Python, .* give it again$"
+    ):
+        bbfuse.load(tmp_path / "run")
+    trained = bbfuse.load(tmp_path / "run", generator=lambda shape: mlp(shape))
+    images = torch.zeros(2, 1, 8, 8)
+    assert torch.equal(trained.fuse(images), fuse(images))
 
 
 def test_a_run_folder_is_named_after_the_objects(
