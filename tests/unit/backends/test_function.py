@@ -19,6 +19,7 @@ from backends.datasets.form import Form
 from backends.function import FunctionBackend, function_of
 from backends.given import is_backend, resolve
 from backends.kinds.base import BACKENDS, Opening
+from backends.kinds.function import FunctionConfig
 from backends.settings import NoSettings
 from backends.simulated import SimulatedBackend
 from backends.targets.base import TARGETS
@@ -198,6 +199,33 @@ def test_a_run_of_a_file_ends_with_its_report_and_a_failing_one_can_be_resumed(
     monkeypatch.setattr(TARGETS["mine.py:late"], "__code__", TARGETS["mine.py:right"].__code__)  # type: ignore[arg-type]
     assert main(["--resume", "b", "--trust", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == summary["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "settings", "kind", "shape"),
+    [
+        (False, FunctionConfig(), Tensor, (3, 1, 8, 8)), (False, FunctionConfig(input="numpy"), np.ndarray, (3, 1, 8, 8)),
+        (True, FunctionConfig(), np.ndarray, (3, 64)), (True, FunctionConfig(input="torch", flat=False), Tensor, (3, 1, 8, 8)),
+        (False, FunctionConfig(flat=True, limit=3, repeatable=False), Tensor, (3, 64)),
+    ],
+)  # fmt: skip
+def test_the_kind_hands_over_what_its_settings_say(
+    estimator: bool, settings: FunctionConfig, kind: type, shape: tuple[int, ...], digits: Dataset
+) -> None:
+    seen: list[Any] = []
+
+    def scores(inputs: Any) -> Any:
+        seen.append(inputs)
+        return np.zeros((len(inputs), 10))
+
+    target: Any = SimpleNamespace(predict_proba=scores) if estimator else scores
+    name = TARGETS.adopt(target)
+    backend = BACKENDS["function"].open(Opening(name, digits, None, "cpu", settings, print))
+    assert backend.info.name == ("simplenamespace" if estimator else "scores")
+    assert (backend.info.limit, backend.info.repeatable) == (settings.limit, settings.repeatable)
+    backend.query(digits.test.images[:3], NOMINAL, lambda _: None)
+    assert isinstance(seen[0], kind)
+    assert seen[0].shape == shape
 
 
 def test_an_object_grants_what_it_declares(tmp_path: Path) -> None:
