@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,28 +40,26 @@ class Request:
         return [row for row in range(len(self.images)) if not self.kept or self.kept[row] is None]
 
 
-@runtime_checkable
-class SendsRequests(Protocol):
+class SendsRequests:
     """What sends the requests of a run: a `Scheduler`, or a backend that needs to know all requests of a query."""
 
-    at_risk: int | None
+    at_risk: int | None = None
+    """Largest number of images in several requests in flight, which a killed run loses; unlimited if not given."""
 
     def send_all(
         self, requests: Sequence[Request], reserve: Callable[[Request], None], send: Callable[[Request], None],
         one_at_a_time: Callable[[], bool],
     ) -> None:  # fmt: skip
         """See `Scheduler.send_all`."""
-        ...
+        raise NotImplementedError
 
 
-class Scheduler:
+class Scheduler(SendsRequests):
     """Sends requests in order, ``in_flight`` of them at once at most, from as many threads."""
 
     def __init__(self, in_flight: int) -> None:
         self._in_flight = in_flight
         self._pool = ThreadPoolExecutor(in_flight, initializer=torch.get_num_threads) if in_flight > 1 else None
-        self.at_risk: int | None = None
-        """Largest number of images in several requests in flight, which a killed run loses; unlimited if not given."""
 
     def send_all(
         self, requests: Sequence[Request], reserve: Callable[[Request], None], send: Callable[[Request], None],

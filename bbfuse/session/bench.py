@@ -22,7 +22,7 @@ from torch import Tensor
 from backends.base import BackendInfo, Chip, Sending, TargetError
 from backends.files import write_arrays
 from bbfuse.querying.budget import BudgetSpentError
-from bbfuse.querying.scheduling import Request
+from bbfuse.querying.scheduling import Request, SendsRequests
 
 __all__ = ["Bench", "PendingError", "Query", "ToldResponses"]
 
@@ -93,11 +93,8 @@ def _response_in(path: Path) -> NDArray[np.float32]:
         return response
 
 
-class Bench:
-    """A backend that responds with what was told, and the scheduler of its requests."""
-
-    at_risk: int | None = None
-    """Not used: no request is in flight, so that a killed run loses nothing."""
+class Bench(SendsRequests):
+    """A backend that responds with what was told, and the scheduler of its requests; none is in flight when a run is killed."""
 
     def __init__(self, info: BackendInfo, told: ToldResponses, outward: Callable[[Tensor], Tensor]) -> None:
         """``outward`` converts images in [-1, 1] to the form of the user's data."""
