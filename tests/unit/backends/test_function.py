@@ -222,7 +222,7 @@ def test_the_kind_hands_over_what_its_settings_say(
     name = TARGETS.adopt(target)
     backend = BACKENDS["function"].open(Opening(name, digits, None, "cpu", settings, print))
     assert backend.info.name == ("simplenamespace" if estimator else "scores")
-    assert (backend.info.limit, backend.info.repeatable) == (settings.limit, settings.repeatable)
+    assert (backend.info.limit, backend.info.repeatable) == ((3, False) if settings.limit else (None, True))
     backend.query(digits.test.images[:3], NOMINAL, lambda _: None)
     assert isinstance(seen[0], kind)
     assert seen[0].shape == shape
