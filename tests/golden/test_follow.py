@@ -26,7 +26,7 @@ from tests.helpers.targets import CHIP
 SEED, LR, STEPS = 6, 0.02, 9
 SETTINGS = SurrogateConfig("perceptron", steps=0, lr=2e-3, rounds=2, updates=3, memory=4)
 OWNED = Split(images_of(40, 150), torch.zeros(150, dtype=torch.int64))
-CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-3, "atol": 2e-4}  # Adam divides by small gradients, which processors round differently
 
 
 class Fused:

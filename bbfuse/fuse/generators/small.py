@@ -75,6 +75,13 @@ class Scale(nn.Module):
         """What is added to ``inputs``, of the same shape: they become ``(1 + weight) * inputs + bias``."""
         return self.weight * inputs + self.bias
 
+    @torch.no_grad()
+    def correct(self, gain: Tensor, offset: Tensor) -> None:
+        """Make the fuse ``gain * x + offset``, both (shape[0],)."""
+        sides = (-1,) + (1,) * (self.weight.ndim - 1)
+        self.weight.copy_((gain - 1.0).view(sides).expand_as(self.weight))
+        self.bias.copy_(offset.view(sides).expand_as(self.bias))
+
 
 @GENERATORS.register("UNetXS")
 class UNetXS(nn.Module):

@@ -33,7 +33,7 @@ def made(generator: str) -> Fuse:
     return Fuse(generator, SHAPE, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("generator", ["Mix", "Filter", "Filter+Filters"])
+@pytest.mark.parametrize("generator", ["Mix", "Filter", "Filter+Filters", "Scale", "Scale+Filters"])
 def test_a_generator_expresses_gain_and_offset_of_each_channel(generator: str) -> None:
     fuse, x = made(generator), inputs()
     gain, offset = torch.tensor([-1.0, 0.5, 2.0]), torch.tensor([0.0, -0.25, 0.125])
@@ -42,6 +42,18 @@ def test_a_generator_expresses_gain_and_offset_of_each_channel(generator: str) -
     assert torch.allclose(fuse(x), expected, atol=1e-6)
     express(fuse, tones(x)[0])
     assert torch.allclose(fuse(x), x, atol=1e-7)
+
+
+def test_a_scale_of_values_has_the_correction_of_the_first_axis_everywhere() -> None:
+    fuse, x = Fuse("Scale", (3, 5), torch.Generator()), inputs()[:, :, 0, :5]
+    gain, offset = torch.tensor([-1.0, 0.5, 2.0]), torch.tensor([0.0, -0.25, 0.125])
+    express(fuse, Correction("any", gain, offset))
+    assert torch.allclose(fuse(x), (gain[:, None] * x + offset[:, None]).clamp(-1, 1), atol=1e-6)
+    assert [len(queries(HEALTHY, Fuse("Scale", shape, torch.Generator()), 50)) for shape in ((3, 5), (4,), (3, 8, 8))] == [
+        8,
+        8,
+        8,
+    ]
 
 
 def test_the_stretch_maps_the_range_of_each_channel_to_the_whole_one() -> None:
