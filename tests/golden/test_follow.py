@@ -116,9 +116,9 @@ def test_follow_learns_what_it_buys_and_steps_the_fuse_by_its_trust(
             torch.testing.assert_close(images, sent, **CLOSE)
         assert method.trust == pytest.approx(own.trust, abs=1e-4)
         torch.testing.assert_close(fuse.vector(), fused.theta.detach(), **CLOSE)
-        images = images_of(70 + number)
+        images = images_of(70 + number)  # a stored code may round to its neighbour on another processor
         torch.testing.assert_close(
-            method.responses(images, CHIP), model(images, CHIP).detach(), rtol=1e-3, atol=1e-3
+            method.responses(images, CHIP), model(images, CHIP).detach(), rtol=1e-3, atol=1e-2
         )  # fmt: skip
         trusts.append(own.trust)
     assert 0.05 < trusts[-1] < 0.95, trusts
