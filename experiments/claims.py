@@ -196,8 +196,34 @@ def fleets_and_surrogates() -> Iterator[Claim]:
     )  # fmt: skip
 
 
+def domain_shift() -> Iterator[Claim]:
+    """A healthy target on images of another domain."""
+    for data in dict.fromkeys(row["data"] for row in rows("domain_shift")):
+
+        def share(method: str, data: str = data) -> str:
+            found = {row["shift"]: mean(row["recovered"]) for row in rows("domain_shift", data=data, method=method)}
+            return ", ".join(f"{100 * found[shift]:.0f}" for shift in ("gain", "inversion", "blur"))
+
+        def accuracy(key: str, data: str = data) -> str:
+            found = {row["shift"]: row[key] for row in rows("domain_shift", data=data, method="head alone")}
+            return ", ".join(f"{found[shift]:.1f}" for shift in ("gain", "inversion", "blur"))
+
+        (plain,) = {row["plain"] for row in rows("domain_shift", data=data)}
+        worst = min(row["worst_points"] for row in rows("domain_shift", data=data) if row["kept"])
+        yield Claim(
+            f"{data}, no chip, images of another gain, inverted, blurred: a target with {plain:.1f} % on plain images has "
+            f"{accuracy('uncorrected')} %; with 20,000 images sent `spsa` with a 5x5 filter that starts from simple corrections "
+            f"recovers {share('spsa, Filter')} % of the lost points, with gradients {share('white box, Filter')} %, BlackVIP's "
+            f"SPSA-GC with the same start {share('spsa-gc, Filter')} % and with a large generator from zero "
+            f"{share('spsa-gc, large')} %, the head alone {share('head alone')} %, a classifier of the fuse's size "
+            f"{share('control')} %; the worst run is {worst:+.1f} points from the uncorrected target",
+            "domain_shift",
+        )  # fmt: skip
+
+
 SECTIONS: dict[str, Callable[[], Iterator[Claim]]] = {
     "The main job": main_job, "Strict access and gradients": gradients_and_queries, "At 32x32": at_32x32,
+    "Domain shift": domain_shift,
     "NeuralFuse's study": neuralfuse, "Fleets and surrogates": fleets_and_surrogates, "Targets that tolerate errors": resisting,
     "Across the layers": layers, "Families of targets": families, "Memories and speed": speed,
 }  # fmt: skip

@@ -60,7 +60,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "white box, large": {"optimizer": "backprop", "backend": "whitebox", "generator": "large", "batch": 32, "start": "zero"},
 }
 
-_FEWER = ("spsa-gc, large", "spsa-gc, Filter", "spsa, Filter", "white box, Filter", "white box, large")
+_FEWER = ("spsa-gc, large", "spsa-gc, Filter", "spsa, Filter", "white box, Filter")
 SHOWN = {"digits": tuple(METHODS), "CIFAR-10 (JPEG)": _FEWER}
 """The methods of each data set: fewer where runs take longer, and none that keeps a Jacobian for each of 45,000 images."""
 
