@@ -123,7 +123,8 @@ class Result:
 
     def __repr__(self) -> str:
         """Where it is, and what came of it, in one line."""
-        reached, before = (self.summary["accuracy"][name]["mean"] for name in ("perturbed_fused", "perturbed"))
+        accuracy = self.summary["accuracy"]
+        reached, before = accuracy.get("kept", accuracy["perturbed_fused"])["mean"], accuracy["perturbed"]["mean"]
         sent = self.summary["queries"]["images"]
         return f"<bbfuse.Result {self.folder}: {100 * before:.1f} % -> {100 * reached:.1f} %, {sent:,} images sent>"
 

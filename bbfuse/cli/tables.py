@@ -31,7 +31,7 @@ def closing_table(summary: dict[str, Any], console: Console | None = None) -> No
     console.print(table)
     if (kept := kept_by(summary)) is not None:
         console.print(f"kept after validation: {kept}, {100 * accuracy['kept']['mean']:.1f} %", soft_wrap=True)
-    if summary["config"]["head"] != "none":
+    elif summary["config"]["head"] != "none":
         console.print(
             "fuse alone: this run's fuse without its head; to use a fuse alone, train one without a head", soft_wrap=True
         )

@@ -104,3 +104,28 @@ def test_a_result_for_the_population_is_calibrated_for_the_chip_that_is_given(
     first, second = (result.scores(arrays[0][:20], bbfuse.Chip(0.05, seed)) for seed in (70, 71))
     assert not torch.allclose(first, second)
     assert torch.equal(result.scores(arrays[0][:20], bbfuse.Chip(0.05, 70)), first)  # calibrated anew
+
+
+@pytest.mark.parametrize("kept", [(), ("head",), ("fuse",), ("fuse", "head")])
+def test_without_a_chip_it_shows_and_prints_what_was_kept(
+    kept: tuple[str, ...], result: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"perturbed": 0.1, "perturbed_head": 0.2, "perturbed_fuse": 0.3, "perturbed_fused": 0.4}
+    key = "_".join(["perturbed", {(): "", ("head",): "head", ("fuse",): "fuse"}.get(kept, "fused")]).rstrip("_")
+    accuracy = {
+        "clean": None,
+        "clean_fused": None,
+        **{name: {"mean": value, "sd": 0.0, "chips": 1} for name, value in values.items()},
+    }
+    accuracy["kept"] = accuracy[key]
+    config = {**result.summary["config"], "no_chip": True, "chip_seed": None}
+    healthy = Result(result.folder, {**result.summary, "config": config, "accuracy": accuracy, "kept_parts": list(kept)})
+    assert f"10.0 % -> {100 * values[key]:.1f} %" in repr(healthy)
+    healthy.report()
+    shown = capsys.readouterr().out
+    assert f", {100 * values[key]:.1f} %" in next(
+        line for line in shown.splitlines() if line.startswith("kept after validation: ")
+    )
+    assert "train one without a head" not in shown
+    result.report()
+    assert "train one without a head" in capsys.readouterr().out
