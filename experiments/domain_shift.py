@@ -158,8 +158,8 @@ def _table(rows: list[Row]) -> Group:
 
 
 COLOURS = {
-    "spsa-gc, Filter": LIGHT, "rge, Filter": BLUE, "follow, Filter + large": PURPLE, "white box, Filter": GREY,
-    "head alone": ORANGE, "control": GREEN,
+    "spsa-gc, large": LIGHT, "spsa-gc, Filter": PURPLE, "spsa, Filter": BLUE, "white box, Filter": GREY, "head alone": ORANGE,
+    "control": GREEN,
 }  # fmt: skip
 
 
