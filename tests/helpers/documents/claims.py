@@ -34,6 +34,12 @@ def main_page() -> list[str]:
         at = {"method": method, "rate": 0.05, "bits": 8, "owned": None, **more}
         return " and ".join(f"{100 * one('paper', target=t, **at)['fused_mean']:.0f}" for t in ("digits-residual", "digits"))
 
+    def shifted(data: str, method: str) -> str:
+        found = [
+            one("domain_shift", data=data, shift=shift, method=method)["recovered"] for shift in ("gain", "inversion", "blur")
+        ]
+        return ", ".join(f"{100 * sum(shares) / len(shares):.0f}" for shares in found)
+
     best = [
         max(v for (t, *_, rate), v in published.RELAXED.items() if t == target and rate == 0.01)
         for target in ("resnet18", "vgg19")
@@ -42,6 +48,9 @@ def main_page() -> list[str]:
     (clean,) = {row["clean"] for row in job}
     lost = [row["lost_points"] for row in job]
     return [
+        f"recovers {shifted('digits', 'spsa, Filter')} % of the lost points on digits and "
+        f"{shifted('CIFAR-10 (JPEG)', 'spsa, Filter')} % on CIFAR-10 (JPEG), a head alone {shifted('digits', 'head alone')} and "
+        f"{shifted('CIFAR-10 (JPEG)', 'head alone')} %",
         f"The classifier has {100 * clean:.1f} % at nominal voltage and loses {min(lost):.0f} to {max(lost):.0f} points on",
         f"`rge`, which probes the inputs, recovers {share('chip', 'rge', 100_000):.0f} % of the white-box recovery with 100,000 "
         f"images on one chip, and {share('population', 'rge', 300_000):.0f} % for the population with 300,000; methods that "

@@ -19,6 +19,7 @@ from experiments import (
     cross_layer_cifar10,
     cross_layer_profiles,
     cross_layer_search,
+    domain_shift,
     families,
     fleet,
     hardened_fuse,
@@ -41,6 +42,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], set[str], str]] = {
             "perturbed_sd", "fused_mean", "fused_sd", "paper_fused_mean",
         },
         "follow",
+    ),
+    "domain_shift": (
+        domain_shift.STUDY.main, {"data", "shift", "method", "plain", "uncorrected", "accuracies", "recovered"}, "control",
     ),
     "tuning": (tuning.STUDY.main, {"setting", "method", "name", "value", "accuracy"}, "spsa-gc"),
     "access_gap": (
