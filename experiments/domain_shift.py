@@ -32,6 +32,7 @@ from bbfuse.compare.display.tables import grouped, lines, mean_sd, rows_where
 from bbfuse.compare.tasks import Row, Task, grid
 from bbfuse.config.schema import RunConfig
 from bbfuse.config.sections import ReportConfig, ValidationConfig
+from bbfuse.heads.affine import AffineConfig
 from bbfuse.training.evaluation import accuracy, report_images
 from experiments.shifts import DATA, SHIFTS
 from experiments.study import RESULTS, Study
@@ -112,7 +113,9 @@ def _rows(records: list[Row], folders: object) -> list[Row]:
         for (method,), mine in grouped(cell, "method").items():
             kept = {parts: len(these) for (parts,), these in grouped(mine, "kept").items()}
             rows.append(_row(data, shift, method, plain, bare, [r["shipped"] for r in mine], mean(r["sent"] for r in mine), kept))
-        rows.append(_row(data, shift, "head alone", plain, bare, [r["head"] for r in cell[: len(SEEDS)]], 1000, {}))
+        calibration = min(AffineConfig().images, len(load(DATA[data]).train))
+        alone = [r["head"] for r in cell[: len(SEEDS)]]
+        rows.append(_row(data, shift, "head alone", plain, bare, alone, calibration, {}))
         own = 100 * control(_data(data, shift), None, tested=REPORTED[data])
         rows.append(_row(data, shift, "control", plain, bare, [own], 0, {}))
     _draw(rows)

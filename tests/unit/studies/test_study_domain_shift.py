@@ -88,6 +88,7 @@ def test_rows_have_shares_of_the_lost_points_with_the_controls_after_the_methods
     assert (third["worst_points"], third["kept"], third["sent"]) == (12.0, {"fuse": 4, "head": 1}, 19_002)
     alone, control = rows[len(methods)], rows[len(methods) + 1]
     assert alone["accuracies"] == [24.0, 25.0, 26.0, 27.0, 28.0]
+    assert (alone["sent"], control["sent"]) == (len(load("digits").train), 0)  # a head has all of them, at most 2,000
     assert control["accuracies"] == [90.0]
     assert control["recovered"] == pytest.approx([70 / 78])
     assert rows[-1]["worst_points"] == 50.0 - 78.0
