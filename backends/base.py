@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["NOMINAL", "Access", "Backend", "BackendInfo", "Chip", "InputError", "Sending", "TargetError", "levels"]
+__all__ = [
+    "NOMINAL",
+    "Access",
+    "Backend",
+    "BackendInfo",
+    "Chip",
+    "InputError",
+    "Sending",
+    "TargetError",
+    "levels",
+    "one_line",
+    "raised",
+]
 
 
 class InputError(ValueError):
@@ -24,6 +36,16 @@ class InputError(ValueError):
 
 class TargetError(RuntimeError):
     """The target failed to respond. The message is one line."""
+
+
+def one_line(error: object, most: int = 200) -> str:
+    """The text of ``error`` in one line, cut after ``most`` characters."""
+    return " ".join(str(error).split())[:most]
+
+
+def raised(error: BaseException) -> str:
+    """The class of ``error`` and its text in one line, for what code of others raised."""
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 class Access(IntEnum):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backends.base import Access, BackendInfo, Chip, InputError, Sending, TargetError
+from backends.base import Access, BackendInfo, Chip, InputError, Sending, TargetError, one_line, raised
 from backends.datasets.form import Form
 
 __all__ = ["FunctionBackend", "function_of", "is_estimator"]
@@ -39,8 +39,7 @@ class FunctionBackend:
         self, name: str, function: Callable[..., Any], image_shape: tuple[int, ...], classes: int, form: Form = Form(),  # noqa: B008
         kind: Input = "torch", flat: bool = False, limit: int | None = None, repeatable: bool = True,
     ) -> None:  # fmt: skip
-        eight_bits = form.integers and (form.low, form.high) == (0.0, 255.0)
-        self.info = BackendInfo(name, Access.LOGITS, image_shape, classes, eight_bits, limit, repeatable)
+        self.info = BackendInfo(name, Access.LOGITS, image_shape, classes, form.eight_bits, limit, repeatable)
         self._function, self._form, self._kind, self._flat = function, form, kind, flat
         self._takes_chip = _has_parameter(function, "chip")
 
@@ -63,7 +62,7 @@ class FunctionBackend:
             with torch.no_grad():
                 return self._function(inputs.numpy() if self._kind == "numpy" else inputs, **options)
         except Exception as error:  # a function of others may raise anything
-            words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            words = raised(error)
             raise TargetError(f"`target` {self.info.name} raised {words}") from error
 
     def _checked(self, response: Any, count: int) -> Tensor:
@@ -71,7 +70,7 @@ class FunctionBackend:
         try:
             scores = _numbers(response)
         except (TypeError, ValueError, RuntimeError) as error:
-            words = " ".join(str(error).split())[:200]
+            words = one_line(error)
             raise TargetError(f"`target` {name} must return an array of numbers {expected}: {words}") from error
         if tuple(scores.shape) != expected:
             hint = ": return a score for every class, not a label" if tuple(scores.shape) in ((count,), (count, 1)) else ""

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
-from backends.base import InputError
+from backends.base import InputError, raised
 
 __all__ = ["GIVEN", "Given", "Registry", "about", "executes_code", "known", "label", "renew", "shown"]
 
@@ -237,7 +237,7 @@ def _attribute(kind: str, place: str) -> T:  # type: ignore[type-var]
     try:
         module = _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except Exception as error:  # a foreign module may raise anything
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        words = raised(error)
         raise InputError(f"`{kind}` {place} cannot be imported: {words}") from error
     if not hasattr(module, attribute):
         raise InputError(f"`{kind}` {place}: {where} has no attribute {attribute}")

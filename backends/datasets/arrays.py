@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 from backends.datasets.form import Form
 
 __all__ = ["array", "inputs", "labels"]
@@ -35,7 +35,7 @@ def array(values: Any, what: str) -> NDArray[Any]:
             values = values.float() if values.dtype == torch.bfloat16 else values
         return np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
-        words = " ".join(str(error).split())[:160]
+        words = one_line(error, 160)
         raise InputError(f"{what} must be one array, all of one size, got {words}: crop or scale them") from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 from backends.datasets.arrays import array, inputs, labels
 from backends.datasets.base import FEWEST, Dataset, Split
 from backends.datasets.drawing import drawn
@@ -143,7 +143,7 @@ def read_archive(path: str, **settings: Any) -> Dataset:
         with np.load(Path(path), allow_pickle=False) as archive:
             found: dict[str, Any] = {key: archive[key] for key in archive.files}
     except Exception as error:  # a file of unknown content may raise anything
-        words = " ".join(str(error).split())[:160]
+        words = one_line(error, 160)
         raise InputError(
             f"`data` {path} must be a .npz file of arrays of numbers or words, as of numpy.savez, got {words}"
         ) from error

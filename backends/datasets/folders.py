@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 from backends.datasets.assembly import divided
 from backends.datasets.base import FEWEST, Dataset, Split
 from backends.datasets.drawing import drawn
@@ -69,7 +69,7 @@ def _opened(name: str) -> Any:
     try:
         return datasets.load_dataset(name)
     except Exception as error:  # the library has many readers, each with errors of its own
-        words = " ".join(str(error).split())[:200]
+        words = one_line(error)
         raise InputError(f"`data` {name} cannot be read as a folder or hub id: {words}") from error
 
 
@@ -112,7 +112,7 @@ def _pictures(name: str, part: str, rows: Any) -> list[NDArray[Any]]:
         try:
             picture = next(remaining)["image"]
         except Exception as error:  # the library has many readers, each with errors of its own
-            words = " ".join(str(error).split())[:200]
+            words = one_line(error)
             raise InputError(
                 f"{_which(name, part, rows, len(pictures))} must be a whole image file, got {words}: replace or remove it"
             ) from error

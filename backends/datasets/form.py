@@ -56,6 +56,11 @@ class Form:
         return values.squeeze(1) if self.squeezed else values.movedim(1, -1) if self.channels_last else values
 
     @property
+    def eight_bits(self) -> bool:
+        """Whether values are the 256 levels of 8 bits, 0 to 255."""
+        return self.integers and (self.low, self.high) == (0.0, 255.0)
+
+    @property
     def _half(self) -> float:
         return (self.high - self.low) / 2.0
 

@@ -54,5 +54,4 @@ class Bench(BackendKind):
             raise InputError(
                 f"`bench.format=png` takes images of one or three channels, {data.name} has the shape {data.image_shape}: use npz"
             )
-        eight_bits = png or (form.integers and (form.low, form.high) == (0.0, 255.0))
-        return Description(BackendInfo("bench", cls.access, data.image_shape, data.classes, eight_bits))
+        return Description(BackendInfo("bench", cls.access, data.image_shape, data.classes, png or form.eight_bits))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 from backends.memory.declared import DeclaredNetwork
 from backends.models.layout import arranged, in_batches
 from backends.models.onnx_graph import OnnxGraph, opened
@@ -83,6 +83,6 @@ def onnx_network(path: Path) -> nn.Module:
     except ImportError as error:
         raise InputError("an ONNX file as `target` needs onnxruntime: python -m pip install 'bbfuse[onnx]'") from error
     except Exception as error:  # an operator that it does not have
-        words = " ".join(str(error).split())[:200]
+        words = one_line(error)
         raise InputError(f"`target` {path} cannot be run by onnxruntime: {words}") from error
     return OnnxNetwork(graph, session)

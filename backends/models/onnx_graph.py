@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 
 __all__ = ["OnnxGraph", "opened"]
 
@@ -55,7 +55,7 @@ def opened(path: Path) -> OnnxGraph:
     except OSError as error:
         raise InputError(f"`target` {path} cannot be read: {error}") from error
     except Exception as error:  # protobuf and the checker have errors of their own
-        words = " ".join(str(error).split())[:200] or type(error).__name__
+        words = one_line(error) or type(error).__name__
         raise InputError(f"`target` {path} is no valid ONNX model: {words}") from error
     graph = model.graph
     _constants_to_initializers(graph)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from backends.base import InputError
+from backends.base import InputError, raised
 
 __all__ = ["SUFFIXES", "holds_code", "read_model"]
 
@@ -44,5 +44,5 @@ def read_model(name: str, trust: bool = False) -> nn.Module:
     try:
         return read(path)
     except Exception as error:  # torch raises all kinds
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        words = raised(error)
         raise InputError(f"`target` {name} cannot be read as a file of {kind}: {words}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from backends.base import InputError
+from backends.base import InputError, raised
 from backends.datasets.form import Form
 from backends.models.formed import formed
 from backends.models.reading import SUFFIXES, read_model
@@ -72,7 +72,7 @@ def _made(architecture: Architecture, name: str, classes: int) -> nn.Module:
     try:
         network = architecture(classes)
     except Exception as error:  # a function of others may raise anything
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        words = raised(error)
         raise InputError(
             f"`target` {name} makes no network for {classes} classes: {words}; for a function of inputs choose `backend=function`"
         ) from error
@@ -91,7 +91,7 @@ def _checked(network: nn.Module, name: str, image_shape: tuple[int, ...], classe
     try:
         found = tuple(network.eval()(torch.zeros(2, *image_shape)).shape)
     except Exception as error:  # any error of a user's network
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        words = raised(error)
         raise InputError(f"`target` {name} does not take images {image_shape}: {words}") from error
     network.train(training)
     if len(found) != 2 or found[0] != 2 or classes not in (None, found[1]):

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from backends.base import InputError, TargetError
+from backends.base import InputError, TargetError, one_line
 from backends.models.reading import holds_code
 from bbfuse.compare.progress import wait_for
 from bbfuse.compare.tasks import Outcome, Task
@@ -146,7 +146,7 @@ def connected(address: str) -> Iterator[None]:
     try:
         ray.init(address, log_to_driver=False, include_dashboard=False if address == "local" else None)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"`ray_address={address}` cannot be reached: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"`ray_address={address}` cannot be reached: {one_line(error)}") from error
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ from multidict import CIMultiDict
 from torch import Tensor
 from yarl import URL
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 from backends.http.codecs.base import Layout, Pixels
 from backends.http.codecs.oip_binary import LENGTH, packed, unpacked
 from backends.http.codecs.oip_json import tensor_of
@@ -175,9 +175,7 @@ class _Proxy:
         except TimeoutError:
             return _error(504, f"{self._upstream} sent no response within {self._timeout:g} seconds")
         except aiohttp.ClientError as error:
-            return _error(
-                502, f"{self._upstream} cannot be reached: {' '.join(str(error).split())[:200] or type(error).__name__}"
-            )
+            return _error(502, f"{self._upstream} cannot be reached: {one_line(error) or type(error).__name__}")
 
     def _forward(self, request: web.Request, headers: CIMultiDict[str], body: bytes) -> Any:
         url = URL(self._upstream + request.raw_path, encoded=True)

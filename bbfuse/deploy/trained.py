@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from backends.base import Chip, InputError
+from backends.base import Chip, InputError, one_line
 from bbfuse.config.schema import RunConfig
 from bbfuse.fuse.module import Fuse
 from bbfuse.heads.base import HEADS, CalibratedHead, Head, OfProbabilities
@@ -71,7 +71,7 @@ class Trained(nn.Module):
             heads.load_state_dict(saved["heads"])
             fuse, probabilities = Fuse.of(saved), saved["answers"] == "probabilities"
         except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-            words = " ".join(str(error).split())[:200]
+            words = one_line(error)
             raise InputError(f"{flag} {folder / 'fuse.pt'} is not that of its config.json: {words}") from error
         calibrated = issubclass(HEADS[config.head_name], CalibratedHead)
         known = chip is not None or not calibrated

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 from bbfuse.config.schema import RunConfig
 
 __all__ = ["join", "reason_of"]
@@ -36,7 +36,7 @@ def join(config: RunConfig) -> None:
             socket.create_connection((host, int(port)), timeout=_CONNECT).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(started if address == "local" else {}))
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"`ray.address` {address} cannot be reached: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"`ray.address` {address} cannot be reached: {one_line(error)}") from error
     gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     if address == "local" and gpus < (config.ray.gpus or 0):  # a cluster may grow
         ray.shutdown()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from backends.base import InputError
+from backends.base import InputError, raised
 from bbfuse.fuse.generators.base import GENERATORS, Generator, Shape
 
 __all__ = ["Fuse"]
@@ -148,7 +148,7 @@ def _made(make: Generator, name: str, shape: Shape) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # a function of others may raise anything
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        words = raised(error)
         raise InputError(
             f"`generator` {name} must make a network from {shape} to {shape}, as a function of that shape: {words}"
         ) from error

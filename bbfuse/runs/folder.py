@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 from backends.files import write_text, write_torch
 from backends.registry import executes_code
 from bbfuse.config.schema import RunConfig
@@ -212,7 +212,7 @@ def _loaded(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
         return state
     except _READ_ERRORS as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def _json(value: dict[str, Any]) -> str:

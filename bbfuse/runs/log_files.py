@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends.base import BackendInfo, Chip, InputError, TargetError
+from backends.base import BackendInfo, Chip, InputError, TargetError, one_line
 from backends.datasets.base import Dataset
 from backends.files import write_torch
 from bbfuse.config.schema import RunConfig
@@ -54,7 +54,7 @@ def _checked(config: RunConfig, owned: Dataset, info: BackendInfo, where: str) -
         responses = torch.as_tensor(np.asarray(found["responses"], np.float32))
         images = found["images"] if isinstance(found["images"], Tensor) else owned.form.inward(torch.as_tensor(found["images"]))
     except (OSError, ValueError, TypeError, IndexError, KeyError, zipfile.BadZipFile, csv.Error) as error:
-        raise InputError(f"{where} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{where} cannot be read: {one_line(error)}") from error
     if tuple(images.shape[1:]) != owned.image_shape or len(images) != len(responses) or not len(images):
         raise InputError(
             f"{where} must have inputs of the shape {owned.image_shape} with one response each, got {len(images)} of "

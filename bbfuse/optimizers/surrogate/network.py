@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 from backends.datasets.base import Split
 from backends.memory.config import Memory
 from backends.memory.simulator import Simulator
@@ -210,7 +210,7 @@ class Surrogate:
         try:
             self._network.load_state_dict(torch.load(path, weights_only=True))
         except Exception as error:  # reading a file of unknown content may raise anything
-            arch, words = self._settings.arch, " ".join(str(error).split())[:200]
+            arch, words = self._settings.arch, one_line(error)
             raise InputError(
                 f"`surrogate.weights` {path} does not hold the state dict of a {arch} surrogate for these images: {words}"
             ) from error

@@ -92,3 +92,9 @@ def test_a_data_set_keeps_its_form() -> None:
     data = Dataset("some", 2, part, part, part, Form(0.0, 1.0))
     assert data.owned(10).form == data.on("cpu").form == Form(0.0, 1.0)
     assert Dataset("some", 2, part, part, part).form == Form()
+
+
+def test_eight_bits_are_the_whole_numbers_from_0_to_255() -> None:
+    assert Form(0, 255, integers=True).eight_bits
+    for other in (Form(0, 255), Form(0, 254, integers=True), Form(1, 255, integers=True), Form()):
+        assert not other.eight_bits

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from backends.base import NOMINAL, Access, BackendInfo, Chip, InputError, levels
+from backends.base import NOMINAL, Access, BackendInfo, Chip, InputError, levels, one_line, raised
 from tests.helpers.documents.pages import ROOT
 
 TINY = 5e-324
@@ -78,3 +78,11 @@ def test_a_target_of_eight_bits_sees_the_nearest_level_and_others_what_was_sent(
 def test_what_a_backend_is_is_known_without_torch() -> None:
     code = "import sys, backends.base; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_errors_of_others_are_told_in_one_line() -> None:
+    assert one_line(ValueError(" one\n\ttwo  three ")) == "one two three"
+    assert one_line(ValueError("x" * 201)) == "x" * 200
+    assert one_line("a b c", 3) == "a b"
+    assert raised(KeyError("no\nsuch")) == r"KeyError: 'no\nsuch'"
+    assert raised(ValueError("y " * 150)) == ("ValueError: " + "y " * 150)[:200]
