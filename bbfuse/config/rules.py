@@ -86,9 +86,7 @@ def _setting_of_chips(c: RunConfig) -> str | None:
     if not c.no_chip:
         return None
     sections = [f"{section}.{name}" for section in ("eopm", "memory") for name in changed(getattr(c, section))]
-    return next(iter([*(name for name in ("chip_seed", "bit_error_rate") if name in changed(c)), *sections]), None) or (
-        _first_changed(c, "report.chips")
-    )
+    return _first_changed(c, "chip_seed", "bit_error_rate", *sections, "report.chips")
 
 
 RULES = (
