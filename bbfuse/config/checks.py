@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import annotated_types
 from pydantic import TypeAdapter, ValidationError
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 from bbfuse.config.rules import RULES
 from bbfuse.config.schema import CHOICES, RunConfig
 
@@ -47,7 +47,7 @@ def _check_ranges(section: Any, where: str) -> None:
             try:
                 adapter(kind, f.name).validate_python(value, strict=True)
             except ValidationError as error:
-                found = " ".join(str(value).split())[:100]
+                found = one_line(value, 100)
                 raise InputError(f"`{where}{f.name}` must {rule_of(kind, f.name, error)}, got {found}") from None
 
 

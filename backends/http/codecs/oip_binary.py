@@ -12,7 +12,7 @@ import json
 from reprlib import repr as shown  # bounded, whatever it is of
 from typing import Any
 
-from backends.base import InputError
+from backends.base import InputError, one_line
 
 __all__ = ["LENGTH", "MEDIA_TYPE", "packed", "unpacked"]
 
@@ -61,7 +61,7 @@ def unpacked(body: bytes | bytearray, length: str | None) -> dict[str, Any]:
     try:
         content = json.loads(body if end == len(body) else body[:end])
     except (ValueError, RecursionError) as problem:
-        raise InputError(f"the body is not JSON: {' '.join(str(problem).split())[:200]}") from problem
+        raise InputError(f"the body is not JSON: {one_line(problem)}") from problem
     if not isinstance(content, dict):
         raise InputError("the body must be a JSON object")
     view = memoryview(body)
